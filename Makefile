@@ -1,0 +1,40 @@
+# The two commands that a newcomer needs are `make demo` and `make test`; each makes .venv by itself when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test check format train-glyph-clip clean
+
+help: ## Show what can be made.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+# Redone when pyproject.toml changes; the library itself is installed in place.
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## Real images through a real CLIP into a cache, and a residual fitted on it.
+	$(BIN)/taskres extract digits
+	$(BIN)/taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3
+
+test: $(INSTALLED) ## Run the tests.
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## Lint, formatting and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Put the code into shape.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-glyph-clip: $(INSTALLED) ## Train the bundled CLIP again from rendered glyphs (needs the fonts that it names).
+	$(BIN)/python -m taskres_cache.bundled.train_glyph_clip
+
+clean: ## Remove .venv, caches of tools, and what the demo left; your own caches and runs stay.
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf cache/glyph-clip-bundled/digits.h5 cache/glyph-clip-bundled/digits.h5.parts runs/glyph-clip-bundled/digits
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

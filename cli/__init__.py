@@ -1,0 +1,19 @@
+"""The command line: one module a command, each of which parses, calls the library and prints."""
+
+import sys
+
+
+def main() -> None:
+    """Run `taskres`; an error that a person can mend becomes one clear line and an exit status.
+
+    0 done, 1 the work failed, 2 wrong usage.
+    """
+    from taskres_cache.errors import OptionError, TaskresError
+
+    from .app import app
+
+    try:
+        app()
+    except TaskresError as error:
+        print(f"taskres: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, OptionError) else 1)

@@ -1,0 +1,78 @@
+"""`taskres extract`: stage one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import PAPER_SEEDS, PAPER_SHOTS, CacheDir, Device, Root, Seeds, Shots, numbers
+
+
+def extract(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="A known data set, or a folder with one folder of images a class.")
+    ],
+    root: Root = Path("."),
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Any open_clip model.  [default: RN50; glyph-clip for digits]", show_default=False),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            help="A tag of the model, or a local checkpoint file.  [default: openai; bundled for digits]",
+            show_default=False,
+        ),
+    ] = None,
+    shots: Shots = PAPER_SHOTS,
+    seeds: Seeds = PAPER_SEEDS,
+    cache_dir: CacheDir = Path("cache"),
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a batch.  [default: by device]", show_default=False)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Decoding processes.  [default: by device]", show_default=False)
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="What to call a folder's data set instead of the folder's name.", show_default=False),
+    ] = None,
+    split_seed: Annotated[int, typer.Option(help="Seed of a folder's 60/20/20 split.")] = 0,
+    classnames: Annotated[str, typer.Option(help="In prompts: spaces for underscores, or raw.")] = "spaces",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Record unreadable images and go on without them.")
+    ] = False,
+) -> None:
+    """Run CLIP once over all images that the few-shot splits need, into one cache file.
+
+    Only what the cache lacks is encoded: a killed run goes on where it stopped, more shots or seeds cost only
+    their own images.
+
+    Example: taskres extract photos --backbone ViT-B-16
+    """
+    from taskres_cache.backbones import load_backbone
+    from taskres_cache.datasets import default_backbone, load_dataset
+    from taskres_cache.extraction import ExtractOptions
+    from taskres_cache.extraction import extract as extract_features
+    from taskres_cache.store import cache_path
+
+    from .console import Bar, say
+
+    unreadable = "skip" if skip_unreadable else "fail"
+    options = ExtractOptions(
+        numbers("--shots", shots), numbers("--seeds", seeds), classnames, batch_size, workers, unreadable
+    )
+    images = load_dataset(dataset, root, split_seed, name)
+    default = default_backbone(images.name)
+    encoder = load_backbone(backbone or default.name, pretrained or default.pretrained, device, precision)
+    path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
+    with Bar() as bar:
+        done = extract_features(images, encoder, options, path, bar)
+    for note in done.notes:
+        say(f"note: {note}")
+    say(
+        f"{done.path}: {done.images} images, {done.encoded} of them encoded now"
+        + ("" if done.changed else "; nothing was missing")
+    )

@@ -1,0 +1,38 @@
+"""`taskres import`: embeddings from elsewhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import PAPER_SEEDS, PAPER_SHOTS, CacheDir, Seeds, Shots, numbers
+
+
+def import_arrays(
+    arrays: Annotated[
+        Path, typer.Argument(metavar="ARRAYS.npz", help="An .npz file of features, labels and class names.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="What to call the data set.", show_default=False)],
+    cache_dir: CacheDir = Path("cache"),
+    backbone: Annotated[str, typer.Option(help="The model that made the features.")] = "imported",
+    pretrained: Annotated[str, typer.Option(help="The weights that made the features.")] = "arrays",
+    shots: Shots = PAPER_SHOTS,
+    seeds: Seeds = PAPER_SEEDS,
+) -> None:
+    """Make a cache of embeddings of your own; the rest of the tool then works on it.
+
+    ARRAYS.npz holds train_features (N, D), train_labels (N,), test_features, test_labels, optionally val_features,
+    val_labels, text_features (C, D) or (C, T, D), classnames (C,), and optionally logit_scale (a multiplier).
+
+    Example: taskres import embeddings.npz --name birds
+    """
+    from taskres_cache.arrays import ImportOptions, import_contents, read_arrays
+    from taskres_cache.datasets import dataset_name
+
+    from .console import say
+
+    options = ImportOptions(
+        dataset_name(name), backbone, pretrained, numbers("--shots", shots), numbers("--seeds", seeds)
+    )
+    path, contents = import_contents(read_arrays(arrays), options, cache_dir)
+    say(f"{path}: {len(contents.paths)} images, {len(contents.classnames)} classes")

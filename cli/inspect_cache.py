@@ -1,0 +1,38 @@
+"""`taskres inspect`: what a cache holds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Cache, CacheDir, Json
+
+
+def inspect_cache(
+    cache: Cache,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every array again and check its checksums.")] = False,
+    cache_dir: CacheDir = Path("cache"),
+    as_json: Json = False,
+) -> None:
+    """Show what a cache was made from, what it holds, and whether it is intact.
+
+    Example: taskres inspect digits --verify
+    """
+    from taskres_cache.store import FeatureCache, describe_cache, find_cache
+
+    from .console import print_json, print_table
+
+    features = FeatureCache(find_cache(cache, cache_dir))
+    checked = features.verify() if verify else None
+    facts = describe_cache(features)
+    if as_json:
+        print_json({**facts, "arrays": features.shapes, "verified_bytes": checked})
+        return
+    print_table(str(features.path), ["what", "value"], [[name, str(value)] for name, value in facts.items()], left=2)
+    sizes = [
+        [name, " x ".join(map(str, shape)), *([f"{checked[name]:,}"] if checked else [])]
+        for name, shape in features.shapes.items()
+    ]
+    print_table("arrays", ["array", "shape", *(["bytes read again"] if checked else [])], sizes, left=2)
+    if checked:
+        print(f"intact: {len(checked)} arrays, {sum(checked.values()):,} bytes match their checksums")

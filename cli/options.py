@@ -1,0 +1,27 @@
+"""Options that several commands share, and how lists of numbers are written."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskres_cache.errors import OptionError
+
+Cache = Annotated[str, typer.Argument(metavar="CACHE", help="A cache file, or the name of a cached data set.")]
+CacheDir = Annotated[Path, typer.Option("--cache-dir", help="Where caches live.")]
+Root = Annotated[Path, typer.Option("--root", help="Folder that the known data sets lie in.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output and nothing else there.")]
+Shots = Annotated[str, typer.Option("--shots", help="Images a class, such as 16 or 1,2,4,8,16.")]
+Seeds = Annotated[str, typer.Option("--seeds", help="Seeds of the few-shot draw, such as 1 or 1,2,3.")]
+
+PAPER_SHOTS = "1,2,4,8,16"
+PAPER_SEEDS = "1,2,3"
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Return whole numbers written with commas, doubles dropped; raises OptionError for anything else."""
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise OptionError(f"{option} {text!r}: expected whole numbers with commas, such as 1,2,4") from None

@@ -1,0 +1,300 @@
+"""The frozen CLIP: the only module that knows open_clip.
+
+Axes: B images or prompts of a batch, D embedding, W width of the text tower.
+"""
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile, is_zipfile
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
+from taskres_cache.devices import choose_device
+from taskres_cache.errors import OptionError, UnknownNameError, WeightsError
+
+BUNDLED_TAG = "bundled"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Tokenizer = Callable[[list[str]], Tensor]
+Transform = Callable[[Image.Image], Tensor]
+
+open_clip.add_model_config(GLYPH_CLIP_CONFIG)
+logging.getLogger("open_clip").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Un-normalised text features of B prompts: embeddings (B, D) and what the projection was fed, (B, W) or None."""
+
+    embeddings: np.ndarray
+    pre_projection: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen CLIP on its device, with what identifies it.
+
+    Parameters
+    ----------
+    name, pretrained : what the user asked for; a local checkpoint is known by its file's stem.
+    model_config : the open_clip config that was built, which differs from `name` where the tag needs QuickGELU.
+    weights_sha256 : digest of the loaded weights, see `digest_of_weights`.
+    logit_scale : the multiplier exp(logit_scale), 100 for OpenAI's models.
+    preprocess : open_clip's own preprocessing as plain values.
+    precision : what the image tower computes in: fp32, bf16 or fp16. The text tower always computes in fp32.
+    """
+
+    name: str
+    pretrained: str
+    model_config: str
+    weights_sha256: str
+    logit_scale: float
+    preprocess: dict[str, Any]
+    precision: str
+    device: torch.device
+    model: nn.Module
+    transform: Transform
+    tokenizer: Tokenizer
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> np.ndarray:
+        """Return un-normalised image features (B, D), float32, of preprocessed images (B, 3, H, W)."""
+        with _autocast(self.device, self.precision):
+            features = self.model.encode_image(pixels.to(self.device, non_blocking=True))  # type: ignore[operator]
+        return _as_array(features)  # (B, D)
+
+    @torch.inference_mode()
+    def encode_texts(self, prompts: Sequence[str]) -> TextFeatures:
+        """Return un-normalised text features, float32, of prompts.
+
+        Where the tower ends in a linear projection, the features are computed as `pre_projection @ projection`, so
+        that a cache's three text arrays agree to the last bit of float32.
+        """
+        tokens = self.tokenizer(list(prompts)).to(self.device)  # (B, context)
+        tower, weight = _text_projection(self.model)
+        if weight is None:
+            return TextFeatures(_as_array(self.model.encode_text(tokens)), None)  # type: ignore[operator]
+        with _without_projection(tower):
+            pre_projection = _as_array(self.model.encode_text(tokens))  # type: ignore[operator] # (B, W)
+        return TextFeatures(pre_projection @ _as_array(weight), pre_projection)
+
+    @property
+    def projection(self) -> np.ndarray | None:
+        """The text projection (W, D), float32; None for towers that do not end in a linear map."""
+        weight = _text_projection(self.model)[1]
+        return None if weight is None else _as_array(weight)
+
+
+def load_backbone(name: str, pretrained: str, device: str = "auto", precision: str = "auto") -> Backbone:
+    """Load a frozen CLIP with all its weights.
+
+    Parameters
+    ----------
+    name : an open_clip model, `ViT-B/32` and `ViT-B-32` alike, or `glyph-clip`.
+    pretrained : a tag of the model, or the path of a local checkpoint (open_clip's .safetensors, .pt or .bin, or
+        OpenAI's TorchScript archives).
+    device : auto, cpu, cuda, cuda:1, mps.
+    precision : auto (fp16 on CUDA, else fp32), fp32, bf16 or fp16.
+
+    Raises
+    ------
+    UnknownNameError : no such model, no such tag of it.
+    WeightsError : the weights cannot be downloaded, read, or do not fit the model.
+    OptionError : no such device or precision here.
+    """
+    name = name.replace("/", "-")
+    target = choose_device(device)
+    precision = _choose_precision(precision, target)
+    weights = _find_weights(name, pretrained)
+    model, transform = _build(weights, pretrained)
+    model = model.eval().requires_grad_(False)
+    return Backbone(
+        name=name,
+        pretrained=weights.label,
+        model_config=weights.config,
+        weights_sha256=digest_of_weights(model),
+        logit_scale=float(model.state_dict()["logit_scale"].exp()),
+        preprocess=plain_preprocess(model),
+        precision=precision,
+        device=target,
+        model=model.to(target),
+        transform=transform,
+        tokenizer=open_clip.get_tokenizer(weights.config),
+    )
+
+
+def untrained_model(config_name: str, seed: int) -> tuple[nn.Module, Tokenizer]:
+    """Return a model of an open_clip config with random weights drawn from `seed`, and its tokenizer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with _quiet():
+            model = open_clip.create_model(config_name, pretrained=None, pretrained_text=False)
+    return model, open_clip.get_tokenizer(config_name)
+
+
+def digest_of_weights(model: nn.Module) -> str:
+    """Return the SHA-256 over the names, shapes and values of the loaded weights, sorted by name.
+
+    Of the weights and not of the file, because the same weights are on offer in several containers (OpenAI's
+    archives, their safetensors copies) and must count as the same checkpoint.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name}:{array.dtype}:{array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def plain_preprocess(model: nn.Module) -> dict[str, Any]:
+    """Return the model's preprocessing as plain JSON values."""
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    return {key: list(value) if isinstance(value, tuple | list) else value for key, value in sorted(preprocess.items())}
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Where weights come from: the label that names them, the open_clip config to build, a file if they are local."""
+
+    label: str
+    config: str
+    file: Path | None
+
+
+def _find_weights(name: str, pretrained: str) -> _Weights:
+    """Return which weights a name and a tag, or a path, mean; nothing is read or downloaded yet."""
+    if name not in open_clip.list_models():
+        raise UnknownNameError("backbone", name, open_clip.list_models(), "any open_clip model or glyph-clip will do")
+    if name == GLYPH_CLIP_CONFIG.stem and pretrained == BUNDLED_TAG:
+        return _Weights(BUNDLED_TAG, name, GLYPH_CLIP_WEIGHTS)
+    if open_clip.is_pretrained_cfg(name, pretrained):
+        return _Weights(pretrained, _config_for_tag(name, pretrained), None)
+    file = Path(pretrained)
+    if file.is_file():
+        return _Weights(file.stem, _config_for_file(name, file), file)
+    if file.suffix or len(file.parts) > 1:
+        raise WeightsError(f"checkpoint {pretrained} does not exist; pass the path of a local file or a tag of {name}")
+    known = [BUNDLED_TAG] if name == GLYPH_CLIP_CONFIG.stem else open_clip.list_pretrained_tags_by_model(name)
+    remedy = f"tags of {name}: {', '.join(known) or 'none'}; or pass the path of a local checkpoint file"
+    raise UnknownNameError(f"tag of {name}", pretrained, known, remedy)
+
+
+def _config_for_tag(name: str, tag: str) -> str:
+    """Return the config that a tag's weights were trained with.
+
+    OpenAI's and some other weights need QuickGELU. open_clip only warns when the config lacks it and goes on with
+    the wrong activation; each such model has a sibling config that has it.
+    """
+    wants_quick_gelu = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+    return _with_quick_gelu(name) if wants_quick_gelu else name
+
+
+def _config_for_file(name: str, file: Path) -> str:
+    """Return the config for a local file: OpenAI's TorchScript archives need QuickGELU, others what their name says."""
+    return _with_quick_gelu(name) if _is_torchscript(file) else name
+
+
+def _with_quick_gelu(name: str) -> str:
+    if (open_clip.get_model_config(name) or {}).get("quick_gelu", False):
+        return name
+    sibling = f"{name}-quickgelu"
+    if sibling not in open_clip.list_models():
+        raise WeightsError(f"these weights need QuickGELU, but open_clip has no config {sibling}; choose another tag")
+    return sibling
+
+
+def _build(weights: _Weights, pretrained: str) -> tuple[nn.Module, Transform]:
+    """Return the model with its weights loaded, in fp32 on the CPU, and its preprocessing."""
+    source = str(weights.file) if weights.file else pretrained
+    try:
+        with _quiet():
+            if weights.file is not None and _is_torchscript(weights.file):
+                return _build_from_torchscript(weights)
+            model, transform = open_clip.create_model_from_pretrained(weights.config, source, precision="fp32")
+            return model, transform
+    except Exception as error:  # open_clip, torch, safetensors and the hub raise anything from OSError to KeyError
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if weights.file is not None:
+            raise WeightsError(f"checkpoint {weights.file} does not load into {weights.config}: {reason}") from error
+        raise WeightsError(
+            f"the weights {pretrained!r} of {weights.config} cannot be had ({reason}); on a machine without network "
+            f"pass a local checkpoint file: --pretrained PATH"
+        ) from error
+
+
+def _build_from_torchscript(weights: _Weights) -> tuple[nn.Module, Transform]:
+    state = torch.jit.load(str(weights.file), map_location="cpu").state_dict()
+    for shape_note in ("input_resolution", "context_length", "vocab_size"):
+        state.pop(shape_note, None)
+    model, _, transform = open_clip.create_model_and_transforms(weights.config, pretrained=None)
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
+    return model, transform
+
+
+def _is_torchscript(file: Path) -> bool:
+    if file.suffix == ".safetensors" or not is_zipfile(file):
+        return False
+    with ZipFile(file) as archive:
+        return any("/code/" in member for member in archive.namelist())
+
+
+def _choose_precision(precision: str, device: torch.device) -> str:
+    if precision == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision must be auto, {', '.join(PRECISIONS)}, got {precision!r}")
+    return precision
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=PRECISIONS[precision])
+
+
+def _text_projection(model: nn.Module) -> tuple[nn.Module, Tensor | None]:
+    """Return the module that owns the text projection, and the projection as (W, D) where it is a plain linear map."""
+    text: Any = getattr(model, "text", None)
+    tower: nn.Module = text if isinstance(text, nn.Module) else model
+    projection: Any = getattr(tower, "text_projection", None)
+    if isinstance(projection, nn.Linear) and projection.bias is None:
+        return tower, projection.weight.T
+    return tower, projection if isinstance(projection, Tensor) else None
+
+
+@contextmanager
+def _without_projection(tower: nn.Module) -> Iterator[None]:
+    """Let a text tower return what its projection would be fed: open_clip's towers skip a projection that is None."""
+    projection = tower.text_projection
+    tower.text_projection = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        tower.text_projection = projection
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().float().cpu().numpy()
+    return array
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence open_clip's log lines and warnings: what matters of them is decided above and raised as an error."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,112 @@
+"""What a cache holds, as plain values and arrays; knows neither HDF5 nor torch.
+
+Axes: N images, C classes, T templates, D embedding, W width of the text tower.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+UNKNOWN = "unknown"  # stands in the provenance of imported features for what nobody said
+
+SplitName = tuple[int, int]  # (shots, seed)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a cache was made from; stored as the attributes of `/`.
+
+    Parameters
+    ----------
+    dataset, backbone, pretrained : the names that the cache's path is made of.
+    model_config : the open_clip config that was built (QuickGELU variants differ from `backbone`).
+    weights_sha256 : digest of the loaded weights, or UNKNOWN for imported features.
+    logit_scale : the multiplier s of the logits.
+    preprocess : of the images, as plain values.
+    precision : that image features were computed in.
+    classnames_form : how class names stand in prompts, see `prompts.PromptForm`.
+    recipe : the data set's own training recipe as plain values.
+    versions : library name -> version.
+    """
+
+    dataset: str
+    backbone: str
+    pretrained: str
+    model_config: str
+    weights_sha256: str
+    logit_scale: float
+    preprocess: dict[str, Any]
+    precision: str
+    classnames_form: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows into `images/` of one few-shot split, in the order in which they were drawn; int64."""
+
+    train: np.ndarray
+    val: np.ndarray
+
+
+@dataclass(frozen=True)
+class TextBases:
+    """What the text tower says of the classes, float32, un-normalised.
+
+    Parameters
+    ----------
+    templates : (T,) prompts with one `{}` each.
+    embeddings : (C, T, D).
+    pre_projection, projection : (C, T, W) and (W, D), whose product the embeddings are; None for towers that do not
+        end in a linear projection.
+    """
+
+    templates: tuple[str, ...]
+    embeddings: np.ndarray
+    pre_projection: np.ndarray | None = None
+    projection: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class CacheContents:
+    """All that one cache file holds.
+
+    Parameters
+    ----------
+    classnames : (C,) in label order.
+    paths, stamps : (N,) each image's path and what changes when its file does.
+    labels, partitions : (N,) int32; uint8 as positions in `PARTITIONS`.
+    image_features : (N, D) float16 or float32, un-normalised.
+    splits : (shots, seed) -> rows.
+    skipped : path -> why the image was left out.
+    """
+
+    provenance: Provenance
+    classnames: tuple[str, ...]
+    paths: tuple[str, ...]
+    stamps: tuple[str, ...]
+    labels: np.ndarray
+    partitions: np.ndarray
+    image_features: np.ndarray
+    text: TextBases
+    splits: dict[SplitName, Split]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def listed_splits(splits: Mapping[SplitName, Split]) -> str:
+    """Return the splits as a phrase: shots 1, 2 with seeds 1, 2, 3."""
+    seeds_by_shots: dict[int, list[int]] = {}
+    for shots, seed in sorted(splits):
+        seeds_by_shots.setdefault(shots, []).append(seed)
+    shots_by_seeds: dict[tuple[int, ...], list[int]] = {}
+    for shots, seeds in seeds_by_shots.items():
+        shots_by_seeds.setdefault(tuple(seeds), []).append(shots)
+    phrases = [f"shots {_joined(shots)} with seeds {_joined(seeds)}" for seeds, shots in shots_by_seeds.items()]
+    return "; ".join(phrases) or "none"
+
+
+def _joined(numbers: Any) -> str:
+    return ", ".join(str(number) for number in numbers)

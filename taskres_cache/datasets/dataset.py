@@ -1,0 +1,101 @@
+"""What a data set is to the rest of the library: three lists of (path, label), class names, prompts, a recipe."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from taskres_cache.datasets.images import ImageSource
+from taskres_cache.errors import DatasetError
+from taskres_cache.recipe import Recipe
+
+PARTITIONS = ("train", "val", "test")  # the position in this tuple is the number in a cache's `images/partition`
+
+
+class Item(NamedTuple):
+    """One labelled image; the path is relative to the data set's image source."""
+
+    path: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled, partitioned set of images.
+
+    Parameters
+    ----------
+    name : the name that caches and runs carry.
+    source : opens the images.
+    classnames : (C,) in label order, as the data set has them.
+    templates : (T,) prompts with one `{}` each.
+    train, val, test : the partitions in list order, on which few-shot sampling depends; val may be empty.
+    recipe : the recipe that fits of this data set start from.
+    notes : what a user should be told about how the data set was read.
+
+    Raises
+    ------
+    DatasetError : fewer than two classes, a class without a train item, a label out of range, an image that is
+        listed twice, or no test item.
+    """
+
+    name: str
+    source: ImageSource
+    classnames: tuple[str, ...]
+    templates: tuple[str, ...]
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    test: tuple[Item, ...]
+    recipe: Recipe = field(default_factory=Recipe)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._check_classes()
+        self._check_items()
+
+    @property
+    def partitions(self) -> dict[str, tuple[Item, ...]]:
+        """The three lists by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def _check_classes(self) -> None:
+        if len(self.classnames) < 2:
+            raise DatasetError(
+                f"data set {self.name!r}: only {len(self.classnames)} class ({', '.join(self.classnames) or 'none'}), "
+                f"expected at least 2; put one folder a class into {self.source.location}"
+            )
+        present = {item.label for item in self.train}
+        missing = [name for label, name in enumerate(self.classnames) if label not in present]
+        if missing:
+            raise DatasetError(
+                f"data set {self.name!r}: no train image for {_listed(missing)}; "
+                f"add images or remove the class from {self.source.location}"
+            )
+
+    def _check_items(self) -> None:
+        if not self.test:
+            raise DatasetError(f"data set {self.name!r}: no test image; add some to {self.source.location}")
+        items = [item for partition in self.partitions.values() for item in partition]
+        stray = next((item for item in items if not 0 <= item.label < len(self.classnames)), None)
+        if stray is not None:
+            raise DatasetError(
+                f"data set {self.name!r}: {stray.path} has label {stray.label}, "
+                f"expected 0 to {len(self.classnames) - 1}; "
+                "mend the list of images"
+            )
+        path, times = Counter(item.path for item in items).most_common(1)[0]
+        if times > 1:
+            raise DatasetError(
+                f"data set {self.name!r}: {path} is listed {times} times; every image belongs to one partition"
+            )
+
+
+def labels_of(items: Sequence[Item]) -> list[int]:
+    """Return the labels of items in list order."""
+    return [item.label for item in items]
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    """Return names as a phrase: the first few, then how many more."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,109 @@
+"""A folder of images: `folder/<class>/*`, split here by a seeded 60/20/20, or `folder/{train,val,test}/<class>/*`."""
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from random import Random
+
+from taskres_cache.datasets.dataset import PARTITIONS, Dataset, Item
+from taskres_cache.datasets.images import ImageSource
+from taskres_cache.errors import DatasetError
+
+GENERAL_TEMPLATES = ("a photo of a {}.",)
+VAL_SHARE = TEST_SHARE = 0.2
+
+
+def read_folder(
+    source: ImageSource, name: str, split_seed: int = 0, templates: tuple[str, ...] = GENERAL_TEMPLATES
+) -> Dataset:
+    """Return the data set in a folder or archive; class names are the folders' names, labels their sorted order.
+
+    Parameters
+    ----------
+    source : the images.
+    name : what the data set is to be called.
+    split_seed : of the 60/20/20 split; not used when the folder is split already.
+    templates : prompts.
+
+    Raises
+    ------
+    DatasetError : no such folder, no class, a class without images, a partition without its counterpart.
+    """
+    if not source.location.exists():
+        raise DatasetError(f"{source.location} does not exist; pass a folder with one folder of images a class")
+    folders = source.folders()
+    if is_presplit(folders):
+        return _read_presplit(source, name, folders, templates)
+    return _read_classes(source, name, folders, split_seed, templates)
+
+
+def is_presplit(folders: Iterable[str]) -> bool:
+    """Return whether the top folders are partitions (train and at most val and test beside it), not classes."""
+    top = {PurePosixPath(folder).parts[0] for folder in folders}
+    return "train" in top and top <= set(PARTITIONS)
+
+
+def split_class(paths: Iterable[str], classname: str, split_seed: int) -> dict[str, list[str]]:
+    """Return one class's paths as train (60 %), val (20 %) and test (20 %), each sorted.
+
+    The generator is seeded with the class's name too, so that adding a class leaves the others' split alone. With
+    few images train comes first: 1 image is train only, 2 are train and test, from 3 on every partition has one.
+    """
+    shuffled = sorted(paths)
+    Random(f"{split_seed}/{classname}").shuffle(shuffled)
+    tests = max(round(len(shuffled) * TEST_SHARE), int(len(shuffled) >= 2))
+    vals = max(round(len(shuffled) * VAL_SHARE), int(len(shuffled) >= 3))
+    cuts = {"test": shuffled[:tests], "val": shuffled[tests : tests + vals], "train": shuffled[tests + vals :]}
+    return {partition: sorted(cuts[partition]) for partition in PARTITIONS}
+
+
+def _read_classes(
+    source: ImageSource, name: str, folders: list[str], split_seed: int, templates: tuple[str, ...]
+) -> Dataset:
+    classnames = sorted({PurePosixPath(folder).parts[0] for folder in folders})
+    by_class = _by_folder(source.paths(), depth=1)
+    _refuse_empty(source.location, [classname for classname in classnames if not by_class.get(classname)])
+    items: dict[str, list[Item]] = {partition: [] for partition in PARTITIONS}
+    for label, classname in enumerate(classnames):
+        for partition, paths in split_class(by_class[classname], classname, split_seed).items():
+            items[partition] += [Item(path, label) for path in paths]
+    small = [classname for classname in classnames if len(by_class[classname]) < 3]
+    notes = [f"class {classname!r} has too few images for a val and a test part of its own" for classname in small]
+    return Dataset(name, source, tuple(classnames), templates, *_as_tuples(items), notes=tuple(notes))
+
+
+def _read_presplit(source: ImageSource, name: str, folders: list[str], templates: tuple[str, ...]) -> Dataset:
+    by_folder = _by_folder(source.paths(), depth=2)
+    class_folders = [folder for folder in folders if "/" in folder]
+    _refuse_empty(source.location, [folder for folder in class_folders if not by_folder.get(folder)])
+    if not any(folder.startswith("test/") for folder in class_folders):
+        raise DatasetError(
+            f"{source.location} has a train folder but no test/<class>/ folder; add one, or leave the splitting to us"
+        )
+    classnames = sorted({folder.split("/", 1)[1] for folder in class_folders})
+    labels = {classname: label for label, classname in enumerate(classnames)}
+    items: dict[str, list[Item]] = {partition: [] for partition in PARTITIONS}
+    for folder in sorted(class_folders):
+        partition, classname = folder.split("/", 1)
+        items[partition] += [Item(path, labels[classname]) for path in by_folder[folder]]
+    return Dataset(name, source, tuple(classnames), templates, *_as_tuples(items))
+
+
+def _by_folder(paths: Iterable[str], depth: int) -> dict[str, list[str]]:
+    """Return folder -> the paths of the images that lie in it, for folders of one depth."""
+    grouped: dict[str, list[str]] = {}
+    for path in paths:
+        folder = PurePosixPath(path).parent
+        if len(folder.parts) == depth:
+            grouped.setdefault(folder.as_posix(), []).append(path)
+    return grouped
+
+
+def _refuse_empty(location: Path, empty: list[str]) -> None:
+    if empty:
+        raise DatasetError(
+            f"no image in {', '.join(repr(folder) for folder in empty)} of {location}; add images or remove the folder"
+        )
+
+
+def _as_tuples(items: dict[str, list[Item]]) -> tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]:
+    return tuple(items["train"]), tuple(items["val"]), tuple(items["test"])

@@ -1,0 +1,123 @@
+"""Where images come from: a folder on disk or a zip archive, both answering to the same questions."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+from zipfile import BadZipFile, ZipFile
+from zlib import crc32
+
+from PIL import Image, ImageOps
+
+from taskres_cache.errors import DatasetError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+class ImageSource(Protocol):
+    """A set of images that are known by relative paths with forward slashes."""
+
+    @property
+    def location(self) -> Path:
+        """The folder or archive, for messages."""
+
+    def paths(self) -> list[str]:
+        """Return every image's path, sorted; files that are not images by their suffix are left out."""
+
+    def folders(self) -> list[str]:
+        """Return the folders that the images lie in, and those that could hold images but have none, sorted."""
+
+    def stamp(self, path: str) -> str:
+        """Return what changes when the image's file changes, without reading the image."""
+
+    def read(self, path: str) -> Image.Image:
+        """Return the image, decoded, upright and in RGB."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images below a folder, two or three levels deep (`class/file` or `partition/class/file`)."""
+
+    location: Path
+
+    def paths(self) -> list[str]:
+        """Return every image's path, sorted, hidden files left out."""
+        found = []
+        for folder, _, names in os.walk(self.location, followlinks=True):
+            relative = Path(folder).relative_to(self.location)
+            if len(relative.parts) <= 2 and not any(part.startswith(".") for part in relative.parts):
+                found += [(relative / name).as_posix() for name in names if is_image_name(name)]
+        return sorted(found)
+
+    def folders(self) -> list[str]:
+        """Return every folder's path, sorted, hidden ones left out; shows the classes that have no image."""
+        levels = [self.location.glob("*/"), self.location.glob("*/*/")]
+        relative = [path.relative_to(self.location) for level in levels for path in level if path.is_dir()]
+        return sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
+
+    def stamp(self, path: str) -> str:
+        """Return size and modification time of the file; "absent" for one that is not there."""
+        try:
+            status = (self.location / path).stat()
+        except OSError:
+            return "absent"
+        return f"{status.st_size}-{status.st_mtime_ns}"
+
+    def read(self, path: str) -> Image.Image:
+        """Return the image, decoded, turned upright as its EXIF orientation says, and in RGB."""
+        with Image.open(self.location / path) as image:
+            return upright_rgb(image)
+
+
+@dataclass(frozen=True)
+class ImageArchive:
+    """Images in a small zip archive, laid out as in a folder and held in memory; open with `ImageArchive.at`."""
+
+    location: Path
+    files: Mapping[str, bytes] = field(repr=False)
+
+    @classmethod
+    def at(cls, location: Path) -> "ImageArchive":
+        """Return the archive's images; raises DatasetError for a file that is not an intact zip archive."""
+        try:
+            with ZipFile(location) as archive:
+                names = [name for name in archive.namelist() if is_image_name(PurePosixPath(name).name)]
+                return cls(location, {name: archive.read(name) for name in sorted(names)})
+        except (OSError, BadZipFile) as error:
+            raise DatasetError(
+                f"{location} is not a readable zip archive ({error}); put an intact copy there"
+            ) from error
+
+    def paths(self) -> list[str]:
+        """Return every image's path, sorted."""
+        return list(self.files)
+
+    def folders(self) -> list[str]:
+        """Return the folders that hold images; an archive has no others."""
+        parents = {parent for path in self.files for parent in PurePosixPath(path).parents if parent.parts}
+        return sorted(parent.as_posix() for parent in parents)
+
+    def stamp(self, path: str) -> str:
+        """Return size and CRC-32 of the file."""
+        content = self.files[path]
+        return f"{len(content)}-{crc32(content):08x}"
+
+    def read(self, path: str) -> Image.Image:
+        """Return the image, decoded and in RGB."""
+        with Image.open(BytesIO(self.files[path])) as image:
+            return upright_rgb(image)
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file name is that of an image that is not hidden."""
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image decoded, turned as its EXIF orientation says, in RGB.
+
+    Cameras store sideways pixels and a note; an encoder sees only the pixels. Images without the note are unchanged.
+    """
+    return ImageOps.exif_transpose(image).convert("RGB")

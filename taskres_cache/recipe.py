@@ -1,0 +1,93 @@
+"""The training recipe of task residual tuning: plain values, chosen before a fit and stored with its result."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from math import cos, pi
+from typing import Any, Literal, get_args
+
+from taskres_cache.errors import OptionError
+
+Base = Literal["regular"]
+BASES: tuple[str, ...] = get_args(Base)
+
+WARMUP_LR = 1e-5  # epoch 0 of the paper's schedule runs at this constant rate
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a residual is trained (TaskRes, CVPR 2023, section 4.1; optimiser and schedule of its released code).
+
+    Parameters
+    ----------
+    alpha : weight of the residual in `base + alpha * residual`.
+    lr : peak learning rate of Adam.
+    epochs : passes over the training rows; None is the paper's rule, see `epochs_for`.
+    batch_size : rows a step.
+    weight_decay : L2 decay added to the gradient (Adam, not AdamW).
+    base : which text classifier the residual is added to.
+
+    Raises
+    ------
+    OptionError : a value that no fit could use.
+    """
+
+    alpha: float = 0.5
+    lr: float = 2e-3
+    epochs: int | None = None
+    batch_size: int = 256
+    weight_decay: float = 5e-4
+    base: Base = "regular"
+
+    def __post_init__(self) -> None:
+        positive = {"lr": self.lr, "epochs": self.epochs, "batch_size": self.batch_size}
+        for name, value in positive.items():
+            if value is not None and not 0 < value < float("inf"):
+                raise OptionError(f"{name} must be a positive number, got {value}")
+        if not abs(self.alpha) < float("inf"):
+            raise OptionError(f"alpha must be a finite number, got {self.alpha}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise OptionError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if self.base not in BASES:
+            raise OptionError(f"base must be one of {', '.join(BASES)}, got {self.base!r}")
+
+    def epochs_for(self, shots: int) -> int:
+        """Return the number of epochs: as stated, else the paper's 100 up to 4 shots and 200 from 8 shots on."""
+        if self.epochs is not None:
+            return self.epochs
+        return 100 if shots < 8 else 200
+
+    def changed(self, **choices: Any) -> "Recipe":
+        """Return this recipe with the choices that are not None put in."""
+        return replace(self, **{name: choice for name, choice in choices.items() if choice is not None})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain values for JSON."""
+        return asdict(self)
+
+    def deviations(self) -> dict[str, Any]:
+        """Return the fields that differ from the paper's recipe, in order; empty for the recipe itself."""
+        paper = Recipe()
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "base" and getattr(self, field.name) != getattr(paper, field.name)
+        }
+
+    def method_name(self) -> str:
+        """Return the folder name of a method: the base, then every number that is not the paper's.
+
+        Two fits whose recipes differ can therefore never overwrite each other.
+        """
+        marks = [f"{name.replace('_', '-')}{value:g}" for name, value in self.deviations().items()]
+        return "-".join(["taskres", self.base, *marks])
+
+
+def learning_rate(epoch: int, lr: float, epochs: int) -> float:
+    """Return the rate of one epoch: 1e-5 in epoch 0, then a cosine that is one epoch behind the usual one.
+
+    The quirk is that of the released training code, whose warm-up wraps a cosine schedule that goes on counting
+    from the epoch after it: rate(e) = lr / 2 * (1 + cos(pi * (e - 1) / epochs)) for e >= 1. The last epoch
+    therefore never reaches the cosine's zero.
+    """
+    if epoch == 0:
+        return WARMUP_LR
+    return 0.5 * lr * (1.0 + cos(pi * (epoch - 1) / epochs))

@@ -1,0 +1,302 @@
+"""The cache file: HDF5 format `taskres-cache`, version 1, as described in `cache/README.md`. Knows no torch.
+
+Axes: N images, C classes, T templates, D embedding, W width of the text tower.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from taskres_cache.contents import CacheContents, Provenance, Split, SplitName, TextBases, listed_splits
+from taskres_cache.datasets import PARTITIONS
+from taskres_cache.errors import CacheDamagedError, CacheError, CacheMismatchError, OptionError, UnknownNameError
+from taskres_cache.files import replaced
+from taskres_cache.version import __version__
+
+FORMAT = "taskres-cache"
+FORMAT_VERSION = 1
+JSON_ATTRIBUTES = ("preprocess", "recipe", "versions")
+SLICE_BYTES = 1 << 20  # one chunk; a checksum covers a chunk, and a read brings in whole chunks
+
+
+def write_cache(path: Path, contents: CacheContents) -> None:
+    """Write a cache so that it appears whole or not at all; raises StorageError when it cannot be written."""
+    # From version 1.10 on HDF5's own metadata carries checksums too, so that a flipped byte there is found.
+    with replaced(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        _write_attributes(file, contents.provenance)
+        for name, array in _arrays(contents).items():
+            _write_array(file, name, array)
+
+
+class FeatureCache:
+    """An open-and-shut view of a cache file: small arrays in memory, features read on demand.
+
+    Parameters
+    ----------
+    path : the cache file.
+
+    Raises
+    ------
+    CacheError : no such file, not a cache, a newer format, or an array that lacks or disagrees.
+    CacheDamagedError : truncated, or a checksum does not match.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._reading() as file:
+            self._check_format(file)
+            self.provenance, self.created_at, self.created_by = _read_attributes(file)
+            self.classnames = _read_strings(file["classnames"])
+            self.labels: np.ndarray = file["images/label"][:]
+            self.partitions: np.ndarray = file["images/partition"][:]
+            self.templates = _read_strings(file["text/templates"])
+            self.splits = _read_splits(file["splits"])
+            self.shapes = {name: tuple(file[name].shape) for name in _array_names(file)}
+        self._check_shapes()
+
+    def __repr__(self) -> str:
+        return f"FeatureCache({str(self.path)!r}: {len(self.labels)} images, {len(self.classnames)} classes)"
+
+    @property
+    def dim(self) -> int:
+        """D, the width of the features."""
+        return int(self.shapes["features/center"][1])
+
+    def rows(self, partition: str) -> np.ndarray:
+        """Return the rows of a partition (train, val or test), int64."""
+        return np.flatnonzero(self.partitions == PARTITIONS.index(partition))
+
+    def split(self, shots: int, seed: int) -> Split:
+        """Return a few-shot split; raises OptionError naming those the cache has."""
+        try:
+            return self.splits[shots, seed]
+        except KeyError:
+            raise OptionError(
+                f"{self.path} has no split of {shots} shots, seed {seed}; it has {listed_splits(self.splits)}; "
+                f"add it with the command that made the cache and --shots {shots} --seeds {seed}"
+            ) from None
+
+    def image_features(self, rows: np.ndarray) -> np.ndarray:
+        """Return un-normalised image features (len(rows), D), float32, in the order of `rows`."""
+        features = np.empty((len(rows), self.dim), dtype=np.float32)
+        order = np.argsort(rows, kind="stable")
+        ascending = rows[order]
+        with self._reading() as file:
+            stored = file["features/center"]
+            step = stored.chunks[0] if stored.chunks else len(stored)
+            for start in range(0, len(stored), max(step, 1)):
+                first, last = np.searchsorted(ascending, (start, start + step))
+                if first < last:
+                    features[order[first:last]] = stored[start : start + step][ascending[first:last] - start]
+        return features
+
+    def text_bases(self) -> TextBases:
+        """Return the text tower's arrays."""
+        with self._reading() as file:
+            optional = {
+                name: file[f"text/{name}"][:] for name in ("pre_projection", "projection") if f"text/{name}" in file
+            }
+            return TextBases(self.templates, file["text/embeddings"][:], **optional)
+
+    def contents(self) -> CacheContents:
+        """Return all of the file, for extending it."""
+        with self._reading() as file:
+            paths, stamps = _read_strings(file["images/path"]), _read_strings(file["images/stamp"])
+            features = file["features/center"][:]
+            skipped = dict(zip(_read_strings(file["skipped/path"]), _read_strings(file["skipped/reason"]), strict=True))
+        return CacheContents(
+            self.provenance, self.classnames, paths, stamps, self.labels, self.partitions, features,
+            self.text_bases(), self.splits, skipped,
+        )  # fmt: skip
+
+    def expect(self, remedy: str, **expected: object) -> None:
+        """Raise CacheMismatchError listing each field of the provenance, or `templates`, that is not as expected."""
+        has = {**asdict(self.provenance), "templates": self.templates}
+        differing = {name: (has[name], wish) for name, wish in expected.items() if has[name] != wish}
+        if differing:
+            raise CacheMismatchError(self.path, differing, remedy)
+
+    def verify(self) -> dict[str, int]:
+        """Re-read every byte against its checksum; return array name -> bytes read. Raises CacheDamagedError."""
+        sizes = {}
+        with self._reading() as file:
+            for name in _array_names(file):
+                stored = file[name]
+                step = stored.chunks[0] if stored.chunks else max(len(stored), 1)
+                sizes[name] = sum(stored[start : start + step].nbytes for start in range(0, len(stored), step))
+        return sizes
+
+    @contextmanager
+    def _reading(self) -> Iterator[h5py.File]:
+        """Open the file for reading; whatever HDF5 says of a damaged one becomes one clear line."""
+        if not self.path.is_file():
+            raise CacheError(f"cache {self.path} does not exist; make it with `taskres extract` or `taskres import`")
+        if not h5py.is_hdf5(self.path):
+            raise CacheError(f"{self.path} is not a cache (no HDF5 file); expected a file that `taskres extract` wrote")
+        try:
+            with h5py.File(self.path, "r") as file:
+                yield file
+        except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise CacheDamagedError(
+                f"{self.path} is truncated or damaged ({reason}); delete it and run the command that made it again"
+            ) from error
+
+    def _check_format(self, file: h5py.File) -> None:
+        if _text(file.attrs.get("format", "")) != FORMAT:
+            raise CacheError(
+                f"{self.path} is an HDF5 file but not a {FORMAT} file; pass one that `taskres extract` wrote"
+            )
+        version = int(file.attrs.get("format_version", 0))
+        if version != FORMAT_VERSION:
+            raise CacheError(
+                f"{self.path} has format version {version}, taskres-cache {__version__} reads version {FORMAT_VERSION}; "
+                f"{'upgrade taskres-cache' if version > FORMAT_VERSION else 'make the cache again'}"
+            )
+
+    def _check_shapes(self) -> None:
+        count, classes, templates = len(self.labels), len(self.classnames), len(self.templates)
+        expected = {
+            "images/path": (count,),
+            "images/partition": (count,),
+            "features/center": (count, self.dim),
+            "text/embeddings": (classes, templates, self.dim),
+        }
+        for name, shape in expected.items():
+            if self.shapes[name] != shape:
+                raise CacheError(
+                    f"{self.path}: {name} has shape {self.shapes[name]}, expected {shape}; make the cache again"
+                )
+
+
+def cache_path(cache_dir: Path, backbone: str, pretrained: str, dataset: str) -> Path:
+    """Return where the cache of a data set and a checkpoint lives."""
+    return cache_dir / f"{backbone}-{pretrained}" / f"{dataset}.h5"
+
+
+def find_cache(file_or_name: str, cache_dir: Path) -> Path:
+    """Return the cache that a file's path or a data set's name means.
+
+    Raises
+    ------
+    UnknownNameError : neither a file nor the name of a cached data set.
+    OptionError : the data set is cached for several checkpoints.
+    """
+    path = Path(file_or_name)
+    if path.is_file() or path.suffix == ".h5":
+        return path
+    cached = sorted(cache_dir.glob("*/*.h5"))
+    found = [candidate for candidate in cached if candidate.stem == file_or_name]
+    if not found:
+        remedy = f"no such cache below {cache_dir}; make it with `taskres extract {file_or_name}` or pass --cache-dir"
+        raise UnknownNameError("cache", file_or_name, {candidate.stem for candidate in cached}, remedy)
+    if len(found) > 1:
+        raise OptionError(
+            f"{file_or_name!r} is cached for several checkpoints; pass one of {', '.join(map(str, found))}"
+        )
+    return found[0]
+
+
+def describe_cache(cache: FeatureCache) -> dict[str, Any]:
+    """Return what a cache was made from and holds, as plain values in the order in which a person asks."""
+    counts = {partition: len(cache.rows(partition)) for partition in PARTITIONS}
+    return {
+        **asdict(cache.provenance),
+        "created_at": cache.created_at,
+        "created_by": cache.created_by,
+        "classes": len(cache.classnames),
+        "templates": list(cache.templates),
+        "images": counts,
+        "skipped_images": cache.shapes["skipped/path"][0],
+        "splits": listed_splits(cache.splits),
+    }
+
+
+def _arrays(contents: CacheContents) -> dict[str, Any]:
+    """Return every array of a cache by its path in the file."""
+    text = contents.text
+    arrays: dict[str, Any] = {
+        "classnames": contents.classnames,
+        "images/path": contents.paths,
+        "images/stamp": contents.stamps,
+        "images/label": contents.labels.astype(np.int32),
+        "images/partition": contents.partitions.astype(np.uint8),
+        "features/center": contents.image_features,
+        "text/templates": text.templates,
+        "text/embeddings": text.embeddings.astype(np.float32),
+        "skipped/path": tuple(contents.skipped),
+        "skipped/reason": tuple(contents.skipped.values()),
+    }
+    if text.pre_projection is not None and text.projection is not None:
+        arrays["text/pre_projection"] = text.pre_projection.astype(np.float32)
+        arrays["text/projection"] = text.projection.astype(np.float32)
+    for (shots, seed), split in contents.splits.items():
+        arrays[f"splits/shots_{shots}/seed_{seed}/train"] = split.train.astype(np.int64)
+        arrays[f"splits/shots_{shots}/seed_{seed}/val"] = split.val.astype(np.int64)
+    return arrays
+
+
+def _write_array(file: h5py.File, name: str, array: Any) -> None:
+    """Write one array with a checksum; strings are fixed-length, since HDF5 checks no variable-length ones."""
+    stored = _fixed_length(array) if isinstance(array, tuple) else array
+    if stored.size == 0:  # nothing to protect, and a chunk cannot be empty
+        file.create_dataset(name, data=stored)
+        return
+    rows = max(1, min(len(stored), SLICE_BYTES // max(stored[0:1].nbytes, 1)))
+    file.create_dataset(name, data=stored, chunks=(rows, *stored.shape[1:]), fletcher32=True)
+
+
+def _fixed_length(strings: tuple[str, ...]) -> np.ndarray:
+    encoded = [string.encode() for string in strings]
+    length = max((len(string) for string in encoded), default=0) or 1
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
+
+
+def _write_attributes(file: h5py.File, provenance: Provenance) -> None:
+    values = {
+        "format": FORMAT,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_by": f"taskres-cache {__version__}",
+        **{name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(provenance).items()},
+    }
+    file.attrs["format_version"] = FORMAT_VERSION
+    for name, value in values.items():
+        file.attrs[name] = _fixed_length((value,))[0] if isinstance(value, str) else value
+
+
+def _read_attributes(file: h5py.File) -> tuple[Provenance, str, str]:
+    """Return the provenance, when the cache was made, and by which version."""
+    stored = {known.name: file.attrs[known.name] for known in fields(Provenance)}
+    values: dict[str, Any] = {name: _text(value) for name, value in stored.items() if isinstance(value, bytes)}
+    values |= {name: json.loads(values[name]) for name in JSON_ATTRIBUTES}
+    values["logit_scale"] = float(stored["logit_scale"])
+    return Provenance(**values), _text(file.attrs["created_at"]), _text(file.attrs["created_by"])
+
+
+def _text(stored: Any) -> str:
+    return stored.decode() if isinstance(stored, bytes) else str(stored)
+
+
+def _read_strings(stored: h5py.Dataset) -> tuple[str, ...]:
+    return tuple(_text(string) for string in stored[:])
+
+
+def _read_splits(group: h5py.Group) -> dict[SplitName, Split]:
+    names = [
+        (int(shots.removeprefix("shots_")), int(seed.removeprefix("seed_"))) for shots in group for seed in group[shots]
+    ]
+    where = {(shots, seed): group[f"shots_{shots}/seed_{seed}"] for shots, seed in sorted(names)}
+    return {name: Split(split["train"][:], split["val"][:]) for name, split in where.items()}
+
+
+def _array_names(file: h5py.File) -> list[str]:
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return names

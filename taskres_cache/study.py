@@ -1,0 +1,145 @@
+"""A study: one fit for every shot count and seed of a cache, each left as a run folder, and the table over seeds."""
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from taskres_cache.evaluation import LabelledFeatures, percent_correct
+from taskres_cache.fitting import Fit, TrainingSet, fit_residual, regular_base
+from taskres_cache.recipe import Recipe
+from taskres_cache.runs import Classifier, run_folder, write_run
+from taskres_cache.store import FeatureCache
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run of a study: where it lies, and what `metrics.json` says."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
+    """Return the data set's own recipe, as the cache records it, with the choices that are not None put in."""
+    return Recipe(**cache.provenance.recipe).changed(**choices)
+
+
+def run_study(
+    cache: FeatureCache, shots: Sequence[int], seeds: Sequence[int], recipe: Recipe, device: torch.device, out: Path
+) -> Iterator[RunResult]:
+    """Fit, evaluate and write one run after the other.
+
+    Test features are read here, for the evaluation alone: a fit is handed the training rows and nothing else.
+
+    Raises
+    ------
+    OptionError : a split that the cache does not hold, before anything is fitted.
+    StorageError : a run folder cannot be written.
+    """
+    splits = {(count, seed): cache.split(count, seed) for count in shots for seed in seeds}
+    base = regular_base(cache.text_bases().embeddings)  # (C, D)
+    test = LabelledFeatures.of(cache, cache.rows("test"))
+    zero_shot = percent_correct(test, base, device)
+    for (count, seed), split in splits.items():
+        train, val = (LabelledFeatures.of(cache, rows) for rows in (split.train, split.val))
+        epochs = recipe.epochs_for(count)
+        training = TrainingSet(train.image_features, train.labels)
+        fit = fit_residual(training, base, cache.provenance.logit_scale, recipe, epochs, seed, device)
+        classifier = classifier_of(cache, base, fit, recipe, count, seed)
+        started = perf_counter()
+        accuracies = {
+            "zero_shot_accuracy": zero_shot,
+            "test_accuracy": percent_correct(test, classifier.weights, device),
+            "zero_shot_val_accuracy": percent_correct(val, base, device),
+            "val_accuracy": percent_correct(val, classifier.weights, device),
+        }
+        images = {"train": len(train.labels), "val": len(val.labels), "test": len(test.labels)}
+        seconds = {"fit": fit.seconds, "evaluate": perf_counter() - started}
+        metrics = {
+            **_identity(cache, classifier),
+            **accuracies,
+            "images": images,
+            "epochs": epochs,
+            "epoch_losses": list(fit.losses),
+            "seconds": seconds,
+            "device": str(device),
+            "versions": {name: version(name) for name in ("taskres-cache", "torch", "numpy")},
+        }
+        folder = run_folder(out, classifier)
+        write_run(folder, classifier, metrics)
+        yield RunResult(folder, metrics)
+
+
+def classifier_of(cache: FeatureCache, base: Any, fit: Fit, recipe: Recipe, shots: int, seed: int) -> Classifier:
+    """Return a fit as a classifier that knows where its features came from."""
+    made_from = cache.provenance
+    return Classifier(
+        base=base,
+        residual=fit.residual,
+        classnames=cache.classnames,
+        alpha=recipe.alpha,
+        logit_scale=made_from.logit_scale,
+        dataset=made_from.dataset,
+        backbone=made_from.backbone,
+        pretrained=made_from.pretrained,
+        model_config=made_from.model_config,
+        weights_sha256=made_from.weights_sha256,
+        precision=made_from.precision,
+        classnames_form=made_from.classnames_form,
+        templates=cache.templates,
+        preprocess=made_from.preprocess,
+        recipe=recipe,
+        shots=shots,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Test accuracy of one shot count over seeds: mean, and standard deviation (of a sample; None for one seed)."""
+
+    shots: int
+    seeds: tuple[int, ...]
+    zero_shot_accuracy: float
+    mean_val_accuracy: float | None
+    mean_test_accuracy: float
+    std_test_accuracy: float | None
+
+
+def summarise(all_metrics: Iterable[dict[str, Any]]) -> list[Summary]:
+    """Return one summary a shot count, shots rising."""
+    by_shots: dict[int, list[dict[str, Any]]] = {}
+    for metrics in all_metrics:
+        by_shots.setdefault(metrics["shots"], []).append(metrics)
+    return [_summary(shots, runs) for shots, runs in sorted(by_shots.items())]
+
+
+def _summary(shots: int, runs: list[dict[str, Any]]) -> Summary:
+    tests = [run["test_accuracy"] for run in runs]
+    vals = [run["val_accuracy"] for run in runs if run["val_accuracy"] is not None]
+    return Summary(
+        shots,
+        tuple(run["seed"] for run in runs),
+        statistics.mean(run["zero_shot_accuracy"] for run in runs),
+        statistics.mean(vals) if vals else None,
+        statistics.mean(tests),
+        statistics.stdev(tests) if len(tests) > 1 else None,
+    )
+
+
+def _identity(cache: FeatureCache, classifier: Classifier) -> dict[str, Any]:
+    """Return what a run is of, for its metrics."""
+    names = ("dataset", "backbone", "pretrained", "weights_sha256", "shots", "seed")
+    identity = {name: getattr(classifier, name) for name in names}
+    return {
+        **identity,
+        "method": classifier.recipe.method_name(),
+        "recipe": classifier.recipe.as_dict(),
+        "cache": str(cache.path),
+    }
