@@ -235,8 +235,8 @@ def _build(weights: _Weights, pretrained: str) -> tuple[nn.Module, Transform]:
 
 def _build_from_torchscript(weights: _Weights) -> tuple[nn.Module, Transform]:
     state = torch.jit.load(str(weights.file), map_location="cpu").state_dict()
-    for shape_note in ("input_resolution", "context_length", "vocab_size"):
-        state.pop(shape_note, None)
+    for no_weight in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
+        state.pop(no_weight, None)
     model, _, transform = open_clip.create_model_and_transforms(weights.config, pretrained=None)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
     return model, transform
@@ -261,13 +261,12 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager[An
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=PRECISIONS[precision])
 
 
-def _text_projection(model: nn.Module) -> tuple[nn.Module, Tensor | None]:
+def _text_projection(model: Any) -> tuple[nn.Module, Tensor | None]:
     """Return the module that owns the text projection, and the projection as (W, D) where it is a plain linear map."""
-    text: Any = getattr(model, "text", None)
-    tower: nn.Module = text if isinstance(text, nn.Module) else model
-    projection: Any = getattr(tower, "text_projection", None)
-    if isinstance(projection, nn.Linear) and projection.bias is None:
-        return tower, projection.weight.T
+    tower = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
+    projection = getattr(tower, "text_projection", None)
+    if isinstance(projection, nn.Linear):  # affine where it has a bias: not the linear map that a cache can tune
+        return tower, projection.weight.T if getattr(projection, "bias", None) is None else None
     return tower, projection if isinstance(projection, Tensor) else None
 
 

@@ -4,8 +4,10 @@ Axes: B images of a batch, R of a block, D embedding.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from math import ceil
 
 import numpy as np
 import torch
@@ -60,8 +62,7 @@ def encode_image_blocks(
     )
     decoded = iter(loader)
     for block in blocks:
-        steps = range(0, len(block), batch_size)
-        yield _encode_block(block, [_encode_batch(next(decoded), backbone) for _ in steps])
+        yield _encode_block(block, islice(decoded, ceil(len(block) / batch_size)), backbone)
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,12 @@ def _collate(samples: list[tuple[str, Tensor | str]]) -> _Batch:
     return _Batch(torch.stack(pixels) if pixels else None, unreadable)
 
 
-def _encode_batch(batch: _Batch, backbone: Backbone) -> tuple[list[np.ndarray], dict[str, str]]:
-    return ([] if batch.pixels is None else [backbone.encode_images(batch.pixels)]), batch.unreadable
-
-
-def _encode_block(block: Sequence[str], outcomes: list[tuple[list[np.ndarray], dict[str, str]]]) -> EncodedBlock:
-    features = [rows for encoded, _ in outcomes for rows in encoded]
-    unreadable = {path: reason for _, reasons in outcomes for path, reason in reasons.items()}
+def _encode_block(block: Sequence[str], batches: Iterable[_Batch], backbone: Backbone) -> EncodedBlock:
+    features: list[np.ndarray] = []
+    unreadable: dict[str, str] = {}
+    for batch in batches:
+        unreadable.update(batch.unreadable)
+        if batch.pixels is not None:
+            features.append(backbone.encode_images(batch.pixels))
     readable = tuple(path for path in block if path not in unreadable)
     return EncodedBlock(readable, np.concatenate(features) if features else np.empty((0, 0), np.float32), unreadable)

@@ -164,11 +164,11 @@ def _refuse_other_dataset(path: Path, existing: CacheContents | None, stamps: di
     """Keep the cache of another folder of the same name from being replaced by this one's."""
     if existing is None:
         return
-    if not any(stamps.get(*pair) == pair[1] for pair in zip(existing.paths, existing.stamps, strict=True)):
+    if not any(stamps.get(image) == stamp for image, stamp in zip(existing.paths, existing.stamps, strict=True)):
         raise CacheMismatchError(
             path,
             {"images": (f"{existing.paths[0]} and {len(existing.paths) - 1} more", "at least one of them unchanged")},
-            "it seems to be of another folder of that name, or every file has changed: pass another --name or delete it",
+            "it seems to be of another folder of that name, or every file has changed: pass a --name or delete it",
         )
 
 

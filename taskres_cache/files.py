@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from taskres_cache.errors import StorageError
@@ -27,7 +27,8 @@ def replaced(path: Path) -> Iterator[Path]:
             f"{path} cannot be written ({error.strerror or error}); choose another folder or make room"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _fsync(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from taskres_cache.errors import RunError
 from taskres_cache.files import replaced
@@ -72,7 +72,7 @@ def write_run(folder: Path, classifier: Classifier, metrics: dict[str, Any]) -> 
         name: value if isinstance(value, str) else json.dumps(value) for name, value in _plain(classifier).items()
     }
     with replaced(folder / CLASSIFIER_FILE) as temporary:
-        save_file({"base": classifier.base, "residual": classifier.residual}, temporary, metadata)
+        temporary.write_bytes(save({"base": classifier.base, "residual": classifier.residual}, metadata))
     with replaced(folder / METRICS_FILE) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 

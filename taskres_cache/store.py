@@ -31,6 +31,7 @@ def write_cache(path: Path, contents: CacheContents) -> None:
     # From version 1.10 on HDF5's own metadata carries checksums too, so that a flipped byte there is found.
     with replaced(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         _write_attributes(file, contents.provenance)
+        file.create_group("splits")  # there even when no split is
         for name, array in _arrays(contents).items():
             _write_array(file, name, array)
 
@@ -79,8 +80,8 @@ class FeatureCache:
             return self.splits[shots, seed]
         except KeyError:
             raise OptionError(
-                f"{self.path} has no split of {shots} shots, seed {seed}; it has {listed_splits(self.splits)}; "
-                f"add it with the command that made the cache and --shots {shots} --seeds {seed}"
+                f"{self.path} has no split of {shots} shots, seed {seed}; it has {listed_splits(self.splits)}; add "
+                f"it with the command that made the cache and --shots {shots} --seeds {seed}"
             ) from None
 
     def image_features(self, rows: np.ndarray) -> np.ndarray:
@@ -157,7 +158,7 @@ class FeatureCache:
         version = int(file.attrs.get("format_version", 0))
         if version != FORMAT_VERSION:
             raise CacheError(
-                f"{self.path} has format version {version}, taskres-cache {__version__} reads version {FORMAT_VERSION}; "
+                f"{self.path} has format version {version}, expected {FORMAT_VERSION} (taskres-cache {__version__}); "
                 f"{'upgrade taskres-cache' if version > FORMAT_VERSION else 'make the cache again'}"
             )
 

@@ -1,0 +1,115 @@
+"""Small real files, made in `tmp_path`, and the command line as a user meets it."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from taskres_cache.backbones import Backbone, load_backbone
+from taskres_cache.contents import CacheContents, Provenance, Split, TextBases
+from taskres_cache.store import write_cache
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit status and what it printed where."""
+
+    status: int
+    out: str
+    err: str
+
+
+Taskres = Callable[..., Outcome]
+
+
+@pytest.fixture
+def taskres(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Taskres:
+    """Run `taskres` in this process, exactly as the installed command does."""
+    from taskres_cache.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["taskres", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(bool(end.code))
+        printed = capfd.readouterr()
+        return Outcome(status, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def glyph_clip() -> Backbone:
+    return load_backbone("glyph-clip", "bundled", device="cpu")
+
+
+def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> None:
+    """Write a real image file with content of its own, in the format that its suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three classes with ten images each, JPEG and PNG, one name with a space and one not ASCII."""
+    folder = tmp_path / "photos"
+    for label, classname in enumerate(["black_cat", "dog", "été"]):
+        for number in range(10):
+            suffix = "jpg" if number % 2 else "png"
+            save_image(folder / classname / f"image {number}.{suffix}", seed=100 * label + number)
+    return folder
+
+
+@pytest.fixture
+def provenance() -> Provenance:
+    return Provenance(
+        dataset="toy",
+        backbone="tower",
+        pretrained="random",
+        model_config="tower",
+        weights_sha256="ab" * 32,
+        logit_scale=100.0,
+        preprocess={"size": [8, 8], "orientation": "exif"},
+        precision="fp32",
+        classnames_form="spaces",
+    )
+
+
+@pytest.fixture
+def contents(provenance: Provenance) -> CacheContents:
+    """A cache of 3 classes: 12 train, 3 val and 9 test images in 8 dimensions, around one direction a class."""
+    rng = np.random.default_rng(7)
+    centres = rng.normal(size=(3, 8))
+    labels = np.tile(np.arange(3, dtype=np.int32), 8)
+    towers = (centres[:, None, :] + rng.normal(scale=0.8, size=(3, 2, 8))).astype(np.float32)
+    return CacheContents(
+        provenance=provenance,
+        classnames=("black_cat", "dog", "été"),
+        paths=tuple(f"{row}/été {row}.png" for row in range(24)),
+        stamps=tuple(f"10-{row}" for row in range(24)),
+        labels=labels,
+        partitions=np.repeat([0, 1, 2], [12, 3, 9]).astype(np.uint8),
+        image_features=(centres[labels] + rng.normal(scale=0.7, size=(24, 8))).astype(np.float32),
+        text=TextBases(("a photo of a {}.", "art of the {}."), towers, towers, np.eye(8, dtype=np.float32)),
+        splits={
+            (1, 1): Split(np.array([5, 0, 7]), np.array([12, 13, 14])),
+            (1, 2): Split(np.array([3, 4, 11]), np.array([12, 13, 14])),
+            (4, 1): Split(np.arange(12), np.array([14, 13, 12])),
+            (4, 2): Split(np.arange(12)[::-1].copy(), np.array([12, 13, 14])),
+        },
+    )
+
+
+@pytest.fixture
+def cache_file(tmp_path: Path, contents: CacheContents) -> Path:
+    path = tmp_path / "cache" / "tower-random" / "toy.h5"
+    write_cache(path, contents)
+    return path

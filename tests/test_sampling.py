@@ -1,0 +1,83 @@
+"""Few-shot sampling: the order of classes, the one generator, classes that are short."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from taskres_cache.datasets.sampling import sample_few_shot, short_classes
+
+# A small split file in CoOp's format: [path, label, class name], classes not in the order of their labels.
+SPLIT = {
+    "train": [[f"img/{name}_{n}.jpg", label, name] for n in range(6) for label, name in ((2, "c"), (0, "a"), (1, "b"))],
+    "val": [
+        [f"img/val_{name}_{n}.jpg", label, name] for label, name in ((1, "b"), (2, "c"), (0, "a")) for n in range(5)
+    ],
+}
+
+
+def as_the_protocol_says(split: dict, shots: int, seed: int) -> tuple[list[str], list[str]]:
+    """The protocol written down a second time, over the items themselves instead of positions."""
+    rng = Random(seed)
+    drawn = []
+    for part, count in (("train", shots), ("val", min(shots, 4))):
+        by_label: OrderedDict[int, list[str]] = OrderedDict()
+        for path, label, _ in split[part]:
+            by_label.setdefault(label, []).append(path)
+        drawn.append(
+            [
+                path
+                for paths in by_label.values()
+                for path in (rng.sample(paths, count) if len(paths) >= count else paths)
+            ]
+        )
+    return drawn[0], drawn[1]
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_positions_are_those_of_the_protocol(tmp_path: Path, shots: int, seed: int) -> None:
+    file = tmp_path / "split_zhou_Toy.json"
+    file.write_text(json.dumps(SPLIT))
+    split = json.loads(file.read_text())
+    drawn = sample_few_shot([item[1] for item in split["train"]], [item[1] for item in split["val"]], shots, seed)
+    train, val = as_the_protocol_says(split, shots, seed)
+    assert [split["train"][position][0] for position in drawn.train] == train
+    assert [split["val"][position][0] for position in drawn.val] == val
+
+
+def test_known_draw() -> None:
+    # The classes stand interleaved (positions 0, 3, 6... are the first), so three draws from range(6) tell all; the
+    # numbers themselves pin Python's generator, on which every published index depends.
+    rng = Random(1)
+    first, second, third = (rng.sample(range(6), 2) for _ in range(3))
+    labels = [item[1] for item in SPLIT["train"]]
+    drawn = sample_few_shot(labels, [], 2, 1)
+    assert drawn.train == (
+        *(3 * n for n in first),
+        *(3 * n + 1 for n in second),
+        *(3 * n + 2 for n in third),
+    )
+    assert drawn.train == (3, 12, 1, 7, 2, 11)
+    assert drawn.val == ()
+
+
+def test_classes_come_in_order_of_first_appearance() -> None:
+    drawn = sample_few_shot([5, 5, 2, 2, 9, 9], [], 2, 3)
+    assert [[5, 5, 2, 2, 9, 9][position] for position in drawn.train] == [5, 5, 2, 2, 9, 9]
+    assert set(drawn.train[:2]) == {0, 1}
+
+
+def test_val_takes_at_most_four() -> None:
+    drawn = sample_few_shot([0] * 20 + [1] * 20, [0] * 9 + [1] * 9, 16, 1)
+    assert len(drawn.train) == 32
+    assert len(drawn.val) == 8
+
+
+def test_a_short_class_is_used_as_it_is_and_draws_nothing() -> None:
+    drawn = sample_few_shot([0, 0, 1, 1, 1, 1, 1], [], 4, 1)
+    assert drawn.train[:2] == (0, 1)
+    assert drawn.train[2:] == tuple(2 + n for n in Random(1).sample(range(5), 4))
+    assert short_classes([0, 0, 1, 1, 1, 1, 1], 4) == {0: 2}

@@ -1,0 +1,229 @@
+"""Runs of a study: what they leave, what they measure, and what they are on other caches."""
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from taskres_cache.contents import CacheContents, TextBases
+from taskres_cache.errors import OptionError, RunError, StorageError
+from taskres_cache.evaluation import evaluate_run
+from taskres_cache.fitting import TrainingSet, fit_residual
+from taskres_cache.recipe import Recipe
+from taskres_cache.runs import find_runs, own_cache, read_classifier, read_metrics
+from taskres_cache.store import FeatureCache, write_cache
+from taskres_cache.study import RunResult, recipe_of, run_study, summarise
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=30, lr=0.02)
+
+
+@pytest.fixture
+def cache(cache_file: Path) -> FeatureCache:
+    return FeatureCache(cache_file)
+
+
+@pytest.fixture
+def results(cache: FeatureCache, tmp_path: Path) -> list[RunResult]:
+    return list(run_study(cache, [1, 4], [1, 2], RECIPE, CPU, tmp_path / "runs"))
+
+
+def by_hand(weights: np.ndarray, features: np.ndarray, labels: np.ndarray) -> float:
+    cosines = (features @ weights.T) / np.linalg.norm(weights, axis=1) / np.linalg.norm(features, axis=1)[:, None]
+    return float(100 * (cosines.argmax(1) == labels).mean())
+
+
+def test_a_run_leaves_its_folder(results: list[RunResult], tmp_path: Path) -> None:
+    method = "taskres-regular-lr0.02-epochs30"
+    assert results[2].folder == tmp_path / "runs" / "tower-random" / "toy" / method / "shots_4" / "seed_1"
+    assert sorted(path.name for path in results[2].folder.iterdir()) == ["classifier.safetensors", "metrics.json"]
+    assert json.loads((results[2].folder / "metrics.json").read_text()) == results[2].metrics
+
+
+def test_accuracies_are_those_of_the_stored_classifier(results: list[RunResult], contents: CacheContents) -> None:
+    base = contents.text.embeddings.mean(axis=1)
+    test, val = slice(15, 24), contents.splits[4, 1].val
+    run = next(result for result in results if (result.metrics["shots"], result.metrics["seed"]) == (4, 1))
+    tensors = load_file(run.folder / "classifier.safetensors")
+    weights = tensors["base"] + 0.5 * tensors["residual"]
+    features, labels = contents.image_features, contents.labels
+    assert np.array_equal(tensors["base"], base)
+    assert np.abs(tensors["residual"]).max() > 0.01
+    assert run.metrics["zero_shot_accuracy"] == pytest.approx(by_hand(base, features[test], labels[test]))
+    assert run.metrics["test_accuracy"] == pytest.approx(by_hand(weights, features[test], labels[test]))
+    assert run.metrics["val_accuracy"] == pytest.approx(by_hand(weights, features[val], labels[val]))
+    assert run.metrics["zero_shot_accuracy"] < 100  # or the comparison would say little
+
+
+def test_metrics_say_how_it_was_made(results: list[RunResult], cache: FeatureCache) -> None:
+    metrics = results[0].metrics
+    assert metrics["recipe"] == RECIPE.as_dict()
+    assert metrics["epochs"] == 30
+    assert len(metrics["epoch_losses"]) == 30
+    assert metrics["images"] == {"train": 3, "val": 3, "test": 9}
+    assert metrics["weights_sha256"] == cache.provenance.weights_sha256
+    assert set(metrics["seconds"]) == {"fit", "evaluate"}
+    assert "torch" in metrics["versions"]
+    assert own_cache(results[0].folder) == cache.path
+
+
+def test_a_fit_in_a_study_is_the_fit_alone(results: list[RunResult], contents: CacheContents) -> None:
+    rows = contents.splits[4, 2].train
+    training = TrainingSet(contents.image_features[rows], contents.labels[rows])
+    alone = fit_residual(training, contents.text.embeddings.mean(axis=1), 100.0, RECIPE, 30, 2, CPU)
+    assert np.array_equal(read_classifier(results[3].folder).residual, alone.residual)
+
+
+def test_test_features_cannot_change_a_fit(cache: FeatureCache, contents: CacheContents, tmp_path: Path) -> None:
+    poisoned = contents.image_features.copy()
+    poisoned[15:] = np.random.default_rng(1).normal(size=(9, 8))
+    write_cache(tmp_path / "poisoned.h5", replace(contents, image_features=poisoned))
+    runs = [
+        next(iter(run_study(source, [4], [1], RECIPE, CPU, tmp_path / name)))
+        for name, source in (("a", cache), ("b", FeatureCache(tmp_path / "poisoned.h5")))
+    ]
+    first, second = (read_classifier(run.folder).residual for run in runs)
+    assert np.array_equal(first, second)
+    assert runs[0].metrics["test_accuracy"] != runs[1].metrics["test_accuracy"]
+
+
+def test_zero_shot_is_exactly_a_zero_residual(cache: FeatureCache, results: list[RunResult]) -> None:
+    classifier = read_classifier(results[0].folder)
+    still = replace(classifier, residual=np.zeros_like(classifier.residual))
+    assert np.array_equal(still.weights, classifier.base)
+    outcome = evaluate_run(still, cache, CPU)
+    assert outcome.test_accuracy == outcome.zero_shot_accuracy == results[0].metrics["zero_shot_accuracy"]
+
+
+def test_classifier_file_needs_no_pickle_and_names_everything(results: list[RunResult], cache: FeatureCache) -> None:
+    with safe_open(results[0].folder / "classifier.safetensors", framework="numpy") as stored:
+        metadata = stored.metadata()
+        assert {name: str(stored.get_tensor(name).dtype) for name in stored.keys()} == {  # noqa: SIM118
+            "base": "float32",
+            "residual": "float32",
+        }
+    assert json.loads(metadata["classnames"]) == ["black_cat", "dog", "été"]
+    assert json.loads(metadata["alpha"]) == 0.5
+    assert json.loads(metadata["logit_scale"]) == 100.0
+    assert json.loads(metadata["recipe"]) == RECIPE.as_dict()
+    assert (metadata["dataset"], metadata["backbone"], metadata["pretrained"]) == ("toy", "tower", "random")
+    assert metadata["weights_sha256"] == cache.provenance.weights_sha256
+
+
+def test_evaluating_again_gives_the_same_accuracy(results: list[RunResult], cache: FeatureCache) -> None:
+    for result in results:
+        outcome = evaluate_run(read_classifier(result.folder), cache, CPU)
+        assert outcome.test_accuracy == result.metrics["test_accuracy"]
+        assert (outcome.images, outcome.classes) == (9, 3)
+
+
+def test_a_cache_with_fewer_classes_in_another_order(
+    results: list[RunResult], contents: CacheContents, tmp_path: Path
+) -> None:
+    keep = np.isin(contents.labels, [0, 2])
+    text = contents.text.embeddings[[2, 0]]
+    some = replace(
+        contents,
+        classnames=("été", "black_cat"),
+        paths=tuple(path for path, kept in zip(contents.paths, keep, strict=True) if kept),
+        stamps=tuple(stamp for stamp, kept in zip(contents.stamps, keep, strict=True) if kept),
+        labels=np.array([1, -1, 0])[contents.labels[keep]],
+        partitions=contents.partitions[keep],
+        image_features=contents.image_features[keep],
+        text=TextBases(contents.text.templates, text),
+        splits={},
+    )
+    write_cache(tmp_path / "some.h5", some)
+    classifier = read_classifier(results[3].folder)
+    outcome = evaluate_run(classifier, FeatureCache(tmp_path / "some.h5"), CPU)
+    test = some.partitions == 2
+    weights = classifier.weights[[2, 0]]
+    assert outcome.test_accuracy == pytest.approx(by_hand(weights, some.image_features[test], some.labels[test]))
+    assert (outcome.images, outcome.classes) == (6, 2)
+
+
+def test_other_checkpoints_and_unknown_classes_are_refused(
+    results: list[RunResult], contents: CacheContents, tmp_path: Path
+) -> None:
+    classifier = read_classifier(results[0].folder)
+    other = replace(contents, provenance=replace(contents.provenance, weights_sha256="ff" * 32))
+    write_cache(tmp_path / "other.h5", other)
+    with pytest.raises(RunError, match="another checkpoint than the run: weights_sha256"):
+        evaluate_run(classifier, FeatureCache(tmp_path / "other.h5"), CPU)
+    write_cache(tmp_path / "new.h5", replace(contents, classnames=("black_cat", "dog", "zebra")))
+    with pytest.raises(RunError, match="1 of 3 classes that the run does not know .'zebra'."):
+        evaluate_run(classifier, FeatureCache(tmp_path / "new.h5"), CPU)
+
+
+def test_a_missing_split_is_refused_before_anything_is_fitted(cache: FeatureCache, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no split of 16 shots, seed 1"):
+        list(run_study(cache, [1, 16], [1], RECIPE, CPU, tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_that_cannot_be_written(cache: FeatureCache, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"):
+        list(run_study(cache, [1], [1], RECIPE, CPU, tmp_path / "file"))
+
+
+def test_recipe_comes_from_the_cache_and_choices_win(contents: CacheContents, tmp_path: Path) -> None:
+    own = replace(contents.provenance, recipe=Recipe(alpha=1.0, lr=0.01).as_dict())
+    write_cache(tmp_path / "own.h5", replace(contents, provenance=own))
+    cache = FeatureCache(tmp_path / "own.h5")
+    assert recipe_of(cache) == Recipe(alpha=1.0, lr=0.01)
+    assert recipe_of(cache, alpha=0.25, lr=None) == Recipe(alpha=0.25, lr=0.01)
+
+
+def test_without_val_images_there_is_no_val_accuracy(contents: CacheContents, tmp_path: Path) -> None:
+    no_val = {name: replace(split, val=np.array([], np.int64)) for name, split in contents.splits.items()}
+    write_cache(tmp_path / "no-val.h5", replace(contents, splits=no_val))
+    (run,) = run_study(FeatureCache(tmp_path / "no-val.h5"), [4], [1], RECIPE, CPU, tmp_path / "runs")
+    assert run.metrics["val_accuracy"] is None
+    assert summarise([run.metrics])[0].mean_val_accuracy is None
+
+
+def test_summary_over_seeds() -> None:
+    def metrics(shots: int, seed: int, test: float) -> dict:
+        return {"shots": shots, "seed": seed, "zero_shot_accuracy": 50.0, "val_accuracy": 70.0, "test_accuracy": test}
+
+    table = summarise([metrics(16, 1, 80.0), metrics(1, 1, 60.0), metrics(16, 2, 83.0), metrics(16, 3, 89.0)])
+    assert [(row.shots, row.seeds) for row in table] == [(1, (1,)), (16, (1, 2, 3))]
+    assert (table[0].mean_test_accuracy, table[0].std_test_accuracy) == (60.0, None)
+    assert table[1].mean_test_accuracy == 84.0
+    assert table[1].std_test_accuracy == pytest.approx(21**0.5)  # (16 + 1 + 25) / 2
+    assert table[1].std_test_accuracy == pytest.approx(statistics.stdev([80, 83, 89]))
+
+
+def test_finding_runs(results: list[RunResult], tmp_path: Path) -> None:
+    assert len(find_runs(tmp_path / "runs")) == 4
+    assert find_runs(results[0].folder) == [results[0].folder]
+    assert find_runs(results[0].folder / "classifier.safetensors") == [results[0].folder]
+    with pytest.raises(RunError, match="no classifier.safetensors at or below"):
+        find_runs(tmp_path / "cache")
+
+
+def test_runs_sort_by_number(cache: FeatureCache, results: list[RunResult], tmp_path: Path) -> None:
+    method = results[0].folder.parent.parent
+    (method / "shots_1").rename(method / "shots_16")
+    assert [folder.parent.name for folder in find_runs(method)] == ["shots_4", "shots_4", "shots_16", "shots_16"]
+
+
+def test_damaged_runs(results: list[RunResult]) -> None:
+    folder = results[0].folder
+    file = folder / "classifier.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match="not an intact run"):
+        read_classifier(folder)
+    save_file({"base": np.zeros((2, 2), np.float32)}, file)
+    with pytest.raises(RunError, match="not an intact run"):
+        read_classifier(folder)
+    (folder / "metrics.json").write_text("{")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_metrics(folder)
