@@ -77,7 +77,9 @@ class Recipe:
 
         Two fits whose recipes differ can therefore never overwrite each other.
         """
-        marks = [f"{name.replace('_', '-')}{str(value).removesuffix('.0')}" for name, value in self.deviations().items()]
+        marks = [
+            f"{name.replace('_', '-')}{str(value).removesuffix('.0')}" for name, value in self.deviations().items()
+        ]
         return "-".join(["taskres", self.base, *marks])
 
 

@@ -1,0 +1,122 @@
+"""The house rules: who may import whom, and that README names every command and target."""
+
+import ast
+import re
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+
+import pytest
+
+from taskres_cache.contents import Provenance
+from taskres_cache.fitting import TrainingSet, fit_residual
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = sorted((ROOT / "taskres_cache").rglob("*.py"))
+COMMANDS = sorted((ROOT / "cli").glob("*.py"))
+
+
+def imports(file: Path) -> set[str]:
+    """Return every module that a file imports anywhere, with the names taken from it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def importers(module: str, files: list[Path]) -> set[str]:
+    return {
+        file.relative_to(ROOT).as_posix()
+        for file in files
+        if any(name == module or name.startswith(f"{module}.") for name in imports(file))
+    }
+
+
+def reached_from(module: str) -> set[str]:
+    """Return every package beside our own that a module of ours imports, or one that it imports does."""
+    seen: set[str] = set()
+    outside: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file = ROOT / Path(*name.split(".")).with_suffix(".py")
+        file = file if file.exists() else ROOT / Path(*name.split(".")) / "__init__.py"
+        if name in seen or not file.exists():
+            continue
+        seen.add(name)
+        for imported in imports(file):
+            (waiting.append if imported.startswith("taskres_cache") else outside.add)(imported.split(":")[0])
+    return {name.split(".")[0] for name in outside}
+
+
+def test_the_library_never_imports_the_command_line() -> None:
+    assert importers("taskres_cache.cli", LIBRARY) == set()
+    assert importers("cli", LIBRARY) == set()
+    assert importers("typer", LIBRARY) == importers("rich", LIBRARY) == set()
+
+
+def test_one_module_knows_open_clip_and_one_knows_hdf5() -> None:
+    assert importers("open_clip", LIBRARY + COMMANDS) == {"taskres_cache/backbones.py"}
+    assert importers("h5py", LIBRARY + COMMANDS) == {"taskres_cache/store.py"}
+
+
+@pytest.mark.parametrize(
+    ("module", "unknown"),
+    [
+        ("taskres_cache.fitting", {"h5py", "open_clip", "PIL"}),
+        ("taskres_cache.residual", {"h5py", "open_clip", "PIL"}),
+        ("taskres_cache.store", {"torch", "open_clip", "torchvision"}),
+        ("taskres_cache.datasets", {"torch", "open_clip", "h5py", "numpy"}),
+        ("taskres_cache.arrays", {"torch", "open_clip"}),
+        ("taskres_cache.study", {"open_clip", "PIL.Image"}),
+    ],
+)
+def test_modules_do_not_know_what_they_need_not(module: str, unknown: set[str]) -> None:
+    assert reached_from(module) & unknown == set()
+
+
+def test_the_rule_above_can_fail() -> None:
+    assert {"torch", "open_clip", "h5py"} <= reached_from("taskres_cache.extraction")
+
+
+def test_fitting_is_handed_training_features_only() -> None:
+    assert list(signature(TrainingSet).parameters) == ["image_features", "labels"]
+    handed = set(signature(fit_residual).parameters)
+    assert handed == {"training", "base", "logit_scale", "recipe", "epochs", "seed", "device"}
+
+
+def test_readme_names_every_command_and_target() -> None:
+    readme = (ROOT / "README.md").read_text()
+    app = (ROOT / "cli" / "app.py").read_text()
+    commands = re.findall(r'app\.command\("(\w+)"\)', app)
+    assert len(commands) >= 6
+    targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert {"demo", "test", "check", "clean"} <= set(targets)
+    assert [name for name in commands if f"taskres {name}" not in readme] == []
+    assert [name for name in targets if f"make {name}" not in readme] == []
+
+
+def test_readme_names_every_option_of_extract_and_fit() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in ("shots", "seeds", "backbone", "pretrained", "skip-unreadable", "alpha", "json", "on", "verify"):
+        assert f"--{name}" in readme
+
+
+def test_ci_calls_what_readme_tells() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert all(f"make {target}" in script for target in ("check", "test", "demo"))
+
+
+def test_cache_readme_names_every_array_and_attribute() -> None:
+    text = (ROOT / "cache" / "README.md").read_text()
+    assert [known.name for known in fields(Provenance) if f"`{known.name}`" not in text] == []
+    names = re.findall(r'"((?:images|features|text|skipped)/\w+)"', (ROOT / "taskres_cache" / "store.py").read_text())
+    assert len(set(names)) >= 8
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_modules_are_of_a_size_to_be_read() -> None:
+    assert [file.name for file in LIBRARY + COMMANDS if len(file.read_text().splitlines()) > 400] == []

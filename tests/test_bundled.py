@@ -1,0 +1,68 @@
+"""The bundled default: the digits are the real ones, and glyph-clip does on them what README says."""
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from taskres_cache.backbones import Backbone
+from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
+from taskres_cache.datasets import Dataset, load_dataset
+from taskres_cache.extraction import ExtractOptions, extract
+from taskres_cache.store import FeatureCache
+from taskres_cache.study import recipe_of, run_study, summarise
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits", Path())
+
+
+def test_digits_are_scikit_learns_to_the_pixel(digits: Dataset) -> None:
+    original = load_digits()
+    items = [item for part in digits.partitions.values() for item in part]
+    assert len(items) == len(original.target) == 1797
+    for item in items:
+        index = int(Path(item.path).stem)
+        pixels = np.asarray(digits.source.read(item.path).convert("L"))
+        assert item.label == original.target[index]
+        assert np.array_equal(np.round(pixels.astype(float) * 16 / 255), original.images[index])
+
+
+def test_digits_are_split_and_named(digits: Dataset) -> None:
+    assert [len(part) for part in digits.partitions.values()] == [1079, 359, 359]
+    assert digits.classnames == tuple("0123456789")
+
+
+def test_glyph_clip_loads_through_open_clips_own_functions() -> None:
+    open_clip.add_model_config(GLYPH_CLIP_CONFIG)
+    model, _, preprocess = open_clip.create_model_and_transforms("glyph-clip", pretrained=str(GLYPH_CLIP_WEIGHTS))
+    model.eval()
+    tokens = open_clip.get_tokenizer("glyph-clip")(["a handwritten digit 3."])
+    with torch.no_grad():
+        assert model.encode_text(tokens).shape == model.encode_image(preprocess(Image.new("RGB", (8, 8)))[None]).shape
+
+
+def test_glyph_clip_has_the_magnitudes_that_the_recipe_presupposes(glyph_clip: Backbone, digits: Dataset) -> None:
+    prompts = [template.replace("{}", name) for template in digits.templates for name in digits.classnames]
+    root_mean_square = float(np.sqrt((glyph_clip.encode_texts(prompts).embeddings ** 2).mean()))
+    assert root_mean_square == pytest.approx(0.3, rel=0.2)
+    assert glyph_clip.logit_scale == pytest.approx(100, rel=0.2)
+    assert GLYPH_CLIP_WEIGHTS.stat().st_size < 10_500_000
+
+
+def test_residual_beats_zero_shot_and_rises_with_the_shots(
+    glyph_clip: Backbone, digits: Dataset, tmp_path: Path
+) -> None:
+    extract(digits, glyph_clip, ExtractOptions(), tmp_path / "digits.h5")
+    cache = FeatureCache(tmp_path / "digits.h5")
+    runs = run_study(cache, [1, 2, 4, 8, 16], [1, 2, 3], recipe_of(cache), torch.device("cpu"), tmp_path / "runs")
+    table = summarise(run.metrics for run in runs)
+    accuracies = [row.mean_test_accuracy for row in table]
+    assert table[0].zero_shot_accuracy >= 75
+    assert accuracies[-1] >= 92
+    assert accuracies == sorted(accuracies)

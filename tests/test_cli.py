@@ -1,0 +1,245 @@
+"""The command line as a user meets it: results, messages, exit statuses."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.conftest import Outcome, Taskres, save_image
+
+BUNDLED = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def extracted(here: Path, photos: Path, taskres: Taskres) -> Path:
+    outcome = taskres("extract", photos, *BUNDLED, "--shots", "1,2", "--seeds", "1,2")
+    assert outcome.status == 0, outcome.err
+    return here / "cache" / "glyph-clip-bundled" / "photos.h5"
+
+
+def one_line(outcome: Outcome) -> str:
+    """Return the one line that a failed command prints, after checking that it is one and no traceback."""
+    lines = [line for line in outcome.err.splitlines() if line.startswith("taskres: ")]
+    assert len(lines) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    return lines[0]
+
+
+def test_own_images_in_two_commands(extracted: Path, here: Path, taskres: Taskres) -> None:
+    assert extracted.is_file()
+    outcome = taskres("fit", "photos", "--shots", "1,2", "--seeds", "1,2", "--epochs", "5")
+    assert outcome.status == 0
+    assert "zero-shot %" in outcome.out
+    run = here / "runs" / "glyph-clip-bundled" / "photos" / "taskres-regular-epochs5" / "shots_2" / "seed_1"
+    assert (run / "classifier.safetensors").is_file()
+    assert json.loads((run / "metrics.json").read_text())["shots"] == 2
+
+
+def test_fit_json_is_one_document(extracted: Path, taskres: Taskres) -> None:
+    outcome = taskres("fit", extracted, "--shots", "2", "--seeds", "1,2", "--alpha", "1.5", "--epochs", "3", "--json")
+    document = json.loads(outcome.out)
+    assert outcome.status == 0
+    assert document["recipe"]["alpha"] == 1.5
+    assert [run["seed"] for run in document["runs"]] == [1, 2]
+    assert document["summary"][0]["seeds"] == [1, 2]
+    assert all(Path(run["folder"]).is_dir() for run in document["runs"])
+
+
+def test_eval_of_a_run_and_of_all_of_a_study(extracted: Path, here: Path, taskres: Taskres) -> None:
+    fitted = json.loads(taskres("fit", "photos", "--shots", "1,2", "--seeds", "1", "--json").out)
+    table = taskres("eval", here / "runs")
+    assert table.status == 0
+    assert "test %" in table.out
+    own = json.loads(taskres("eval", here / "runs", "--json").out)
+    assert [row["test_accuracy"] for row in own] == [run["test_accuracy"] for run in fitted["runs"]]
+    other = json.loads(taskres("eval", fitted["runs"][0]["folder"], "--on", "photos", extracted, "--json").out)
+    assert [row["test_accuracy"] for row in other] == [own[0]["test_accuracy"]] * 2
+
+
+def test_inspect(extracted: Path, taskres: Taskres) -> None:
+    plain, verified = taskres("inspect", "photos"), taskres("inspect", "photos", "--verify")
+    assert "shots 1, 2 with seeds 1, 2" in plain.out
+    assert "intact" not in plain.out
+    assert verified.status == 0
+    assert "match their checksums" in verified.out
+    facts = json.loads(taskres("inspect", extracted, "--verify", "--json").out)
+    assert facts["classes"] == 3
+    assert facts["images"]["test"] == 6
+    assert facts["verified_bytes"]["features/center"] > 0
+
+
+def test_datasets(here: Path, taskres: Taskres) -> None:
+    assert "digits" in taskres("datasets").out
+    rows = json.loads(taskres("datasets", "--json").out)
+    assert rows[0]["name"] == "digits"
+    assert rows[0]["missing"] is None
+
+
+def test_import(here: Path, taskres: Taskres) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1], 4)
+    features = {f"{part}_features": rng.normal(size=(8, 4)) for part in ("train", "test")}
+    names = {"classnames": np.array(["jay", "owl"]), "text_features": rng.normal(size=(2, 4))}
+    np.savez(here / "birds.npz", **features, **names, train_labels=labels, test_labels=labels)
+    assert taskres("import", "birds.npz", "--name", "birds").status == 0
+    assert taskres("fit", "birds", "--shots", "2").status == 0
+    assert taskres("import", "none.npz", "--name", "birds").status == 1
+    assert taskres("import", "birds.npz").status == 2
+
+
+def test_a_second_extract_finds_nothing_missing(extracted: Path, photos: Path, taskres: Taskres) -> None:
+    outcome = taskres("extract", photos, *BUNDLED, "--shots", "1,2", "--seeds", "1,2")
+    assert "0 of them encoded now; nothing was missing" in outcome.err
+
+
+def test_unreadable_images_are_named_on_standard_error(here: Path, photos: Path, taskres: Taskres) -> None:
+    for classname in ("black_cat", "dog", "été"):
+        (photos / classname / "image 3.jpg").write_text("no image")
+        (photos / classname / "image 4.png").write_text("no image")
+    command = ("extract", photos, *BUNDLED, "--shots", "16", "--seeds", "1")
+    failed = taskres(*command)
+    assert failed.status == 1
+    assert "6 images cannot be read" in failed.err
+    assert all(f"{classname}/image 3.jpg" in failed.err for classname in ("black_cat", "dog", "été"))
+    assert not (here / "cache" / "glyph-clip-bundled" / "photos.h5").exists()
+    skipped = taskres(*command, "--skip-unreadable")
+    assert skipped.status == 0
+    assert skipped.err.count("note: skipped") == 6
+    assert json.loads(taskres("inspect", "photos", "--json").out)["skipped_images"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("extract", "digit"), 2, "unknown data set 'digit'; did you mean 'digits'"),
+        (("extract", "digits", "--backbone", "glyf-clip"), 2, "did you mean 'glyph-clip'"),
+        (("extract", "digits", "--backbone", "RN50", "--pretrained", "opena1"), 2, "did you mean 'openai'"),
+        (("extract", "digits", "--backbone", "RN50", "--pretrained", "lost/weights.pt"), 1, "does not exist"),
+        (("extract", "digits", "--shots", "four"), 2, "--shots 'four': expected whole numbers"),
+        (("extract", "digits", "--shots", "0"), 2, "shots must be positive"),
+        (("extract", "digits", "--precision", "fp8"), 2, "precision must be"),
+        (("extract", "digits", "--device", "cuda:9"), 2, "device 'cuda:9' cannot be used here"),
+        (("extract", "digits", "--classnames", "shouted"), 2, "classnames must be one of"),
+        (("fit", "nothing"), 2, "unknown cache 'nothing'"),
+        (("fit", "nothing.h5"), 1, "does not exist"),
+        (("eval", "nothing"), 1, "no classifier.safetensors"),
+        (("eval", "a", "b"), 2, "one RUN at a time"),
+        (("inspect", "nothing"), 2, "unknown cache"),
+    ],
+)
+def test_mistakes_get_one_line_and_a_status(
+    here: Path, taskres: Taskres, arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    outcome = taskres(*arguments)
+    assert outcome.status == status
+    assert said in one_line(outcome)
+
+
+def test_mistakes_with_a_cache(extracted: Path, taskres: Taskres) -> None:
+    missing = taskres("fit", "photos", "--shots", "4")
+    assert missing.status == 2
+    assert "it has shots 1, 2 with seeds 1, 2; add it with" in one_line(missing)
+    assert taskres("fit", "photos", "--shots", "1", "--lr", "-1").status == 2
+    assert taskres("fit", "photos", "--shots", "1", "--base", "fancy").status == 2
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def make_foreign(path: Path) -> None:
+    path.unlink()
+    with h5py.File(path, "w") as file:
+        file["x"] = [1]
+
+
+def make_newer(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 99
+
+
+def flip_a_feature(path: Path) -> None:
+    with h5py.File(path) as file:
+        offset = file["features/center"].id.get_chunk_info(0).byte_offset
+    raw = bytearray(path.read_bytes())
+    raw[offset + 11] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("harm", [truncate, make_foreign, make_newer, flip_a_feature])
+@pytest.mark.parametrize("command", [("inspect", "photos", "--verify"), ("fit", "photos"), ("extract",)])
+def test_damaged_caches_are_refused_by_every_command_and_left_alone(
+    extracted: Path, photos: Path, taskres: Taskres, harm: Callable[[Path], None], command: tuple[str, ...]
+) -> None:
+    harm(extracted)
+    before = extracted.read_bytes()
+    more = {"extract": (photos, *BUNDLED), "fit": ("--shots", "1"), "inspect": ()}[command[0]]
+    outcome = taskres(*command, *more)
+    assert outcome.status == 1
+    assert str(extracted.name) in one_line(outcome)
+    assert extracted.read_bytes() == before
+
+
+def test_a_cache_of_another_checkpoint(extracted: Path, photos: Path, taskres: Taskres, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from taskres_cache.backbones import untrained_model
+
+    save_file(untrained_model("glyph-clip", seed=8)[0].state_dict(), tmp_path / "bundled.safetensors")
+    before = extracted.read_bytes()
+    other = ("--backbone", "glyph-clip", "--pretrained", tmp_path / "bundled.safetensors", "--device", "cpu")
+    outcome = taskres("extract", photos, *other)
+    assert outcome.status == 1
+    assert "weights_sha256: cache has" in one_line(outcome)
+    assert extracted.read_bytes() == before
+
+
+def test_bad_folders(here: Path, taskres: Taskres) -> None:
+    save_image(here / "one" / "cat" / "1.png", 1)
+    save_image(here / "two" / "cat" / "1.png", 1)
+    (here / "two" / "dog").mkdir()
+    only, empty = taskres("extract", "one"), taskres("extract", "two")
+    assert (only.status, empty.status) == (1, 1)
+    assert "only 1 class" in one_line(only)
+    assert "no image in 'dog'" in one_line(empty)
+
+
+def test_a_cache_folder_that_cannot_be_written(here: Path, photos: Path, taskres: Taskres) -> None:
+    (here / "file").write_text("in the way")
+    outcome = taskres("extract", photos, *BUNDLED, "--cache-dir", "file")
+    assert outcome.status == 1
+    assert "cannot be made" in one_line(outcome)
+    assert (here / "file").read_text() == "in the way"
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    program = (
+        "import sys; sys.argv = ['taskres', *sys.argv[1:]]\n"
+        "from taskres_cache.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    print([name for name in ('torch', 'open_clip', 'h5py', 'numpy', 'PIL') if name in sys.modules])"
+    )
+    for arguments in (["--help"], ["extract", "--help"], ["fit", "--help"], ["--version"]):
+        command = [sys.executable, "-c", program, *arguments]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert printed.stdout.splitlines()[-1] == "[]", printed.stdout
+
+
+def test_the_installed_command_runs() -> None:
+    command = Path(sys.executable).with_name("taskres")
+    printed = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert printed.stdout.startswith("taskres-cache ")
+    wrong = subprocess.run([command, "extract"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
