@@ -3,8 +3,9 @@
 Axes: N images, C classes, T templates, D embedding, W width of the text tower.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,18 @@ class Provenance:
     classnames_form: str
     recipe: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    def as_plain(self) -> dict[str, str | float]:
+        """Return every field as text or a number, dictionaries as JSON; what HDF5 and safetensors can hold."""
+        return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, str | float]) -> "Provenance":
+        """Return what `as_plain` was made from; raises KeyError or ValueError when something lacks or is no JSON."""
+        values: dict[str, Any] = {known.name: plain[known.name] for known in fields(cls)}
+        values |= {name: json.loads(values[name]) for name in ("preprocess", "recipe", "versions")}
+        values["logit_scale"] = float(values["logit_scale"])
+        return cls(**values)
 
 
 @dataclass(frozen=True)

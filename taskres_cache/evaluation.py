@@ -80,12 +80,13 @@ def class_rows(classifier: Classifier, cache: FeatureCache) -> np.ndarray:
 
 def _refuse_other_features(classifier: Classifier, cache: FeatureCache) -> None:
     """Raise RunError when a cache's features do not come from the run's encoder and preprocessing."""
-    imported = classifier.weights_sha256 == UNKNOWN  # such features are known by their names alone
+    run, has = classifier.provenance, cache.provenance
+    imported = run.weights_sha256 == UNKNOWN  # such features are known by their names alone
     fields = ["backbone", "pretrained"] if imported else ["weights_sha256", "model_config", "preprocess"]
     differing = [
-        f"{name}: cache has {getattr(cache.provenance, name)!r}, run has {getattr(classifier, name)!r}"
+        f"{name}: cache has {getattr(has, name)!r}, run has {getattr(run, name)!r}"
         for name in fields
-        if getattr(cache.provenance, name) != getattr(classifier, name)
+        if getattr(has, name) != getattr(run, name)
     ]
     if cache.dim != classifier.base.shape[1]:
         differing.append(f"width: cache has {cache.dim}, run has {classifier.base.shape[1]}")

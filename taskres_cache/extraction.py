@@ -13,10 +13,10 @@ import numpy as np
 
 from taskres_cache.backbones import Backbone
 from taskres_cache.blocks import discard_blocks
-from taskres_cache.contents import CacheContents, Provenance, Split, SplitName
+from taskres_cache.contents import CacheContents, Provenance, Split, SplitName, TextBases
 from taskres_cache.datasets import PARTITIONS, Dataset, FewShotSplit, Item, labels_of, sample_few_shot, short_classes
 from taskres_cache.errors import CacheMismatchError, OptionError, UnreadableImagesError
-from taskres_cache.gathering import Progress, Silent, gather_images, gather_text
+from taskres_cache.gathering import GatheredImages, Progress, Silent, gather_images, gather_text
 from taskres_cache.prompts import fill_templates
 from taskres_cache.store import FeatureCache, write_cache
 
@@ -111,25 +111,13 @@ def extract(
     if images.unreadable and options.unreadable == "fail":
         raise UnreadableImagesError(images.unreadable)
 
-    kept = [(partition, item) for partition, item in needed if item.path in images.rows]
-    row_of = {item.path: row for row, (_, item) in enumerate(kept)}
-    contents = CacheContents(
-        provenance=made_from,
-        classnames=dataset.classnames,
-        paths=tuple(row_of),
-        stamps=tuple(stamps[item_path] for item_path in row_of),
-        labels=np.array([item.label for _, item in kept], np.int32),
-        partitions=np.array([PARTITIONS.index(partition) for partition, _ in kept], np.uint8),
-        image_features=np.stack([images.rows[item_path] for item_path in row_of]),  # (N, D)
-        text=text,
-        splits={name: _rows_of_split(dataset, split, row_of) for name, split in wanted.items()},
-        skipped=images.unreadable,
-    )
+    contents = _assembled(dataset, made_from, wanted, needed, stamps, images, text)
     changed = existing is None or not _holds_the_same(existing, contents)
     if changed:
         write_cache(path, contents)
     discard_blocks(parts)
-    return Extraction(path, len(kept), images.encoded, changed, _notes(dataset, wanted, images.unreadable))
+    notes = _notes(dataset, wanted, images.unreadable)
+    return Extraction(path, len(contents.paths), images.encoded, changed, notes)
 
 
 def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions) -> Provenance:
@@ -189,6 +177,32 @@ def _needed_items(dataset: Dataset, wanted: Wanted) -> list[tuple[str, Item]]:
         *(("val", dataset.val[position]) for position in val),
         *(("test", item) for item in dataset.test),
     ]
+
+
+def _assembled(
+    dataset: Dataset,
+    made_from: Provenance,
+    wanted: Wanted,
+    needed: list[tuple[str, Item]],
+    stamps: dict[str, str],
+    images: GatheredImages,
+    text: TextBases,
+) -> CacheContents:
+    """Return the cache of all needed images that could be read, in their order."""
+    kept = [(partition, item) for partition, item in needed if item.path in images.rows]
+    row_of = {item.path: row for row, (_, item) in enumerate(kept)}
+    return CacheContents(
+        provenance=made_from,
+        classnames=dataset.classnames,
+        paths=tuple(row_of),
+        stamps=tuple(stamps[path] for path in row_of),
+        labels=np.array([item.label for _, item in kept], np.int32),
+        partitions=np.array([PARTITIONS.index(partition) for partition, _ in kept], np.uint8),
+        image_features=np.stack([images.rows[path] for path in row_of]),  # (N, D)
+        text=text,
+        splits={name: _rows_of_split(dataset, split, row_of) for name, split in wanted.items()},
+        skipped=images.unreadable,
+    )
 
 
 def _rows_of_split(dataset: Dataset, split: FewShotSplit, row_of: dict[str, int]) -> Split:

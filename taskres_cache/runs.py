@@ -12,12 +12,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from taskres_cache.contents import Provenance
 from taskres_cache.errors import RunError
 from taskres_cache.files import replaced
 from taskres_cache.recipe import Recipe
 
 CLASSIFIER_FILE = "classifier.safetensors"
 METRICS_FILE = "metrics.json"
+JSON_FIELDS = ("classnames", "templates", "alpha", "shots", "seed")  # of the classifier file's metadata
 
 
 @dataclass(frozen=True)
@@ -28,30 +30,22 @@ class Classifier:
     ----------
     base, residual : (C, D) float32, un-normalised.
     classnames : (C,) in the rows' order.
-    alpha, logit_scale : the weights are `base + alpha * residual`, the logits `logit_scale * cosine`.
-    dataset, backbone, pretrained, model_config, weights_sha256, precision, classnames_form, templates, preprocess :
-        where the features came from, as in the cache's provenance.
+    templates : (T,) prompts that the base was made from.
+    alpha : the weights are `base + alpha * residual`; the logits `provenance.logit_scale * cosine`.
     recipe : how it was trained.
     shots, seed : the few-shot split.
+    provenance : where the features came from.
     """
 
     base: np.ndarray
     residual: np.ndarray
     classnames: tuple[str, ...]
-    alpha: float
-    logit_scale: float
-    dataset: str
-    backbone: str
-    pretrained: str
-    model_config: str
-    weights_sha256: str
-    precision: str
-    classnames_form: str
     templates: tuple[str, ...]
-    preprocess: dict[str, Any]
+    alpha: float
     recipe: Recipe
     shots: int
     seed: int
+    provenance: Provenance
 
     @property
     def weights(self) -> np.ndarray:
@@ -61,18 +55,19 @@ class Classifier:
 
 def run_folder(out: Path, classifier: Classifier) -> Path:
     """Return the folder of a run; everything that tells fits of one cache apart is in its name."""
-    checkpoint = f"{classifier.backbone}-{classifier.pretrained}"
-    split = Path(f"shots_{classifier.shots}") / f"seed_{classifier.seed}"
-    return out / checkpoint / classifier.dataset / classifier.recipe.method_name() / split
+    source = classifier.provenance
+    fit = Path(source.dataset) / classifier.recipe.method_name()
+    return (
+        out / f"{source.backbone}-{source.pretrained}" / fit / f"shots_{classifier.shots}" / f"seed_{classifier.seed}"
+    )
 
 
 def write_run(folder: Path, classifier: Classifier, metrics: dict[str, Any]) -> None:
     """Write a run, each file whole or not at all; raises StorageError when the folder cannot be written."""
-    metadata = {
-        name: value if isinstance(value, str) else json.dumps(value) for name, value in _plain(classifier).items()
-    }
     with replaced(folder / CLASSIFIER_FILE) as temporary:
-        temporary.write_bytes(save({"base": classifier.base, "residual": classifier.residual}, metadata))
+        temporary.write_bytes(
+            save({"base": classifier.base, "residual": classifier.residual}, _as_metadata(classifier))
+        )
     with replaced(folder / METRICS_FILE) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
@@ -121,18 +116,19 @@ def _as_number(part: str) -> tuple[str, int]:
     return (word, int(number)) if number.isdigit() else (part, 0)
 
 
-def _plain(classifier: Classifier) -> dict[str, Any]:
-    """Return all but the tensors as plain values."""
-    values = {name: value for name, value in vars(classifier).items() if name not in ("base", "residual")}
-    return {**values, "recipe": classifier.recipe.as_dict(), "format": "taskres-run", "format_version": "1"}
+def _as_metadata(classifier: Classifier) -> dict[str, str]:
+    """Return all but the tensors as text; the provenance's recipe, the data set's own, gives way to the run's."""
+    plain = classifier.provenance.as_plain()
+    plain |= {"format": "taskres-run", "format_version": "1", "recipe": json.dumps(classifier.recipe.as_dict())}
+    plain |= {name: json.dumps(getattr(classifier, name)) for name in JSON_FIELDS}
+    return {name: str(value) for name, value in plain.items()}
 
 
 def _from_metadata(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Classifier:
-    text = ("dataset", "backbone", "pretrained", "model_config", "weights_sha256", "precision", "classnames_form")
-    values: dict[str, Any] = {name: metadata[name] for name in text}
-    values |= {name: json.loads(metadata[name]) for name in ("alpha", "logit_scale", "shots", "seed", "preprocess")}
-    values |= {name: tuple(json.loads(metadata[name])) for name in ("classnames", "templates")}
-    base, residual, classes = tensors["base"], tensors["residual"], len(values["classnames"])
-    if not base.shape == residual.shape == (classes, base.shape[-1]):
-        raise ValueError(f"base {base.shape}, residual {residual.shape}, {classes} class names")
-    return Classifier(base=base, residual=residual, **values, recipe=Recipe(**json.loads(metadata["recipe"])))
+    provenance = Provenance.from_plain(metadata)
+    classnames, templates, alpha, shots, seed = (json.loads(metadata[name]) for name in JSON_FIELDS)
+    base, residual = tensors["base"], tensors["residual"]
+    if not base.shape == residual.shape == (len(classnames), base.shape[-1]):
+        raise ValueError(f"base {base.shape}, residual {residual.shape}, {len(classnames)} class names")
+    recipe = Recipe(**provenance.recipe)
+    return Classifier(base, residual, tuple(classnames), tuple(templates), alpha, recipe, shots, seed, provenance)

@@ -3,10 +3,9 @@
 Axes: N images, C classes, T templates, D embedding, W width of the text tower.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from taskres_cache.version import __version__
 
 FORMAT = "taskres-cache"
 FORMAT_VERSION = 1
-JSON_ATTRIBUTES = ("preprocess", "recipe", "versions")
 SLICE_BYTES = 1 << 20  # one chunk; a checksum covers a chunk, and a read brings in whole chunks
 
 
@@ -261,24 +259,16 @@ def _fixed_length(strings: tuple[str, ...]) -> np.ndarray:
 
 
 def _write_attributes(file: h5py.File, provenance: Provenance) -> None:
-    values = {
-        "format": FORMAT,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "created_by": f"taskres-cache {__version__}",
-        **{name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(provenance).items()},
-    }
+    made = {"created_at": datetime.now(UTC).isoformat(timespec="seconds"), "created_by": f"taskres-cache {__version__}"}
     file.attrs["format_version"] = FORMAT_VERSION
-    for name, value in values.items():
+    for name, value in {"format": FORMAT, **made, **provenance.as_plain()}.items():
         file.attrs[name] = _fixed_length((value,))[0] if isinstance(value, str) else value
 
 
 def _read_attributes(file: h5py.File) -> tuple[Provenance, str, str]:
     """Return the provenance, when the cache was made, and by which version."""
-    stored = {known.name: file.attrs[known.name] for known in fields(Provenance)}
-    values: dict[str, Any] = {name: _text(value) for name, value in stored.items() if isinstance(value, bytes)}
-    values |= {name: json.loads(values[name]) for name in JSON_ATTRIBUTES}
-    values["logit_scale"] = float(stored["logit_scale"])
-    return Provenance(**values), _text(file.attrs["created_at"]), _text(file.attrs["created_by"])
+    plain = {name: _text(value) if isinstance(value, bytes) else float(value) for name, value in file.attrs.items()}
+    return Provenance.from_plain(plain), str(plain["created_at"]), str(plain["created_by"])
 
 
 def _text(stored: Any) -> str:

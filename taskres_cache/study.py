@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from taskres_cache.evaluation import LabelledFeatures, percent_correct
@@ -45,27 +46,19 @@ def run_study(
     splits = {(count, seed): cache.split(count, seed) for count in shots for seed in seeds}
     base = regular_base(cache.text_bases().embeddings)  # (C, D)
     test = LabelledFeatures.of(cache, cache.rows("test"))
-    zero_shot = percent_correct(test, base, device)
     for (count, seed), split in splits.items():
-        train, val = (LabelledFeatures.of(cache, rows) for rows in (split.train, split.val))
-        epochs = recipe.epochs_for(count)
+        train, val = LabelledFeatures.of(cache, split.train), LabelledFeatures.of(cache, split.val)
         training = TrainingSet(train.image_features, train.labels)
-        fit = fit_residual(training, base, cache.provenance.logit_scale, recipe, epochs, seed, device)
+        fit = fit_residual(training, base, cache.provenance.logit_scale, recipe, recipe.epochs_for(count), seed, device)
         classifier = classifier_of(cache, base, fit, recipe, count, seed)
         started = perf_counter()
-        accuracies = {
-            "zero_shot_accuracy": zero_shot,
-            "test_accuracy": percent_correct(test, classifier.weights, device),
-            "zero_shot_val_accuracy": percent_correct(val, base, device),
-            "val_accuracy": percent_correct(val, classifier.weights, device),
-        }
-        images = {"train": len(train.labels), "val": len(val.labels), "test": len(test.labels)}
+        accuracies = _accuracies(classifier, val, test, device)
         seconds = {"fit": fit.seconds, "evaluate": perf_counter() - started}
         metrics = {
             **_identity(cache, classifier),
             **accuracies,
-            "images": images,
-            "epochs": epochs,
+            "images": {"train": len(train.labels), "val": len(val.labels), "test": len(test.labels)},
+            "epochs": len(fit.losses),
             "epoch_losses": list(fit.losses),
             "seconds": seconds,
             "device": str(device),
@@ -76,28 +69,22 @@ def run_study(
         yield RunResult(folder, metrics)
 
 
-def classifier_of(cache: FeatureCache, base: Any, fit: Fit, recipe: Recipe, shots: int, seed: int) -> Classifier:
+def classifier_of(cache: FeatureCache, base: np.ndarray, fit: Fit, recipe: Recipe, shots: int, seed: int) -> Classifier:
     """Return a fit as a classifier that knows where its features came from."""
-    made_from = cache.provenance
-    return Classifier(
-        base=base,
-        residual=fit.residual,
-        classnames=cache.classnames,
-        alpha=recipe.alpha,
-        logit_scale=made_from.logit_scale,
-        dataset=made_from.dataset,
-        backbone=made_from.backbone,
-        pretrained=made_from.pretrained,
-        model_config=made_from.model_config,
-        weights_sha256=made_from.weights_sha256,
-        precision=made_from.precision,
-        classnames_form=made_from.classnames_form,
-        templates=cache.templates,
-        preprocess=made_from.preprocess,
-        recipe=recipe,
-        shots=shots,
-        seed=seed,
-    )
+    names = cache.classnames, cache.templates
+    return Classifier(base, fit.residual, *names, recipe.alpha, recipe, shots, seed, cache.provenance)
+
+
+def _accuracies(
+    classifier: Classifier, val: LabelledFeatures, test: LabelledFeatures, device: torch.device
+) -> dict[str, float | None]:
+    """Return the accuracies of the base and of base + residual in percent."""
+    return {
+        "zero_shot_accuracy": percent_correct(test, classifier.base, device),
+        "test_accuracy": percent_correct(test, classifier.weights, device),
+        "zero_shot_val_accuracy": percent_correct(val, classifier.base, device),
+        "val_accuracy": percent_correct(val, classifier.weights, device),
+    }
 
 
 @dataclass(frozen=True)
@@ -135,11 +122,15 @@ def _summary(shots: int, runs: list[dict[str, Any]]) -> Summary:
 
 def _identity(cache: FeatureCache, classifier: Classifier) -> dict[str, Any]:
     """Return what a run is of, for its metrics."""
-    names = ("dataset", "backbone", "pretrained", "weights_sha256", "shots", "seed")
-    identity = {name: getattr(classifier, name) for name in names}
+    made_from, recipe = cache.provenance, classifier.recipe
     return {
-        **identity,
-        "method": classifier.recipe.method_name(),
-        "recipe": classifier.recipe.as_dict(),
+        "dataset": made_from.dataset,
+        "backbone": made_from.backbone,
+        "pretrained": made_from.pretrained,
+        "weights_sha256": made_from.weights_sha256,
+        "shots": classifier.shots,
+        "seed": classifier.seed,
+        "method": recipe.method_name(),
+        "recipe": recipe.as_dict(),
         "cache": str(cache.path),
     }

@@ -69,6 +69,7 @@ def test_metrics_say_how_it_was_made(results: list[RunResult], cache: FeatureCac
     assert metrics["images"] == {"train": 3, "val": 3, "test": 9}
     assert metrics["weights_sha256"] == cache.provenance.weights_sha256
     assert set(metrics["seconds"]) == {"fit", "evaluate"}
+    assert min(metrics["seconds"].values()) > 0
     assert "torch" in metrics["versions"]
     assert own_cache(results[0].folder) == cache.path
 
