@@ -47,7 +47,7 @@ def evaluate(
     results = []
     for folder in find_runs(Path(path)):
         classifier = read_classifier(folder)
-        for cache in caches or [own_cache(folder)]:
+        for cache in caches or [own_cache(folder, classifier, cache_dir)]:
             results.append((folder, evaluate_run(classifier, FeatureCache(cache), choose_device(device))))
     if as_json:
         print_json([{"run": str(folder), **asdict(result)} for folder, result in results])

@@ -53,10 +53,10 @@ def extract(
     Example: taskres extract photos --backbone ViT-B-16
     """
     from taskres_cache.backbones import load_backbone
+    from taskres_cache.contents import cache_path
     from taskres_cache.datasets import default_backbone, load_dataset
     from taskres_cache.extraction import ExtractOptions
     from taskres_cache.extraction import extract as extract_features
-    from taskres_cache.store import cache_path
 
     from .console import Bar, say
 
@@ -72,7 +72,7 @@ def extract(
         done = extract_features(images, encoder, options, path, bar)
     for note in done.notes:
         say(f"note: {note}")
-    say(
-        f"{done.path}: {done.images} images, {done.encoded} of them encoded now"
-        + ("" if done.changed else "; nothing was missing")
-    )
+    say(f"{done.path}: {done.images} images, {done.encoded} of them encoded now")
+    if not done.changed:
+        say("nothing was missing")
+    say(f"next: taskres fit {images.name}")

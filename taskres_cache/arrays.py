@@ -12,10 +12,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from taskres_cache.contents import UNKNOWN, CacheContents, Provenance, Split, TextBases
+from taskres_cache.contents import UNKNOWN, CacheContents, Provenance, Split, TextBases, cache_path
 from taskres_cache.datasets import PARTITIONS, sample_few_shot
 from taskres_cache.errors import ArraysError
-from taskres_cache.store import FeatureCache, cache_path, write_cache
+from taskres_cache.store import FeatureCache, write_cache
 
 REQUIRED = ("train_features", "train_labels", "test_features", "test_labels", "text_features", "classnames")
 OPENAI_LOGIT_SCALE = 100.0

@@ -6,6 +6,7 @@ Axes: N images, C classes, T templates, D embedding, W width of the text tower.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,11 @@ class CacheContents:
     text: TextBases
     splits: dict[SplitName, Split]
     skipped: dict[str, str] = field(default_factory=dict)
+
+
+def cache_path(cache_dir: Path, backbone: str, pretrained: str, dataset: str) -> Path:
+    """Return where the cache of a data set and a checkpoint lives."""
+    return cache_dir / f"{backbone}-{pretrained}" / f"{dataset}.h5"
 
 
 def listed_splits(splits: Mapping[SplitName, Split]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from taskres_cache.contents import Provenance
+from taskres_cache.contents import Provenance, cache_path
 from taskres_cache.errors import RunError
 from taskres_cache.files import replaced
 from taskres_cache.recipe import Recipe
@@ -95,9 +95,11 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def own_cache(folder: Path) -> Path:
-    """Return the cache that a run was fitted on, as its metrics name it."""
-    return Path(read_metrics(folder)["cache"])
+def own_cache(folder: Path, classifier: Classifier, cache_dir: Path) -> Path:
+    """Return the cache that a run was fitted on: where its metrics say, else where it belongs below `cache_dir`."""
+    recorded = Path(read_metrics(folder)["cache"])
+    source = classifier.provenance
+    return recorded if recorded.is_file() else cache_path(cache_dir, source.backbone, source.pretrained, source.dataset)
 
 
 def find_runs(path: Path) -> list[Path]:

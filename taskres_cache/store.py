@@ -175,13 +175,8 @@ class FeatureCache:
                 )
 
 
-def cache_path(cache_dir: Path, backbone: str, pretrained: str, dataset: str) -> Path:
-    """Return where the cache of a data set and a checkpoint lives."""
-    return cache_dir / f"{backbone}-{pretrained}" / f"{dataset}.h5"
-
-
 def find_cache(file_or_name: str, cache_dir: Path) -> Path:
-    """Return the cache that a file's path or a data set's name means.
+    """Return the cache that a file's path, a data set's name, or the folder that it was made of means.
 
     Raises
     ------
@@ -191,8 +186,9 @@ def find_cache(file_or_name: str, cache_dir: Path) -> Path:
     path = Path(file_or_name)
     if path.is_file() or path.suffix == ".h5":
         return path
+    name = path.resolve().name if path.is_dir() else file_or_name
     cached = sorted(cache_dir.glob("*/*.h5"))
-    found = [candidate for candidate in cached if candidate.stem == file_or_name]
+    found = [candidate for candidate in cached if candidate.stem == name]
     if not found:
         remedy = f"no such cache below {cache_dir}; make it with `taskres extract {file_or_name}` or pass --cache-dir"
         raise UnknownNameError("cache", file_or_name, {candidate.stem for candidate in cached}, remedy)

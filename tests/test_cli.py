@@ -101,7 +101,11 @@ def test_import(here: Path, taskres: Taskres) -> None:
 
 def test_a_second_extract_finds_nothing_missing(extracted: Path, photos: Path, taskres: Taskres) -> None:
     outcome = taskres("extract", photos, *BUNDLED, "--shots", "1,2", "--seeds", "1,2")
-    assert "0 of them encoded now; nothing was missing" in outcome.err
+    assert "0 of them encoded now\nnothing was missing" in outcome.err
+
+
+def test_the_folder_itself_finds_its_cache(extracted: Path, photos: Path, taskres: Taskres) -> None:
+    assert json.loads(taskres("inspect", f"{photos}/", "--json").out)["dataset"] == "photos"
 
 
 def test_unreadable_images_are_named_on_standard_error(here: Path, photos: Path, taskres: Taskres) -> None:

@@ -71,7 +71,15 @@ def test_metrics_say_how_it_was_made(results: list[RunResult], cache: FeatureCac
     assert set(metrics["seconds"]) == {"fit", "evaluate"}
     assert min(metrics["seconds"].values()) > 0
     assert "torch" in metrics["versions"]
-    assert own_cache(results[0].folder) == cache.path
+
+
+def test_a_run_finds_its_cache_again(results: list[RunResult], cache: FeatureCache, tmp_path: Path) -> None:
+    folder = results[0].folder
+    classifier = read_classifier(folder)
+    assert own_cache(folder, classifier, tmp_path / "elsewhere") == cache.path
+    moved = tmp_path / "moved"
+    (tmp_path / "cache").rename(moved)
+    assert own_cache(folder, classifier, moved) == moved / "tower-random" / "toy.h5"
 
 
 def test_a_fit_in_a_study_is_the_fit_alone(results: list[RunResult], contents: CacheContents) -> None:

@@ -96,7 +96,7 @@ def load_dataset(name_or_folder: str, root: Path, split_seed: int = 0, rename: s
         if folder.exists():
             raise DatasetError(f"{folder} is a file; pass a folder with one folder of images a class")
         raise UnknownNameError(
-            "data set", name_or_folder, ENTRIES, "`taskres datasets` lists the known ones; a folder's path does too"
+            "data set", name_or_folder, ENTRIES, "pass a name that `taskres datasets` lists, or a folder"
         )
     return read_folder(ImageFolder(folder), dataset_name(rename or folder.resolve().name), split_seed)
 
