@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from taskres_cache.contents import UNKNOWN, CacheContents, Provenance, Split, TextBases, cache_path
-from taskres_cache.datasets import PARTITIONS, sample_few_shot
+from taskres_cache.datasets import GIVEN_SPLIT, PARTITIONS, sample_few_shot
 from taskres_cache.errors import ArraysError
 from taskres_cache.store import FeatureCache, write_cache
 
@@ -226,6 +226,7 @@ def _provenance(options: ImportOptions, logit_scale: float) -> Provenance:
         options.backbone,
         logit_scale=logit_scale,
         preprocess={},
+        split=GIVEN_SPLIT,
         versions=versions,
         **unknown,
     )

@@ -29,6 +29,7 @@ class Provenance:
     preprocess : of the images, as plain values.
     precision : that image features were computed in.
     classnames_form : how class names stand in prompts, see `prompts.PromptForm`.
+    split : how the data set came by its train, val and test part.
     recipe : the data set's own training recipe as plain values.
     versions : library name -> version.
     """
@@ -42,6 +43,7 @@ class Provenance:
     preprocess: dict[str, Any]
     precision: str
     classnames_form: str
+    split: str
     recipe: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 

@@ -86,6 +86,10 @@ class CacheMismatchError(CacheError):
         self.differing = dict(differing)
 
 
+class FitError(TaskresError):
+    """A fit came to numbers that mean nothing."""
+
+
 class RunError(TaskresError):
     """A run folder is missing, incomplete, or does not go with the cache it is used on."""
 

@@ -108,7 +108,7 @@ def extract(
     text = gather_text(
         dataset.templates, dataset.classnames, options.classnames_form, backbone, existing, parts, progress
     )
-    if images.unreadable and options.unreadable == "fail":
+    if images.unreadable and (options.unreadable == "fail" or not images.rows):
         raise UnreadableImagesError(images.unreadable)
 
     contents = _assembled(dataset, made_from, wanted, needed, stamps, images, text)
@@ -132,6 +132,7 @@ def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions)
         preprocess={**backbone.preprocess, "orientation": ORIENTATION},
         precision=backbone.precision,
         classnames_form=options.classnames_form,
+        split=dataset.split,
         recipe=dataset.recipe.as_dict(),
         versions={"python": python_version(), **{library: version(library) for library in LIBRARIES}},
     )
@@ -141,7 +142,7 @@ def _existing_contents(path: Path, dataset: Dataset, made_from: Provenance) -> C
     """Return what the cache holds already; None when there is none, an error when it was made from something else."""
     if not path.exists():
         return None
-    decisive = ("weights_sha256", "model_config", "preprocess", "precision", "classnames_form")
+    decisive = ("weights_sha256", "model_config", "preprocess", "precision", "classnames_form", "split")
     expected = {name: getattr(made_from, name) for name in decisive}
     cache = FeatureCache(path)
     cache.expect("delete it or choose another --cache-dir", templates=dataset.templates, **expected)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taskres_cache.errors import FitError
 from taskres_cache.recipe import Recipe, learning_rate
 from taskres_cache.residual import Adam, normalise, residual_gradient
 
@@ -61,6 +62,10 @@ def fit_residual(
     seed : of the batches' order; the same on every device.
     device : to compute on.
 
+    Raises
+    ------
+    FitError : a loss or the residual became NaN or infinite.
+
     Notes
     -----
     Source: TaskRes, section 4.1, and its released code: reshuffled each epoch; the last, short batch is dropped only
@@ -85,7 +90,15 @@ def fit_residual(
             optimiser.step(outcome.gradient, lr)
             batch_losses.append(outcome.loss)
         losses.append(torch.stack(batch_losses).mean())
+    _refuse_divergence(torch.stack(losses), residual, recipe)
     return Fit(residual.cpu().numpy(), tuple(torch.stack(losses).tolist()), perf_counter() - started)
+
+
+def _refuse_divergence(losses: Tensor, residual: Tensor, recipe: Recipe) -> None:
+    finite = losses.isfinite()
+    if not (finite.all() and residual.isfinite().all()):
+        epoch = int(finite.int().argmin()) if not finite.all() else len(losses) - 1
+        raise FitError(f"the fit diverged in epoch {epoch} with lr {recipe.lr} and alpha {recipe.alpha}; lower them")
 
 
 def epoch_batches(count: int, batch_size: int, shuffler: torch.Generator) -> list[Tensor]:

@@ -15,6 +15,7 @@ from taskres_cache.blocks import BlockFolder
 from taskres_cache.contents import CacheContents, TextBases
 from taskres_cache.datasets.images import ImageSource
 from taskres_cache.encoding import encode_image_blocks
+from taskres_cache.errors import WeightsError
 from taskres_cache.prompts import fill_templates
 
 PROMPTS_PER_BLOCK = 64
@@ -81,6 +82,7 @@ def gather_images(
     progress.begin("images", len(keys), len(keys) - len(missing))
     for block in encode_image_blocks(source, missing, backbone, batch_size, workers):
         features = block.image_features.astype(storage_dtype(backbone.precision))
+        _refuse_unusable(block.paths, features, backbone)
         block_keys = [keys[path] for path in block.paths]
         if block_keys:
             blocks.write(block_keys, features)
@@ -118,6 +120,16 @@ def gather_text(
     if projection is None:
         return TextBases(tuple(templates), outputs)
     return TextBases(tuple(templates), outputs @ projection, outputs, projection)
+
+
+def _refuse_unusable(paths: Sequence[str], features: np.ndarray, backbone: Backbone) -> None:
+    """Raise WeightsError naming the first image whose feature is NaN or infinite, as in too low a precision."""
+    finite = np.isfinite(features).all(axis=-1)
+    if not finite.all():
+        raise WeightsError(
+            f"{backbone.name} ({backbone.pretrained}) makes NaN or infinite of {paths[int(np.argmin(finite))]} "
+            f"in precision {backbone.precision}; use --precision fp32, or other weights"
+        )
 
 
 def storage_dtype(precision: str) -> type[np.floating]:

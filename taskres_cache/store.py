@@ -15,7 +15,14 @@ import numpy as np
 
 from taskres_cache.contents import CacheContents, Provenance, Split, SplitName, TextBases, listed_splits
 from taskres_cache.datasets import PARTITIONS
-from taskres_cache.errors import CacheDamagedError, CacheError, CacheMismatchError, OptionError, UnknownNameError
+from taskres_cache.errors import (
+    CacheDamagedError,
+    CacheError,
+    CacheMismatchError,
+    OptionError,
+    StorageError,
+    UnknownNameError,
+)
 from taskres_cache.files import replaced
 from taskres_cache.version import __version__
 
@@ -26,12 +33,16 @@ SLICE_BYTES = 1 << 20  # one chunk; a checksum covers a chunk, and a read brings
 
 def write_cache(path: Path, contents: CacheContents) -> None:
     """Write a cache so that it appears whole or not at all; raises StorageError when it cannot be written."""
-    # From version 1.10 on HDF5's own metadata carries checksums too, so that a flipped byte there is found.
-    with replaced(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-        _write_attributes(file, contents.provenance)
-        file.create_group("splits")  # there even when no split is
-        for name, array in _arrays(contents).items():
-            _write_array(file, name, array)
+    arrays = _arrays(contents)
+    try:
+        # From version 1.10 on HDF5's own metadata carries checksums too, so that a flipped byte there is found.
+        with replaced(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+            _write_attributes(file, contents.provenance)
+            file.create_group("splits")  # there even when no split is
+            for name, array in arrays.items():
+                _write_array(file, name, array)
+    except RuntimeError as error:  # what HDF5 makes of a full disk when it closes the file
+        raise StorageError(f"{path} cannot be written ({' '.join(str(error).split())}); make room") from error
 
 
 class FeatureCache:
@@ -73,14 +84,19 @@ class FeatureCache:
         return np.flatnonzero(self.partitions == PARTITIONS.index(partition))
 
     def split(self, shots: int, seed: int) -> Split:
-        """Return a few-shot split; raises OptionError naming those the cache has."""
-        try:
-            return self.splits[shots, seed]
-        except KeyError:
+        """Return a few-shot split; raises OptionError naming those the cache has, CacheError for an empty one."""
+        split = self.splits.get((shots, seed))
+        if split is None:
             raise OptionError(
                 f"{self.path} has no split of {shots} shots, seed {seed}; it has {listed_splits(self.splits)}; add "
                 f"it with the command that made the cache and --shots {shots} --seeds {seed}"
-            ) from None
+            )
+        if len(split.train) == 0:
+            raise CacheError(
+                f"{self.path}: none of the train images of {shots} shots, seed {seed} could be read; mend the images "
+                "and run the command that made the cache again"
+            )
+        return split
 
     def image_features(self, rows: np.ndarray) -> np.ndarray:
         """Return un-normalised image features (len(rows), D), float32, in the order of `rows`."""

@@ -80,6 +80,7 @@ def provenance() -> Provenance:
         preprocess={"size": [8, 8], "orientation": "exif"},
         precision="fp32",
         classnames_form="spaces",
+        split="given",
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from taskres_cache import encoding
 from taskres_cache.backbones import Backbone
 from taskres_cache.datasets import Dataset, labels_of, load_dataset, sample_few_shot
-from taskres_cache.errors import CacheMismatchError, OptionError, StorageError, UnreadableImagesError
+from taskres_cache.errors import CacheMismatchError, OptionError, StorageError, UnreadableImagesError, WeightsError
 from taskres_cache.extraction import ExtractOptions, extract
 from taskres_cache.store import FeatureCache
 from tests.conftest import save_image
@@ -237,3 +237,30 @@ def test_a_folder_that_cannot_be_written_fails_before_anything_is_encoded(
 def test_unusable_options(change: dict) -> None:
     with pytest.raises(OptionError):
         ExtractOptions(**change)
+
+
+def test_another_split_seed_is_another_cache(dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path) -> None:
+    extract(dataset, glyph_clip, OPTIONS, path)
+    assert FeatureCache(path).provenance.split == "60/20/20 of each class, seed 0"
+    with pytest.raises(CacheMismatchError, match="split: cache has '60/20/20 of each class, seed 0'"):
+        extract(load_dataset(str(photos), Path(), split_seed=1), glyph_clip, OPTIONS, path)
+
+
+def test_nothing_readable_is_an_error_even_when_skipping(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path
+) -> None:
+    for image in photos.rglob("image *"):
+        image.write_text("no image")
+    with pytest.raises(UnreadableImagesError):
+        extract(dataset, glyph_clip, replace(OPTIONS, unreadable="skip"), path)
+    assert not path.exists()
+
+
+def test_features_that_mean_nothing_are_refused(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+    class Overflows(Backbone):
+        def encode_images(self, pixels):
+            return super().encode_images(pixels) * np.float32("inf")
+
+    with pytest.raises(WeightsError, match=r"NaN or infinite of .*image \d.* in precision fp32"):
+        extract(dataset, Overflows(**vars(glyph_clip)), OPTIONS, path)
+    assert not path.exists()

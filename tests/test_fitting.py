@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from taskres_cache.errors import FitError
 from taskres_cache.fitting import TrainingSet, epoch_batches, fit_residual, regular_base
 from taskres_cache.recipe import Recipe
 
@@ -91,3 +92,9 @@ def test_short_batch_is_dropped_only_beside_a_full_one(count: int, batch: int, s
 def test_regular_base_normalises_nothing() -> None:
     embeddings = np.array([[[2.0, 0.0], [0.0, 4.0]]])
     assert regular_base(embeddings).tolist() == [[1.0, 2.0]]
+
+
+def test_a_fit_that_diverges_says_so() -> None:
+    training, base = few_shots(20, classes=5, dim=12)
+    with pytest.raises(FitError, match="diverged in epoch .* with lr 1e\\+300"):
+        fit_residual(training, base, SCALE, Recipe(lr=1e300), epochs=5, seed=1, device=CPU)

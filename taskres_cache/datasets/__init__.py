@@ -1,11 +1,12 @@
 """What to look at: data sets, known by name or lying in a folder, and the few-shot protocol that samples them."""
 
-from taskres_cache.datasets.dataset import PARTITIONS, Dataset, Item, labels_of
+from taskres_cache.datasets.dataset import GIVEN_SPLIT, PARTITIONS, Dataset, Item, labels_of
 from taskres_cache.datasets.registry import ENTRIES, Entry, dataset_name, default_backbone, load_dataset
 from taskres_cache.datasets.sampling import FewShotSplit, sample_few_shot, short_classes
 
 __all__ = [
     "ENTRIES",
+    "GIVEN_SPLIT",
     "PARTITIONS",
     "Dataset",
     "Entry",

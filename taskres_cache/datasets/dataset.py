@@ -11,6 +11,8 @@ from taskres_cache.recipe import Recipe
 
 PARTITIONS = ("train", "val", "test")  # the position in this tuple is the number in a cache's `images/partition`
 
+GIVEN_SPLIT = "given"  # the data set came with its partitions
+
 
 class Item(NamedTuple):
     """One labelled image; the path is relative to the data set's image source."""
@@ -30,6 +32,7 @@ class Dataset:
     classnames : (C,) in label order, as the data set has them.
     templates : (T,) prompts with one `{}` each.
     train, val, test : the partitions in list order, on which few-shot sampling depends; val may be empty.
+    split : how the partitions came about; part of what a cache is made from.
     recipe : the recipe that fits of this data set start from.
     notes : what a user should be told about how the data set was read.
 
@@ -46,6 +49,7 @@ class Dataset:
     train: tuple[Item, ...]
     val: tuple[Item, ...]
     test: tuple[Item, ...]
+    split: str = GIVEN_SPLIT
     recipe: Recipe = field(default_factory=Recipe)
     notes: tuple[str, ...] = ()
 

@@ -68,7 +68,8 @@ def _read_classes(
             items[partition] += [Item(path, label) for path in paths]
     small = [classname for classname in classnames if len(by_class[classname]) < 3]
     notes = [f"class {classname!r} has too few images for a val and a test part of its own" for classname in small]
-    return Dataset(name, source, tuple(classnames), templates, *_as_tuples(items), notes=tuple(notes))
+    split = f"60/20/20 of each class, seed {split_seed}"
+    return Dataset(name, source, tuple(classnames), templates, *_as_tuples(items), split=split, notes=tuple(notes))
 
 
 def _read_presplit(source: ImageSource, name: str, folders: list[str], templates: tuple[str, ...]) -> Dataset:
