@@ -3,7 +3,9 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from datetime import timedelta
+from time import monotonic
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +20,8 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(message: str) -> None:
@@ -45,6 +49,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def progress() -> "Bar | Lines":
+    """Return what shows stage one's progress: a bar where somebody watches, a line now and then in a log."""
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
 class RateColumn(ProgressColumn):
     """Shows how many things a second."""
 
@@ -54,14 +63,14 @@ class RateColumn(ProgressColumn):
 
 
 class Bar:
-    """Shows stage one's progress on standard error, with rate and time left; use as a context manager."""
+    """A bar on standard error with rate and time left; use as a context manager."""
 
     def __init__(self) -> None:
         described = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn())
         self._bar = RichProgress(*described, TimeRemainingColumn(), console=Console(stderr=True))
         self._task: TaskID | None = None
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -70,11 +79,41 @@ class Bar:
 
     def begin(self, what: str, total: int, done: int) -> None:
         """Start a new bar, part of which may be done already."""
-        self._task = self._bar.add_task(
-            what if done == 0 else f"{what} ({done} already there)", total=total, completed=done
-        )
+        self._task = self._bar.add_task(described_start(what, done), total=total, completed=done)
 
     def advance(self, count: int) -> None:
         """Move the bar on."""
         if self._task is not None:
             self._bar.advance(self._task, count)
+
+
+class Lines:
+    """Lines on standard error, one every ten seconds and one at the end, with rate and time left."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def begin(self, what: str, total: int, done: int) -> None:
+        """Start counting anew, part of which may be done already."""
+        self._what, self._total, self._done, self._fresh = described_start(what, done), total, done, 0
+        self._started = self._said = monotonic()
+        if done == total:
+            say(f"{self._what}: {total} of {total}")
+
+    def advance(self, count: int) -> None:
+        """Count on, and say so when it is time to."""
+        self._done, self._fresh, now = self._done + count, self._fresh + count, monotonic()
+        if self._done < self._total and now - self._said < SECONDS_BETWEEN_LINES:
+            return
+        rate = self._fresh / max(now - self._started, 1e-9)
+        left = timedelta(seconds=round((self._total - self._done) / rate))
+        say(f"{self._what}: {self._done} of {self._total}, {rate:.1f}/s, {left} left")
+        self._said = now
+
+
+def described_start(what: str, done: int) -> str:
+    """Return what is counted, and how many of it there were already."""
+    return what if done == 0 else f"{what} ({done} already there)"

@@ -58,7 +58,7 @@ def extract(
     from taskres_cache.extraction import ExtractOptions
     from taskres_cache.extraction import extract as extract_features
 
-    from .console import Bar, say
+    from .console import progress, say
 
     unreadable = "skip" if skip_unreadable else "fail"
     options = ExtractOptions(
@@ -68,8 +68,8 @@ def extract(
     default = default_backbone(images.name)
     encoder = load_backbone(backbone or default.name, pretrained or default.pretrained, device, precision)
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
-    with Bar() as bar:
-        done = extract_features(images, encoder, options, path, bar)
+    with progress() as heard:
+        done = extract_features(images, encoder, options, path, heard)
     for note in done.notes:
         say(f"note: {note}")
     say(f"{done.path}: {done.images} images, {done.encoded} of them encoded now")

@@ -34,5 +34,8 @@ def import_arrays(
     options = ImportOptions(
         dataset_name(name), backbone, pretrained, numbers("--shots", shots), numbers("--seeds", seeds)
     )
-    path, contents = import_contents(read_arrays(arrays), options, cache_dir)
-    say(f"{path}: {len(contents.paths)} images, {len(contents.classnames)} classes")
+    done = import_contents(read_arrays(arrays), options, cache_dir)
+    for note in done.notes:
+        say(f"note: {note}")
+    say(f"{done.path}: {done.images} images, {done.classes} classes")
+    say(f"next: taskres fit {options.name}")

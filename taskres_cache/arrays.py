@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from taskres_cache.contents import UNKNOWN, CacheContents, Provenance, Split, TextBases, cache_path
-from taskres_cache.datasets import GIVEN_SPLIT, PARTITIONS, sample_few_shot
+from taskres_cache.datasets import GIVEN_SPLIT, PARTITIONS, sample_few_shot, shortage_notes
 from taskres_cache.errors import ArraysError
 from taskres_cache.store import FeatureCache, write_cache
 
@@ -53,10 +53,18 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
         raise ArraysError(f"{file} is not a usable .npz file ({' '.join(str(error).split())}); {hint}") from error
 
 
-def import_contents(
-    arrays: Mapping[str, np.ndarray], options: ImportOptions, cache_dir: Path
-) -> tuple[Path, CacheContents]:
-    """Check arrays, write them as a cache below `cache_dir`, and return where and what.
+@dataclass(frozen=True)
+class Import:
+    """What an import did: the cache, how many images and classes it holds, and what a user should be told."""
+
+    path: Path
+    images: int
+    classes: int
+    notes: tuple[str, ...]
+
+
+def import_contents(arrays: Mapping[str, np.ndarray], options: ImportOptions, cache_dir: Path) -> Import:
+    """Check arrays and write them as a cache below `cache_dir`.
 
     An earlier import of that name is replaced; a cache that was extracted, which cost compute, never is.
 
@@ -70,7 +78,9 @@ def import_contents(
     if path.exists():
         FeatureCache(path).expect("choose another --name", weights_sha256=UNKNOWN)
     write_cache(path, contents)
-    return path, contents
+    train_labels = contents.labels[contents.partitions == PARTITIONS.index("train")].tolist()
+    notes = shortage_notes(contents.classnames, train_labels, max(options.shots))
+    return Import(path, len(contents.paths), len(contents.classnames), notes)
 
 
 def contents_of_arrays(arrays: Mapping[str, np.ndarray], options: ImportOptions) -> CacheContents:

@@ -14,7 +14,7 @@ import numpy as np
 from taskres_cache.backbones import Backbone
 from taskres_cache.blocks import discard_blocks
 from taskres_cache.contents import CacheContents, Provenance, Split, SplitName, TextBases
-from taskres_cache.datasets import PARTITIONS, Dataset, FewShotSplit, Item, labels_of, sample_few_shot, short_classes
+from taskres_cache.datasets import PARTITIONS, Dataset, FewShotSplit, Item, labels_of, sample_few_shot, shortage_notes
 from taskres_cache.errors import CacheMismatchError, OptionError, UnreadableImagesError
 from taskres_cache.gathering import GatheredImages, Progress, Silent, gather_images, gather_text
 from taskres_cache.prompts import fill_templates
@@ -232,11 +232,6 @@ def _holds_the_same(existing: CacheContents, contents: CacheContents) -> bool:
 
 def _notes(dataset: Dataset, names: Iterable[SplitName], unreadable: dict[str, str]) -> tuple[str, ...]:
     """Return what a user should be told: how the data set was read, classes short of images, skipped images."""
-    most = max(shots for shots, _ in names)
-    short = short_classes(labels_of(dataset.train), most)
-    shortages = [
-        f"class {dataset.classnames[label]!r} has {count} train images, fewer than {most} shots; all are used"
-        for label, count in short.items()
-    ]
+    shortages = shortage_notes(dataset.classnames, labels_of(dataset.train), max(shots for shots, _ in names))
     skips = [f"skipped {path}: {reason}" for path, reason in unreadable.items()]
     return (*dataset.notes, *shortages, *skips)

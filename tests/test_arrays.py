@@ -35,7 +35,7 @@ def arrays() -> Arrays:
 
 def test_arrays_become_a_cache_that_can_be_fitted(arrays: Arrays, tmp_path: Path) -> None:
     np.savez(tmp_path / "birds.npz", **arrays)
-    path, _ = import_contents(read_arrays(tmp_path / "birds.npz"), OPTIONS, tmp_path / "cache")
+    path = import_contents(read_arrays(tmp_path / "birds.npz"), OPTIONS, tmp_path / "cache").path
     assert path == tmp_path / "cache" / "imported-arrays" / "birds.h5"
     cache = FeatureCache(path)
     split = cache.split(2, 1)
@@ -147,7 +147,7 @@ def test_nothing_is_ever_unpickled(tmp_path: Path, arrays: Arrays) -> None:
 def test_an_import_replaces_an_import_but_never_extracted_features(
     arrays: Arrays, contents: CacheContents, tmp_path: Path
 ) -> None:
-    path, _ = import_contents(arrays, OPTIONS, tmp_path)
+    path = import_contents(arrays, OPTIONS, tmp_path).path
     import_contents({**arrays, "logit_scale": np.array(50.0)}, OPTIONS, tmp_path)
     assert FeatureCache(path).provenance.logit_scale == 50.0
     write_cache(path, contents)
@@ -155,3 +155,9 @@ def test_an_import_replaces_an_import_but_never_extracted_features(
     with pytest.raises(CacheMismatchError, match="weights_sha256.*choose another --name"):
         import_contents(arrays, OPTIONS, tmp_path)
     assert path.read_bytes() == before
+
+
+def test_fewer_images_than_shots_are_said_so(arrays: Arrays, tmp_path: Path) -> None:
+    done = import_contents(arrays, ImportOptions("birds", shots=(1, 16), seeds=(1,)), tmp_path)
+    assert done.notes[0] == "class 'jay' has 4 train images, fewer than 16 shots; all are used"
+    assert len(FeatureCache(done.path).split(16, 1).train) == 12

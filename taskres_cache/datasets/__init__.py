@@ -2,7 +2,7 @@
 
 from taskres_cache.datasets.dataset import GIVEN_SPLIT, PARTITIONS, Dataset, Item, labels_of
 from taskres_cache.datasets.registry import ENTRIES, Entry, dataset_name, default_backbone, load_dataset
-from taskres_cache.datasets.sampling import FewShotSplit, sample_few_shot, short_classes
+from taskres_cache.datasets.sampling import FewShotSplit, sample_few_shot, shortage_notes
 
 __all__ = [
     "ENTRIES",
@@ -17,5 +17,5 @@ __all__ = [
     "labels_of",
     "load_dataset",
     "sample_few_shot",
-    "short_classes",
+    "shortage_notes",
 ]

@@ -48,6 +48,14 @@ def short_classes(train_labels: Sequence[int], shots: int) -> dict[int, int]:
     return {label: count for label, count in counts.items() if count < shots}
 
 
+def shortage_notes(classnames: Sequence[str], train_labels: Sequence[int], shots: int) -> tuple[str, ...]:
+    """Return one line for each class that has fewer than `shots` train items."""
+    return tuple(
+        f"class {classnames[label]!r} has {count} train images, fewer than {shots} shots; all are used"
+        for label, count in short_classes(train_labels, shots).items()
+    )
+
+
 def _draw(labels: Sequence[int], shots: int, rng: Random) -> tuple[int, ...]:
     """Return `shots` positions of each class, or all of a class that has fewer (in list order, drawing nothing)."""
     drawn: list[int] = []
