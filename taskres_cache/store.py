@@ -20,7 +20,6 @@ from taskres_cache.errors import (
     CacheError,
     CacheMismatchError,
     OptionError,
-    StorageError,
     UnknownNameError,
 )
 from taskres_cache.files import replaced
@@ -33,16 +32,9 @@ SLICE_BYTES = 1 << 20  # one chunk; a checksum covers a chunk, and a read brings
 
 def write_cache(path: Path, contents: CacheContents) -> None:
     """Write a cache so that it appears whole or not at all; raises StorageError when it cannot be written."""
-    arrays = _arrays(contents)
-    try:
-        # From version 1.10 on HDF5's own metadata carries checksums too, so that a flipped byte there is found.
-        with replaced(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-            _write_attributes(file, contents.provenance)
-            file.create_group("splits")  # there even when no split is
-            for name, array in arrays.items():
-                _write_array(file, name, array)
-    except RuntimeError as error:  # what HDF5 makes of a full disk when it closes the file
-        raise StorageError(f"{path} cannot be written ({' '.join(str(error).split())}); make room") from error
+    image = _file_image(contents)
+    with replaced(path) as temporary:
+        temporary.write_bytes(image)
 
 
 class FeatureCache:
@@ -228,6 +220,22 @@ def describe_cache(cache: FeatureCache) -> dict[str, Any]:
         "skipped_images": cache.shapes["skipped/path"][0],
         "splits": listed_splits(cache.splits),
     }
+
+
+def _file_image(contents: CacheContents) -> bytes:
+    """Return the bytes of the file.
+
+    Put together in memory, for a disk that is full as HDF5 writes leaves HDF5 with a file that it can neither close
+    nor forget. From version 1.10 on HDF5's own metadata carries checksums, so that a flipped byte there is found too.
+    """
+    with h5py.File("in memory", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
+        _write_attributes(file, contents.provenance)
+        file.create_group("splits")  # there even when no split is
+        for name, array in _arrays(contents).items():
+            _write_array(file, name, array)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
 
 
 def _arrays(contents: CacheContents) -> dict[str, Any]:

@@ -247,3 +247,17 @@ def test_the_installed_command_runs() -> None:
     assert printed.stdout.startswith("taskres-cache ")
     wrong = subprocess.run([command, "extract"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
+
+
+def test_a_disk_that_fills_up_costs_nothing_that_was_done(here: Path) -> None:
+    """A limit on the size of files stands in for the disk: blocks fit, the finished cache does not."""
+    command = [str(Path(sys.executable).with_name("taskres")), "extract", "digits", "--device", "cpu"]
+    limited = ["bash", "-c", 'ulimit -f 200; exec "$@"', "limited", *command]
+    failed = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "digits.h5 cannot be written" in failed.stderr.splitlines()[-1]
+    assert "Traceback" not in failed.stderr
+    folder = here / "cache" / "glyph-clip-bundled"
+    assert [path.name for path in folder.iterdir()] == ["digits.h5.parts"]
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "1242 images, 0 of them encoded now" in again.stderr

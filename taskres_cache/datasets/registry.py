@@ -45,8 +45,9 @@ class Entry:
     backbone: DefaultBackbone = PAPER_BACKBONE
 
 
-# alpha and lr were chosen on the val part alone; see the README of `bundled`.
-DIGITS_RECIPE = Recipe()
+# Of alpha 0.1 to 2 and lr 5e-4 to 5e-3 the best mean accuracy on the val part; test was not looked at. The table is in
+# the README of `bundled`.
+DIGITS_RECIPE = Recipe(alpha=0.25)
 DIGITS_TEMPLATES = ("a handwritten digit {}.", "a photo of the digit {}.", "the number {}.")
 
 
