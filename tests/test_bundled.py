@@ -1,5 +1,6 @@
 """The bundled default: the digits are the real ones, and glyph-clip does on them what README says."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,9 @@ def test_residual_beats_zero_shot_and_rises_with_the_shots(
     runs = run_study(cache, [1, 2, 4, 8, 16], [1, 2, 3], recipe_of(cache), torch.device("cpu"), tmp_path / "runs")
     table = summarise(run.metrics for run in runs)
     accuracies = [row.mean_test_accuracy for row in table]
-    assert table[0].zero_shot_accuracy >= 75
+    zero_shot = table[0].zero_shot_accuracy
+    assert zero_shot >= 75
     assert accuracies[-1] >= 92
-    assert accuracies == sorted(accuracies)
+    assert accuracies[-1] >= zero_shot + 1
+    one_image = 100 / 359 / 3  # of one seed in the mean of three: near the top, that much is chance
+    assert all(later >= earlier - one_image for earlier, later in pairwise(accuracies))
