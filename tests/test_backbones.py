@@ -89,6 +89,7 @@ def test_digest_is_of_the_weights_and_not_of_the_file(tmp_path: Path, tiny_file:
     assert digest_of_weights(untrained_model("tiny", seed=2)[0]) != first.weights_sha256
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_openai_archives_get_quickgelu(tmp_path: Path) -> None:
     model, _ = untrained_model("tiny-quickgelu", seed=3)
     torch.jit.script(model.eval()).save(str(tmp_path / "RN.pt"))
