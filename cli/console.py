@@ -36,12 +36,14 @@ def print_json(document: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
     """Print a table to standard output; the first `left` columns hold words, the others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    console.print(title, style="bold", soft_wrap=True, highlight=False)
+    console.print(table)
 
 
 def percent(value: float | None) -> str:

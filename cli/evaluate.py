@@ -2,13 +2,16 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taskres_cache.errors import OptionError
 
 from .options import CacheDir, Device, Json
+
+if TYPE_CHECKING:
+    from taskres_cache.evaluation import Evaluation
 
 
 def evaluate(
@@ -36,7 +39,7 @@ def evaluate(
     from taskres_cache.runs import find_runs, own_cache, read_classifier
     from taskres_cache.store import FeatureCache, find_cache
 
-    from .console import percent, print_json, print_table
+    from .console import print_json, print_table
 
     path, *more = run  # `--on a b` reaches us as `--on a` and one more argument: click's options take one value each
     if more and not on:
@@ -53,15 +56,13 @@ def evaluate(
         print_json([{"run": str(folder), **asdict(result)} for folder, result in results])
         return
     columns = ["run", "on", "images", "classes", "zero-shot %", "test %"]
-    rows = [
-        [
-            str(folder),
-            result.dataset,
-            str(result.images),
-            str(result.classes),
-            percent(result.zero_shot_accuracy),
-            percent(result.test_accuracy),
-        ]
-        for folder, result in results
-    ]
-    print_table("accuracy on the test part", columns, rows, left=2)
+    print_table("accuracy on the test part", columns, [_row(Path(path), *result) for result in results], left=2)
+
+
+def _row(above: Path, folder: Path, result: "Evaluation") -> list[str]:
+    """Return a line of the table; a run is named as seen from the folder that was asked for."""
+    from .console import percent
+
+    named = folder.relative_to(above) if folder != above and folder.is_relative_to(above) else folder
+    accuracies = [percent(result.zero_shot_accuracy), percent(result.test_accuracy)]
+    return [str(named), result.dataset, str(result.images), str(result.classes), *accuracies]
