@@ -145,10 +145,15 @@ class FeatureCache:
         """Open the file for reading; whatever HDF5 says of a damaged one becomes one clear line."""
         if not self.path.is_file():
             raise CacheError(f"cache {self.path} does not exist; make it with `taskres extract` or `taskres import`")
+        try:
+            self.path.open("rb").close()
+        except OSError as error:
+            raise CacheError(f"{self.path} cannot be read ({error.strerror}); mend its permissions") from error
         if not h5py.is_hdf5(self.path):
             raise CacheError(f"{self.path} is not a cache (no HDF5 file); expected a file that `taskres extract` wrote")
         try:
-            with h5py.File(self.path, "r") as file:
+            # No lock: a cache is only ever replaced whole, and some network file systems cannot lock.
+            with h5py.File(self.path, "r", locking=False) as file:
                 yield file
         except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError, TypeError) as error:
             reason = " ".join(str(error).split())

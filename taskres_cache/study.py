@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from taskres_cache.errors import CacheError
 from taskres_cache.evaluation import LabelledFeatures, percent_correct
 from taskres_cache.fitting import Fit, TrainingSet, fit_residual, regular_base
 from taskres_cache.recipe import Recipe
@@ -27,8 +28,17 @@ class RunResult:
 
 
 def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
-    """Return the data set's own recipe, as the cache records it, with the choices that are not None put in."""
-    return Recipe(**cache.provenance.recipe).changed(**choices)
+    """Return the data set's own recipe, as the cache records it, with the choices that are not None put in.
+
+    Raises CacheError when the recipe has fields that this version does not know, OptionError for an unusable choice.
+    """
+    try:
+        recipe = Recipe(**cache.provenance.recipe)
+    except TypeError as error:
+        raise CacheError(
+            f"{cache.path} records a recipe of a newer version ({error}); upgrade taskres-cache"
+        ) from error
+    return recipe.changed(**choices)
 
 
 def run_study(

@@ -135,3 +135,15 @@ def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_default_backbones() -> None:
     assert (default_backbone("digits").name, default_backbone("digits").pretrained) == ("glyph-clip", "bundled")
     assert (default_backbone("photos").name, default_backbone("photos").pretrained) == ("RN50", "openai")
+
+
+def test_links_are_followed_but_not_in_circles(photos: Path) -> None:
+    (photos.parent / "cats").mkdir()
+    save_image(photos.parent / "cats" / "1.png", 1)
+    for number in range(2, 6):
+        save_image(photos.parent / "cats" / f"{number}.png", number)
+    (photos / "lynx").symlink_to(photos.parent / "cats")
+    (photos / "dog" / "up").symlink_to(photos)
+    dataset = load_dataset(str(photos), Path())
+    assert dataset.classnames == ("black_cat", "dog", "lynx", "été")
+    assert sum(len(part) for part in dataset.partitions.values()) == 35

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from taskres_cache.contents import CacheContents, TextBases
-from taskres_cache.errors import OptionError, RunError, StorageError
+from taskres_cache.errors import CacheError, OptionError, RunError, StorageError
 from taskres_cache.evaluation import evaluate_run
 from taskres_cache.fitting import TrainingSet, fit_residual
 from taskres_cache.recipe import Recipe
@@ -188,6 +188,13 @@ def test_recipe_comes_from_the_cache_and_choices_win(contents: CacheContents, tm
     cache = FeatureCache(tmp_path / "own.h5")
     assert recipe_of(cache) == Recipe(alpha=1.0, lr=0.01)
     assert recipe_of(cache, alpha=0.25, lr=None) == Recipe(alpha=0.25, lr=0.01)
+
+
+def test_a_recipe_of_a_newer_version_says_so(contents: CacheContents, tmp_path: Path) -> None:
+    newer = replace(contents.provenance, recipe={"alpha": 1.0, "beta": 2.0})
+    write_cache(tmp_path / "newer.h5", replace(contents, provenance=newer))
+    with pytest.raises(CacheError, match="newer version .*beta.*upgrade"):
+        recipe_of(FeatureCache(tmp_path / "newer.h5"))
 
 
 def test_without_val_images_there_is_no_val_accuracy(contents: CacheContents, tmp_path: Path) -> None:

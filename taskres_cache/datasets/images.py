@@ -45,10 +45,11 @@ class ImageFolder:
     def paths(self) -> list[str]:
         """Return every image's path, sorted, hidden files left out."""
         found = []
-        for folder, _, names in os.walk(self.location, followlinks=True):
+        for folder, subfolders, names in os.walk(self.location, followlinks=True):
             relative = Path(folder).relative_to(self.location)
-            if len(relative.parts) <= 2 and not any(part.startswith(".") for part in relative.parts):
-                found += [(relative / name).as_posix() for name in names if is_image_name(name)]
+            deepest = len(relative.parts) == 2  # where a link that leads back up must not be followed for ever
+            subfolders[:] = [] if deepest else [name for name in subfolders if not name.startswith(".")]
+            found += [(relative / name).as_posix() for name in names if is_image_name(name)]
         return sorted(found)
 
     def folders(self) -> list[str]:
