@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -227,20 +228,19 @@ def describe_cache(cache: FeatureCache) -> dict[str, Any]:
     }
 
 
-def _file_image(contents: CacheContents) -> bytes:
+def _file_image(contents: CacheContents) -> memoryview:
     """Return the bytes of the file.
 
     Put together in memory, for a disk that is full as HDF5 writes leaves HDF5 with a file that it can neither close
     nor forget. From version 1.10 on HDF5's own metadata carries checksums, so that a flipped byte there is found too.
     """
-    with h5py.File("in memory", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
+    stream = BytesIO()
+    with h5py.File(stream, "w", libver=("v110", "v110")) as file:
         _write_attributes(file, contents.provenance)
         file.create_group("splits")  # there even when no split is
         for name, array in _arrays(contents).items():
             _write_array(file, name, array)
-        file.flush()
-        image: bytes = file.id.get_file_image()
-    return image
+    return stream.getbuffer()
 
 
 def _arrays(contents: CacheContents) -> dict[str, Any]:
