@@ -31,6 +31,7 @@ def import_arrays(
 
     from .console import say
 
+    backbone = backbone.replace("/", "-")  # as for extract, ViT-B/32 is ViT-B-32
     options = ImportOptions(
         dataset_name(name), backbone, pretrained, numbers("--shots", shots), numbers("--seeds", seeds)
     )

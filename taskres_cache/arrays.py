@@ -13,8 +13,16 @@ from zipfile import BadZipFile
 import numpy as np
 
 from taskres_cache.contents import UNKNOWN, CacheContents, Provenance, Split, TextBases, cache_path
-from taskres_cache.datasets import GIVEN_SPLIT, PARTITIONS, sample_few_shot, shortage_notes
-from taskres_cache.errors import ArraysError
+from taskres_cache.datasets import (
+    GIVEN_SPLIT,
+    PAPER_SEEDS,
+    PAPER_SHOTS,
+    PARTITIONS,
+    refuse_unusable_splits,
+    sample_few_shot,
+    shortage_notes,
+)
+from taskres_cache.errors import ArraysError, OptionError
 from taskres_cache.store import FeatureCache, write_cache
 
 REQUIRED = ("train_features", "train_labels", "test_features", "test_labels", "text_features", "classnames")
@@ -35,8 +43,15 @@ class ImportOptions:
     name: str
     backbone: str = "imported"
     pretrained: str = "arrays"
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
-    seeds: tuple[int, ...] = (1, 2, 3)
+    shots: tuple[int, ...] = PAPER_SHOTS
+    seeds: tuple[int, ...] = PAPER_SEEDS
+
+    def __post_init__(self) -> None:
+        refuse_unusable_splits(self.shots, self.seeds)
+        if "/" in self.backbone + self.pretrained:
+            raise OptionError(
+                f"backbone {self.backbone!r} and pretrained {self.pretrained!r} name a folder: leave out '/'"
+            )
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:

@@ -53,8 +53,13 @@ class Provenance:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, str | float]) -> "Provenance":
-        """Return what `as_plain` was made from; raises KeyError or ValueError when something lacks or is no JSON."""
-        values: dict[str, Any] = {known.name: plain[known.name] for known in fields(cls)}
+        """Return what `as_plain` was made from; raises KeyError or ValueError when something lacks or is no JSON.
+
+        Caches by other programs may lack what goes beyond the list that the format began with.
+        """
+        unsaid = {"precision": UNKNOWN, "classnames_form": UNKNOWN, "split": UNKNOWN, "recipe": "{}", "versions": "{}"}
+        said = {"model_config": plain["backbone"], **unsaid, **plain}
+        values: dict[str, Any] = {known.name: said[known.name] for known in fields(cls)}
         values |= {name: json.loads(values[name]) for name in ("preprocess", "recipe", "versions")}
         values["logit_scale"] = float(values["logit_scale"])
         return cls(**values)

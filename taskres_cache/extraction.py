@@ -14,9 +14,20 @@ import numpy as np
 from taskres_cache.backbones import Backbone
 from taskres_cache.blocks import discard_blocks
 from taskres_cache.contents import CacheContents, Provenance, Split, SplitName, TextBases
-from taskres_cache.datasets import PARTITIONS, Dataset, FewShotSplit, Item, labels_of, sample_few_shot, shortage_notes
+from taskres_cache.datasets import (
+    PAPER_SEEDS,
+    PAPER_SHOTS,
+    PARTITIONS,
+    Dataset,
+    FewShotSplit,
+    Item,
+    labels_of,
+    refuse_unusable_splits,
+    sample_few_shot,
+    shortage_notes,
+)
 from taskres_cache.errors import CacheMismatchError, OptionError, UnreadableImagesError
-from taskres_cache.gathering import GatheredImages, Progress, Silent, gather_images, gather_text
+from taskres_cache.gathering import Already, GatheredImages, Progress, Silent, gather_images, gather_text
 from taskres_cache.prompts import fill_templates
 from taskres_cache.store import FeatureCache, write_cache
 
@@ -43,16 +54,15 @@ class ExtractOptions:
     OptionError : a value that cannot be used.
     """
 
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
-    seeds: tuple[int, ...] = (1, 2, 3)
+    shots: tuple[int, ...] = PAPER_SHOTS
+    seeds: tuple[int, ...] = PAPER_SEEDS
     classnames_form: str = "spaces"
     batch_size: int | None = None
     workers: int | None = None
     unreadable: str = "fail"
 
     def __post_init__(self) -> None:
-        if not self.shots or not self.seeds or min(self.shots) < 1:
-            raise OptionError(f"shots must be positive and seeds given, got shots {self.shots} and seeds {self.seeds}")
+        refuse_unusable_splits(self.shots, self.seeds)
         if self.batch_size is not None and self.batch_size < 1:
             raise OptionError(f"batch-size must be positive, got {self.batch_size}")
         if self.workers is not None and self.workers < 0:
@@ -102,12 +112,9 @@ def extract(
     _refuse_other_dataset(path, existing, stamps)
 
     parts = path.with_name(f"{path.name}.parts")
-    images = gather_images(
-        dataset.source, stamps, backbone, existing, parts, options.batch_size, options.workers, progress
-    )
-    text = gather_text(
-        dataset.templates, dataset.classnames, options.classnames_form, backbone, existing, parts, progress
-    )
+    already = Already(made_from, existing, parts)
+    images = gather_images(dataset.source, stamps, backbone, already, options.batch_size, options.workers, progress)
+    text = gather_text(dataset.templates, dataset.classnames, backbone, already, progress)
     if images.unreadable and (options.unreadable == "fail" or not images.rows):
         raise UnreadableImagesError(images.unreadable)
 

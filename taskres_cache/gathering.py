@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from taskres_cache.backbones import Backbone
+from taskres_cache.backbones import Backbone, TextFeatures
 from taskres_cache.blocks import BlockFolder
-from taskres_cache.contents import CacheContents, TextBases
+from taskres_cache.contents import CacheContents, Provenance, TextBases
 from taskres_cache.datasets.images import ImageSource
 from taskres_cache.encoding import encode_image_blocks
 from taskres_cache.errors import WeightsError
@@ -42,6 +42,26 @@ class Silent:
 
 
 @dataclass(frozen=True)
+class Already:
+    """What need not be made again.
+
+    Parameters
+    ----------
+    made_from : what the rows have to be made from to count.
+    existing : a cache made from just that, or None.
+    parts : folder of a killed run's finished blocks, there or not.
+    """
+
+    made_from: Provenance
+    existing: CacheContents | None
+    parts: Path
+
+    def blocks(self, kind: str, *decisive: str) -> BlockFolder:
+        """Return the finished blocks of a kind whose rows depend on the fields named."""
+        return BlockFolder(self.parts, kind, {name: getattr(self.made_from, name) for name in decisive})
+
+
+@dataclass(frozen=True)
 class GatheredImages:
     """Feature (D,) of each readable path, why the others cannot be read, and how many were encoded just now."""
 
@@ -54,8 +74,7 @@ def gather_images(
     source: ImageSource,
     stamps: Mapping[str, str],
     backbone: Backbone,
-    existing: CacheContents | None,
-    parts: Path,
+    already: Already,
     batch_size: int | None,
     workers: int | None,
     progress: Progress,
@@ -66,16 +85,12 @@ def gather_images(
     ----------
     source, stamps : the images, and path -> stamp.
     backbone : the frozen encoder.
-    existing : a cache of the same encoder, or None.
-    parts : folder of finished blocks.
+    already : rows that are taken over.
     batch_size, workers : see `encoding.encode_image_blocks`.
     progress : told of every block.
     """
-    made_from = {"weights": backbone.weights_sha256, "config": backbone.model_config, "precision": backbone.precision}
-    blocks = BlockFolder(parts, "image", {**made_from, "preprocess": backbone.preprocess})
-    known = blocks.load()
-    if existing is not None:
-        known.update(zip(map(_key, existing.paths, existing.stamps), existing.image_features, strict=True))
+    blocks = already.blocks("image", "weights_sha256", "model_config", "precision", "preprocess")
+    known = blocks.load() | _known_images(already.existing)
     keys = {path: _key(path, stamp) for path, stamp in stamps.items()}
     missing = [path for path, key in keys.items() if key not in known]
     unreadable: dict[str, str] = {}
@@ -94,19 +109,14 @@ def gather_images(
 
 
 def gather_text(
-    templates: Sequence[str],
-    classnames: Sequence[str],
-    form: str,
-    backbone: Backbone,
-    existing: CacheContents | None,
-    parts: Path,
-    progress: Progress,
+    templates: Sequence[str], classnames: Sequence[str], backbone: Backbone, already: Already, progress: Progress
 ) -> TextBases:
     """Return the text bases; blocks keep what the projection is fed, and the embeddings follow from it."""
+    form = already.made_from.classnames_form
     prompts = fill_templates(templates, classnames, form)
     wanted = list(dict.fromkeys(prompt for row in prompts for prompt in row))
-    blocks = BlockFolder(parts, "text", {"weights": backbone.weights_sha256, "config": backbone.model_config})
-    known = blocks.load() | _known_prompts(existing, form)
+    blocks = already.blocks("text", "weights_sha256", "model_config")
+    known = blocks.load() | _known_prompts(already.existing, form)
     missing = [prompt for prompt in wanted if prompt not in known]
     progress.begin("prompts", len(wanted), len(wanted) - len(missing))
     for start in range(0, len(missing), PROMPTS_PER_BLOCK):
@@ -137,6 +147,13 @@ def storage_dtype(precision: str) -> type[np.floating]:
     return np.float32 if precision == "fp32" else np.float16
 
 
+def _known_images(existing: CacheContents | None) -> dict[str, np.ndarray]:
+    """Return key -> feature, from a cache."""
+    if existing is None:
+        return {}
+    return dict(zip(map(_key, existing.paths, existing.stamps), existing.image_features, strict=True))
+
+
 def _known_prompts(existing: CacheContents | None, form: str) -> dict[str, np.ndarray]:
     """Return prompt -> what the text tower made of it, from a cache."""
     if existing is None:
@@ -146,15 +163,7 @@ def _known_prompts(existing: CacheContents | None, form: str) -> dict[str, np.nd
     return {prompt: outputs[c, t] for c, row in enumerate(prompts) for t, prompt in enumerate(row)}
 
 
-class _HasTowerOutput(Protocol):
-    @property
-    def embeddings(self) -> np.ndarray: ...
-
-    @property
-    def pre_projection(self) -> np.ndarray | None: ...
-
-
-def _tower_output(text: _HasTowerOutput) -> np.ndarray:
+def _tower_output(text: TextFeatures | TextBases) -> np.ndarray:
     """Return what the projection is fed, or the embeddings of towers that have none."""
     return text.embeddings if text.pre_projection is None else text.pre_projection
 

@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from taskres_cache.contents import CacheContents, Provenance, Split, SplitName, TextBases, listed_splits
+from taskres_cache.contents import UNKNOWN, CacheContents, Provenance, Split, SplitName, TextBases, listed_splits
 from taskres_cache.datasets import PARTITIONS
 from taskres_cache.errors import (
     CacheDamagedError,
@@ -61,8 +61,9 @@ class FeatureCache:
             self.partitions: np.ndarray = file["images/partition"][:]
             self.templates = _read_strings(file["text/templates"])
             self.splits = _read_splits(file["splits"])
+            self.skipped = _read_skipped(file)
             self.shapes = {name: tuple(file[name].shape) for name in _array_names(file)}
-        self._check_shapes()
+        self._check_agreement()
 
     def __repr__(self) -> str:
         return f"FeatureCache({str(self.path)!r}: {len(self.labels)} images, {len(self.classnames)} classes)"
@@ -116,12 +117,12 @@ class FeatureCache:
     def contents(self) -> CacheContents:
         """Return all of the file, for extending it."""
         with self._reading() as file:
-            paths, stamps = _read_strings(file["images/path"]), _read_strings(file["images/stamp"])
+            paths = _read_strings(file["images/path"])
+            stamps = _read_strings(file["images/stamp"]) if "images/stamp" in file else (UNKNOWN,) * len(paths)
             features = file["features/center"][:]
-            skipped = dict(zip(_read_strings(file["skipped/path"]), _read_strings(file["skipped/reason"]), strict=True))
         return CacheContents(
             self.provenance, self.classnames, paths, stamps, self.labels, self.partitions, features,
-            self.text_bases(), self.splits, skipped,
+            self.text_bases(), self.splits, self.skipped,
         )  # fmt: skip
 
     def expect(self, remedy: str, **expected: object) -> None:
@@ -174,19 +175,26 @@ class FeatureCache:
                 f"{'upgrade taskres-cache' if version > FORMAT_VERSION else 'make the cache again'}"
             )
 
-    def _check_shapes(self) -> None:
-        count, classes, templates = len(self.labels), len(self.classnames), len(self.templates)
+    def _check_agreement(self) -> None:
+        """Raise CacheError when an array lacks, or two of them do not go together."""
+        count, classes = len(self.labels), len(self.classnames)
+        features = self.shapes.get("features/center", ())
         expected = {
             "images/path": (count,),
             "images/partition": (count,),
-            "features/center": (count, self.dim),
-            "text/embeddings": (classes, templates, self.dim),
+            "features/center": (count, *features[1:2]),
+            "text/embeddings": (classes, len(self.templates), *features[1:2]),
         }
         for name, shape in expected.items():
-            if self.shapes[name] != shape:
-                raise CacheError(
-                    f"{self.path}: {name} has shape {self.shapes[name]}, expected {shape}; make the cache again"
-                )
+            if self.shapes.get(name) != shape:
+                has = self.shapes.get(name, "nothing")
+                raise CacheError(f"{self.path}: {name} holds {has}, expected {shape}; make the cache again")
+        rows = np.concatenate(
+            [np.zeros(0, np.int64), *(part for s in self.splits.values() for part in (s.train, s.val))]
+        )
+        for name, numbers, end in (("images/label", self.labels, classes), ("splits", rows, count)):
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < end:
+                raise CacheError(f"{self.path}: {name} leave the range 0 to {end - 1}; make the cache again")
 
 
 def find_cache(file_or_name: str, cache_dir: Path) -> Path:
@@ -223,7 +231,7 @@ def describe_cache(cache: FeatureCache) -> dict[str, Any]:
         "classes": len(cache.classnames),
         "templates": list(cache.templates),
         "images": counts,
-        "skipped_images": cache.shapes["skipped/path"][0],
+        "skipped_images": len(cache.skipped),
         "splits": listed_splits(cache.splits),
     }
 
@@ -292,7 +300,8 @@ def _write_attributes(file: h5py.File, provenance: Provenance) -> None:
 
 def _read_attributes(file: h5py.File) -> tuple[Provenance, str, str]:
     """Return the provenance, when the cache was made, and by which version."""
-    plain = {name: _text(value) if isinstance(value, bytes) else float(value) for name, value in file.attrs.items()}
+    stored = {name: value for name, value in file.attrs.items() if np.ndim(value) == 0}
+    plain = {name: _text(value) if isinstance(value, bytes | str) else float(value) for name, value in stored.items()}
     return Provenance.from_plain(plain), str(plain["created_at"]), str(plain["created_by"])
 
 
@@ -310,6 +319,12 @@ def _read_splits(group: h5py.Group) -> dict[SplitName, Split]:
     ]
     where = {(shots, seed): group[f"shots_{shots}/seed_{seed}"] for shots, seed in sorted(names)}
     return {name: Split(split["train"][:], split["val"][:]) for name, split in where.items()}
+
+
+def _read_skipped(file: h5py.File) -> dict[str, str]:
+    if "skipped" not in file:
+        return {}
+    return dict(zip(_read_strings(file["skipped/path"]), _read_strings(file["skipped/reason"]), strict=True))
 
 
 def _array_names(file: h5py.File) -> list[str]:

@@ -56,27 +56,17 @@ def run_study(
     splits = {(count, seed): cache.split(count, seed) for count in shots for seed in seeds}
     base = regular_base(cache.text_bases().embeddings)  # (C, D)
     test = LabelledFeatures.of(cache, cache.rows("test"))
+    zero_shot = percent_correct(test, base, device)
     for (count, seed), split in splits.items():
         train, val = LabelledFeatures.of(cache, split.train), LabelledFeatures.of(cache, split.val)
         training = TrainingSet(train.image_features, train.labels)
         fit = fit_residual(training, base, cache.provenance.logit_scale, recipe, recipe.epochs_for(count), seed, device)
         classifier = classifier_of(cache, base, fit, recipe, count, seed)
-        started = perf_counter()
-        accuracies = _accuracies(classifier, val, test, device)
-        seconds = {"fit": fit.seconds, "evaluate": perf_counter() - started}
-        metrics = {
-            **_identity(cache, classifier),
-            **accuracies,
-            "images": {"train": len(train.labels), "val": len(val.labels), "test": len(test.labels)},
-            "epochs": len(fit.losses),
-            "epoch_losses": list(fit.losses),
-            "seconds": seconds,
-            "device": str(device),
-            "versions": {name: version(name) for name in ("taskres-cache", "torch", "numpy")},
-        }
-        folder = run_folder(out, classifier)
-        write_run(folder, classifier, metrics)
-        yield RunResult(folder, metrics)
+        images = {"train": len(train.labels), "val": len(val.labels), "test": len(test.labels)}
+        measured = {"zero_shot_accuracy": zero_shot, **_measured(classifier, val, test, fit, device), "images": images}
+        result = RunResult(run_folder(out, classifier), {**_identity(cache, classifier), **measured})
+        write_run(result.folder, classifier, result.metrics)
+        yield result
 
 
 def classifier_of(cache: FeatureCache, base: np.ndarray, fit: Fit, recipe: Recipe, shots: int, seed: int) -> Classifier:
@@ -85,16 +75,18 @@ def classifier_of(cache: FeatureCache, base: np.ndarray, fit: Fit, recipe: Recip
     return Classifier(base, fit.residual, *names, recipe.alpha, recipe, shots, seed, cache.provenance)
 
 
-def _accuracies(
-    classifier: Classifier, val: LabelledFeatures, test: LabelledFeatures, device: torch.device
-) -> dict[str, float | None]:
-    """Return the accuracies of the base and of base + residual in percent."""
-    return {
-        "zero_shot_accuracy": percent_correct(test, classifier.base, device),
+def _measured(
+    classifier: Classifier, val: LabelledFeatures, test: LabelledFeatures, fit: Fit, device: torch.device
+) -> dict[str, Any]:
+    """Return accuracies in percent, the loss of each epoch and the seconds that all took."""
+    started = perf_counter()
+    accuracies = {
         "test_accuracy": percent_correct(test, classifier.weights, device),
         "zero_shot_val_accuracy": percent_correct(val, classifier.base, device),
         "val_accuracy": percent_correct(val, classifier.weights, device),
     }
+    seconds = {"fit": fit.seconds, "evaluate": perf_counter() - started}
+    return {**accuracies, "epoch_losses": list(fit.losses), "seconds": seconds, "device": str(device)}
 
 
 @dataclass(frozen=True)
@@ -142,5 +134,7 @@ def _identity(cache: FeatureCache, classifier: Classifier) -> dict[str, Any]:
         "seed": classifier.seed,
         "method": recipe.method_name(),
         "recipe": recipe.as_dict(),
+        "epochs": recipe.epochs_for(classifier.shots),
         "cache": str(cache.path),
+        "versions": {name: version(name) for name in ("taskres-cache", "torch", "numpy")},
     }

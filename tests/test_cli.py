@@ -97,6 +97,9 @@ def test_import(here: Path, taskres: Taskres) -> None:
     assert taskres("fit", "birds", "--shots", "2").status == 0
     assert taskres("import", "none.npz", "--name", "birds").status == 1
     assert taskres("import", "birds.npz").status == 2
+    assert "shots must be positive" in one_line(taskres("import", "birds.npz", "--name", "birds", "--shots", "-1"))
+    assert taskres("import", "birds.npz", "--name", "wrens", "--backbone", "ViT-B/32").status == 0
+    assert taskres("fit", "wrens", "--shots", "2").status == 0
 
 
 def test_a_second_extract_finds_nothing_missing(extracted: Path, photos: Path, taskres: Taskres) -> None:
@@ -261,3 +264,12 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_done(here: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["digits.h5.parts"]
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "1242 images, 0 of them encoded now" in again.stderr
+
+
+def test_the_options_stand_for_the_papers_splits() -> None:
+    from taskres_cache.cli import options
+
+    from taskres_cache.datasets import PAPER_SEEDS, PAPER_SHOTS
+
+    assert options.numbers("--shots", options.PAPER_SHOTS) == PAPER_SHOTS
+    assert options.numbers("--seeds", options.PAPER_SEEDS) == PAPER_SEEDS

@@ -1,5 +1,6 @@
 """Folders, archives, the registry, and what a data set refuses to be."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -147,3 +148,9 @@ def test_links_are_followed_but_not_in_circles(photos: Path) -> None:
     dataset = load_dataset(str(photos), Path())
     assert dataset.classnames == ("black_cat", "dog", "lynx", "été")
     assert sum(len(part) for part in dataset.partitions.values()) == 35
+
+
+def test_a_file_name_that_cannot_be_stored_is_refused_before_any_work(photos: Path) -> None:
+    (photos / "dog" / "image 1.jpg").rename(photos / "dog" / os.fsdecode(b"image \xff.jpg"))
+    with pytest.raises(DatasetError, match=r"file name 'dog/image \\udcff.jpg' is not UTF-8; rename the file"):
+        load_dataset(str(photos), Path())

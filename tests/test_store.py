@@ -170,3 +170,43 @@ def test_finding_a_cache(tmp_path: Path, cache_file: Path) -> None:
     shutil.copytree(cache_file.parent, folder / "tower-other")
     with pytest.raises(OptionError, match=r"several checkpoints; pass one of .*tower-other.*tower-random"):
         find_cache("toy", folder)
+
+
+def test_a_cache_by_another_program_as_the_format_began(tmp_path: Path) -> None:
+    """Variable-length strings, no checksums, nothing beyond the list of arrays and attributes in the design."""
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        names = ("dataset", "backbone", "pretrained", "weights_sha256", "created_at", "created_by")
+        file.attrs.update({"format": "taskres-cache", "format_version": 1, "logit_scale": 100.0, "preprocess": "{}"})
+        file.attrs.update(dict.fromkeys(names, "theirs"))
+        file["classnames"], file["text/templates"], file["images/path"] = ["a", "é"], ["{}"], ["1", "2", "3"]
+        file["images/label"], file["images/partition"] = np.int32([0, 1, 1]), np.uint8([0, 0, 2])
+        file["features/center"], file["text/embeddings"] = (
+            np.eye(3, 4, dtype=np.float16),
+            np.ones((2, 1, 4), np.float32),
+        )
+        file["splits/shots_1/seed_1/train"], file["splits/shots_1/seed_1/val"] = [0, 1], np.zeros(0, np.int64)
+    cache = FeatureCache(tmp_path / "theirs.h5")
+    assert cache.classnames == ("a", "é")
+    assert cache.split(1, 1).train.tolist() == [0, 1]
+    assert cache.image_features(np.array([2])).tolist() == [[0, 0, 1, 0]]
+    assert (cache.provenance.model_config, cache.provenance.precision) == ("theirs", "unknown")
+    assert cache.contents().stamps == ("unknown",) * 3
+    assert cache.verify()["features/center"] == 24
+
+
+@pytest.mark.parametrize("name", ["features/center", "text/embeddings", "images/path"])
+def test_an_array_that_lacks_is_named(cache_file: Path, name: str) -> None:
+    with h5py.File(cache_file, "r+") as file:
+        del file[name]
+    with pytest.raises(CacheError, match=f"{name} holds nothing, expected"):
+        FeatureCache(cache_file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("images/label", 3), ("splits/shots_1/seed_1/train", 24), ("images/label", -1)]
+)
+def test_numbers_out_of_range_are_refused(cache_file: Path, name: str, value: int) -> None:
+    with h5py.File(cache_file, "r+") as file:
+        file[name][0] = value
+    with pytest.raises(CacheError, match="leave the range 0 to"):
+        FeatureCache(cache_file)

@@ -2,11 +2,20 @@
 
 from taskres_cache.datasets.dataset import GIVEN_SPLIT, PARTITIONS, Dataset, Item, labels_of
 from taskres_cache.datasets.registry import ENTRIES, Entry, dataset_name, default_backbone, load_dataset
-from taskres_cache.datasets.sampling import FewShotSplit, sample_few_shot, shortage_notes
+from taskres_cache.datasets.sampling import (
+    PAPER_SEEDS,
+    PAPER_SHOTS,
+    FewShotSplit,
+    refuse_unusable_splits,
+    sample_few_shot,
+    shortage_notes,
+)
 
 __all__ = [
     "ENTRIES",
     "GIVEN_SPLIT",
+    "PAPER_SEEDS",
+    "PAPER_SHOTS",
     "PARTITIONS",
     "Dataset",
     "Entry",
@@ -16,6 +25,7 @@ __all__ = [
     "default_backbone",
     "labels_of",
     "load_dataset",
+    "refuse_unusable_splits",
     "sample_few_shot",
     "shortage_notes",
 ]

@@ -87,6 +87,9 @@ class Dataset:
                 f"expected 0 to {len(self.classnames) - 1}; "
                 "mend the list of images"
             )
+        unnamed = next((item.path for item in items if not _is_utf8(item.path)), None)
+        if unnamed is not None:
+            raise DatasetError(f"data set {self.name!r}: the file name {unnamed!a} is not UTF-8; rename the file")
         path, times = Counter(item.path for item in items).most_common(1)[0]
         if times > 1:
             raise DatasetError(
@@ -97,6 +100,11 @@ class Dataset:
 def labels_of(items: Sequence[Item]) -> list[int]:
     """Return the labels of items in list order."""
     return [item.label for item in items]
+
+
+def _is_utf8(path: str) -> bool:
+    """Return whether a path can be stored; Python smuggles the bytes of other encodings in as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from taskres_cache.errors import OptionError
+
+PAPER_SHOTS = (1, 2, 4, 8, 16)
+PAPER_SEEDS = (1, 2, 3)
 VAL_SHOTS_AT_MOST = 4  # the protocol never lets a few-shot method see more than four validation images a class
 
 
@@ -40,6 +44,12 @@ def sample_few_shot(train_labels: Sequence[int], val_labels: Sequence[int], shot
     train = _draw(train_labels, shots, rng)
     val = _draw(val_labels, min(shots, VAL_SHOTS_AT_MOST), rng)
     return FewShotSplit(train, val)
+
+
+def refuse_unusable_splits(shots: Sequence[int], seeds: Sequence[int]) -> None:
+    """Raise OptionError unless there is a shot count and a seed, and every shot count is positive."""
+    if not shots or not seeds or min(shots) < 1:
+        raise OptionError(f"shots must be positive and seeds given, got shots {tuple(shots)} and seeds {tuple(seeds)}")
 
 
 def short_classes(train_labels: Sequence[int], shots: int) -> dict[int, int]:
