@@ -68,8 +68,12 @@ def extract(
     default = default_backbone(images.name)
     encoder = load_backbone(backbone or default.name, pretrained or default.pretrained, device, precision)
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
-    with progress() as heard:
-        done = extract_features(images, encoder, options, path, heard)
+    try:
+        with progress() as heard:
+            done = extract_features(images, encoder, options, path, heard)
+    except KeyboardInterrupt:
+        say("interrupted; what is finished is kept: the same command goes on from there")
+        raise typer.Exit(130) from None
     for note in done.notes:
         say(f"note: {note}")
     say(f"{done.path}: {done.images} images, {done.encoded} of them encoded now")

@@ -186,9 +186,11 @@ class FeatureCache:
             "text/embeddings": (classes, len(self.templates), *features[1:2]),
         }
         for name, shape in expected.items():
-            if self.shapes.get(name) != shape:
-                has = self.shapes.get(name, "nothing")
-                raise CacheError(f"{self.path}: {name} holds {has}, expected {shape}; make the cache again")
+            if name not in self.shapes:
+                raise CacheError(f"{self.path} lacks {name}; make the cache again")
+            if self.shapes[name] != shape:
+                has = self.shapes[name]
+                raise CacheError(f"{self.path}: {name} has shape {has}, expected {shape}; make the cache again")
         rows = np.concatenate(
             [np.zeros(0, np.int64), *(part for s in self.splits.values() for part in (s.train, s.val))]
         )

@@ -273,3 +273,15 @@ def test_the_options_stand_for_the_papers_splits() -> None:
 
     assert options.numbers("--shots", options.PAPER_SHOTS) == PAPER_SHOTS
     assert options.numbers("--seeds", options.PAPER_SEEDS) == PAPER_SEEDS
+
+
+def test_an_interrupted_extract_says_that_nothing_is_lost(
+    here: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("taskres_cache.extraction.extract", interrupt)
+    outcome = taskres("extract", "digits", "--device", "cpu")
+    assert outcome.status == 130
+    assert outcome.err == "interrupted; what is finished is kept: the same command goes on from there\n"

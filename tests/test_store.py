@@ -198,7 +198,7 @@ def test_a_cache_by_another_program_as_the_format_began(tmp_path: Path) -> None:
 def test_an_array_that_lacks_is_named(cache_file: Path, name: str) -> None:
     with h5py.File(cache_file, "r+") as file:
         del file[name]
-    with pytest.raises(CacheError, match=f"{name} holds nothing, expected"):
+    with pytest.raises(CacheError, match=f"lacks {name}; make the cache again"):
         FeatureCache(cache_file)
 
 
@@ -209,4 +209,21 @@ def test_numbers_out_of_range_are_refused(cache_file: Path, name: str, value: in
     with h5py.File(cache_file, "r+") as file:
         file[name][0] = value
     with pytest.raises(CacheError, match="leave the range 0 to"):
+        FeatureCache(cache_file)
+
+
+def test_reading_touches_nothing(cache_file: Path) -> None:
+    before = cache_file.stat()
+    cache = FeatureCache(cache_file)
+    cache.verify()
+    cache.contents()
+    after = cache_file.stat()
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+
+
+def test_arrays_that_do_not_go_together(cache_file: Path) -> None:
+    with h5py.File(cache_file, "r+") as file:
+        del file["text/embeddings"]
+        file["text/embeddings"] = np.ones((3, 2, 5), np.float32)
+    with pytest.raises(CacheError, match=r"text/embeddings has shape \(3, 2, 5\), expected \(3, 2, 8\)"):
         FeatureCache(cache_file)
