@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test check format train-glyph-clip clean
+.PHONY: help demo benchmark test check format train-glyph-clip clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -18,6 +18,12 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED) ## Real images through a real CLIP into a cache, and a residual fitted on it.
 	$(BIN)/taskres extract digits
 	$(BIN)/taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3
+
+# A variable that is not set leaves the command's own default: ROOT none (the bundled digits), BACKBONE RN50, all shots, all seeds.
+benchmark: $(INSTALLED) ## The paper's tables: ROOT=/data [BACKBONE=RN50] [PRETRAINED=openai] [DATASETS="..."] [SHOTS=...] [SEEDS=...].
+	$(BIN)/taskres benchmark $(if $(ROOT),--root "$(ROOT)") $(if $(DATASETS),--datasets "$(DATASETS)") \
+		$(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(PRETRAINED),--pretrained "$(PRETRAINED)") \
+		$(if $(SHOTS),--shots "$(SHOTS)") $(if $(SEEDS),--seeds "$(SEEDS)")
 
 test: $(INSTALLED) ## Run the tests.
 	$(BIN)/python -m pytest
@@ -37,4 +43,5 @@ train-glyph-clip: $(INSTALLED) ## Train the bundled CLIP again from rendered gly
 clean: ## Remove .venv, caches of tools, and what the demo left; your own caches and runs stay.
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	rm -rf cache/glyph-clip-bundled/digits.h5 cache/glyph-clip-bundled/digits.h5.parts runs/glyph-clip-bundled/digits
+	rm -f runs/glyph-clip-bundled/benchmark.md runs/glyph-clip-bundled/benchmark.csv
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

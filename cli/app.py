@@ -6,6 +6,7 @@ import typer
 
 from taskres_cache.version import __version__
 
+from .benchmark import benchmark
 from .datasets import datasets
 from .evaluate import evaluate
 from .extract import extract
@@ -43,4 +44,5 @@ app.command("import")(import_arrays)
 app.command("fit")(fit)
 app.command("eval")(evaluate)
 app.command("inspect")(inspect_cache)
-app.command("datasets")(datasets)
+app.command("benchmark")(benchmark)
+app.add_typer(datasets, name="datasets")

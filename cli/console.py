@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from time import monotonic
 from typing import Any, Self
@@ -18,10 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
+from taskres_cache.tables import Table
+
 SECONDS_BETWEEN_LINES = 10.0
+WIDTH_OF_FILES = 160  # columns, where no terminal says how many there are
 
 
 def say(message: str) -> None:
@@ -34,21 +36,16 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, allow_nan=False, default=str))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-    """Print a table to standard output; the first `left` columns hold words, the others numbers."""
-    table = Table()
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    console.print(title, style="bold", soft_wrap=True, highlight=False)
-    console.print(table)
-
-
-def percent(value: float | None) -> str:
-    """Return an accuracy in percent with the two decimals that the field reports."""
-    return "-" if value is None else f"{value:.2f}"
+def print_table(table: Table) -> None:
+    """Print a table to standard output."""
+    drawn = RichTable()
+    for position, column in enumerate(table.columns):
+        drawn.add_column(column, justify="left" if position < table.left else "right", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+    console.print(table.title, style="bold", soft_wrap=True, highlight=False)
+    console.print(drawn)
 
 
 def progress() -> "Bar | Lines":

@@ -1,40 +1,132 @@
-"""`taskres datasets`: what is known and what is there."""
+"""`taskres datasets`: what is known, what is there, and whether it is whole."""
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from .options import Json, Root
 
+if TYPE_CHECKING:
+    from taskres_cache.datasets import Counts, Entry, Verification
 
-def datasets(root: Root = Path("."), as_json: Json = False) -> None:
-    """List the known data sets, which are installed below --root, and how to get the others.
+MOST_FAULTS_SHOWN = 20
+
+datasets = typer.Typer(invoke_without_command=True)
+
+
+@datasets.callback()
+def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json = False) -> None:
+    """List the known data sets, which are complete below --root, and how to get the others.
 
     A folder with one folder of images a class needs no name: pass its path to `taskres extract`.
+
+    Example: taskres datasets --root /data
     """
     from taskres_cache.datasets import ENTRIES
+    from taskres_cache.tables import Table
 
     from .console import print_json, print_table
 
-    rows = [
-        {
-            "name": entry.name,
-            "title": entry.title,
-            "missing": entry.missing(root),
-            "backbone": entry.backbone,
-            "how_to_get": entry.how_to_get,
-        }
-        for entry in ENTRIES.values()
-    ]
-    if as_json:
-        print_json(rows)
+    if context.invoked_subcommand is not None:
         return
-    table = [
-        [
-            str(row["name"]),
-            "ready" if row["missing"] is None else str(row["missing"]),
-            str(row["title"]),
-            str(row["how_to_get"]),
-        ]
-        for row in rows
-    ]
-    print_table("known data sets", ["name", "state", "what", "how to get it"], table, left=4)
+    found = [_described(entry, root) for entry in ENTRIES.values()]
+    if as_json:
+        print_json(found)
+        return
+    rows = tuple((str(facts["name"]), _state(facts), str(facts["title"])) for facts in found)
+    print_table(Table(f"known data sets below {root}", ("name", "state", "what"), rows, left=3))
+    for facts in found:
+        for number, step in enumerate(facts["steps"] if facts["lacks"] else ()):
+            print(f"{facts['name']}: {step}" if number == 0 else f"  {step}")
     print("Or any folder of images: folder/<class>/* (split for you) or folder/{train,val,test}/<class>/*")
+
+
+@datasets.command("verify")
+def verify(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A known data set, or a folder.")],
+    root: Annotated[Path | None, typer.Option("--root", help="Folder that the known data sets lie in.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Open every image that a data set's lists name, and compare the counts with the published ones.
+
+    Example: taskres datasets verify caltech101 --root /data
+    """
+    from taskres_cache.datasets import load_dataset, published_counts, verify_dataset
+
+    from .console import print_json, progress, say
+
+    above = context.parent.params["root"] if context.parent else Path(".")
+    dataset = load_dataset(name, root or above, split_seed=0)
+    for note in dataset.notes:
+        say(f"note: {note}")
+    with progress() as heard:
+        heard.begin(f"images of {dataset.name}", sum(map(len, dataset.partitions.values())), 0)
+        result = verify_dataset(dataset, heard.advance)
+    published = published_counts(name)
+    right = not result.faults and published in (None, result.counts)
+    if as_json:
+        faults = [{"path": item.path, "listed": item.where, "fault": fault} for item, fault in result.faults.items()]
+        expected = None if published is None else asdict(published)
+        print_json({"counts": asdict(result.counts), "published": expected, "faults": faults, "complete": right})
+    else:
+        _print_verification(dataset.name, result, published)
+    if not right:
+        say(f"{dataset.name}: {_verdict(result, published)}")
+        raise typer.Exit(1)
+
+
+def _described(entry: "Entry", root: Path) -> dict[str, Any]:
+    """Return what a person wants to know of a known data set."""
+    lacks = entry.lacking(root)
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "complete": not lacks,
+        "lacks": list(lacks),
+        "warnings": [] if lacks else list(entry.warnings(root)),
+        "steps": list(entry.steps(root)),
+        "backbone": asdict(entry.backbone),
+    }
+
+
+def _state(facts: dict[str, Any]) -> str:
+    if facts["lacks"]:
+        return f"lacks {', '.join(facts['lacks'])}"
+    return "; ".join(["complete", *facts["warnings"]])
+
+
+def _print_verification(name: str, result: "Verification", published: "Counts | None") -> None:
+    from taskres_cache.tables import Table
+
+    from .console import print_table
+
+    found = asdict(result.counts)
+    expected = {} if published is None else asdict(published)
+    rows = tuple((what, f"{count:,}", _as_published(count, expected.get(what))) for what, count in found.items())
+    print_table(Table(name, ("what", "found", "published"), rows))
+    _print_faults((f"{item.path}{item.where and f' ({item.where})'}: {fault}") for item, fault in result.faults.items())
+
+
+def _print_faults(lines: Iterable[str]) -> None:
+    faults = list(lines)
+    for line in faults[:MOST_FAULTS_SHOWN]:
+        print(line)
+    if len(faults) > MOST_FAULTS_SHOWN:
+        print(f"and {len(faults) - MOST_FAULTS_SHOWN} more; --json lists them all")
+
+
+def _as_published(count: int, published: int | None) -> str:
+    if published is None:
+        return "-"
+    return f"{published:,}" if count == published else f"{published:,} (differs)"
+
+
+def _verdict(result: "Verification", published: "Counts | None") -> str:
+    """Return what is wrong, in a line."""
+    faults = [f"{len(result.faults)} images lack or do not open"] if result.faults else []
+    differ = ["the counts are not the published ones"] if published not in (None, result.counts) else []
+    return "; ".join([*faults, *differ]) + "; unpack the archives again and get the split file (`taskres datasets`)"

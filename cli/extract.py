@@ -1,11 +1,27 @@
 """`taskres extract`: stage one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import PAPER_SEEDS, PAPER_SHOTS, CacheDir, Device, Root, Seeds, Shots, numbers
+from .options import (
+    PAPER_SEEDS,
+    PAPER_SHOTS,
+    Backbone,
+    BatchSize,
+    CacheDir,
+    Device,
+    Precision,
+    Pretrained,
+    Root,
+    Seeds,
+    Shots,
+    Templates,
+    Workers,
+    numbers,
+)
 
 
 def extract(
@@ -13,28 +29,16 @@ def extract(
         str, typer.Argument(metavar="DATASET", help="A known data set, or a folder with one folder of images a class.")
     ],
     root: Root = Path("."),
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="Any open_clip model.  [default: RN50; glyph-clip for digits]", show_default=False),
-    ] = None,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            help="A tag of the model, or a local checkpoint file.  [default: openai; bundled for digits]",
-            show_default=False,
-        ),
-    ] = None,
+    backbone: Backbone = None,
+    pretrained: Pretrained = None,
     shots: Shots = PAPER_SHOTS,
     seeds: Seeds = PAPER_SEEDS,
     cache_dir: CacheDir = Path("cache"),
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images a batch.  [default: by device]", show_default=False)
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Decoding processes.  [default: by device]", show_default=False)
-    ] = None,
+    precision: Precision = "auto",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    templates: Templates = None,
     name: Annotated[
         str | None,
         typer.Option(help="What to call a folder's data set instead of the folder's name.", show_default=False),
@@ -57,6 +61,7 @@ def extract(
     from taskres_cache.datasets import default_backbone, load_dataset
     from taskres_cache.extraction import ExtractOptions
     from taskres_cache.extraction import extract as extract_features
+    from taskres_cache.published import read_templates
 
     from .console import progress, say
 
@@ -65,6 +70,8 @@ def extract(
         numbers("--shots", shots), numbers("--seeds", seeds), classnames, batch_size, workers, unreadable
     )
     images = load_dataset(dataset, root, split_seed, name)
+    if templates is not None:
+        images = replace(images, templates=read_templates(templates))
     default = default_backbone(images.name)
     encoder = load_backbone(backbone or default.name, pretrained or default.pretrained, device, precision)
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
@@ -79,4 +86,4 @@ def extract(
     say(f"{done.path}: {done.images} images, {done.encoded} of them encoded now")
     if not done.changed:
         say("nothing was missing")
-    say(f"next: taskres fit {images.name}")
+    say(f"next: taskres {'eval RUN --on' if images.test_only else 'fit'} {images.name}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Cache, CacheDir, Device, Json, Seeds, Shots, numbers
+from .options import Cache, CacheDir, Classes, Device, Json, Out, Seeds, Shots, numbers
 
 if TYPE_CHECKING:
     from taskres_cache.study import Summary
@@ -34,8 +34,9 @@ def fit(
     base: Annotated[
         str | None, typer.Option(help="Text classifier to start from.  [default: regular]", show_default=False)
     ] = None,
+    classes: Classes = "all",
     device: Device = "auto",
-    out: Annotated[Path, typer.Option(help="Where runs are left.")] = Path("runs"),
+    out: Out = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
 ) -> None:
@@ -47,18 +48,19 @@ def fit(
     Example: taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3
     """
     from taskres_cache.devices import choose_device
-    from taskres_cache.store import FeatureCache, find_cache
+    from taskres_cache.halves import open_cache
+    from taskres_cache.store import find_cache
     from taskres_cache.study import recipe_of, run_study, summarise
 
     from .console import print_json, say
 
-    features = FeatureCache(find_cache(cache, cache_dir))
+    features = open_cache(find_cache(cache, cache_dir), classes)
     recipe = recipe_of(
         features, alpha=alpha, lr=lr, epochs=epochs, batch_size=batch_size, weight_decay=weight_decay, base=base
     )
     results = []
-    splits = numbers("--shots", shots), numbers("--seeds", seeds)
-    for result in run_study(features, *splits, recipe, choose_device(device), out):
+    splits = [(count, seed) for count in numbers("--shots", shots) for seed in numbers("--seeds", seeds)]
+    for result in run_study(features, splits, recipe, choose_device(device), out):
         test, seconds = result.metrics["test_accuracy"], result.metrics["seconds"]["fit"]
         say(f"{result.folder}: test {test:.2f} %, fitted in {seconds:.2f} s")
         results.append(result)
@@ -68,16 +70,20 @@ def fit(
         table = [asdict(summary) for summary in summaries]
         print_json({"cache": str(features.path), "recipe": recipe.as_dict(), "summary": table, "runs": runs})
     else:
-        source = features.provenance
-        _print_summary(f"{source.dataset}, {source.backbone} ({source.pretrained}), {recipe.method_name()}", summaries)
+        source, only = features.provenance, "" if classes == "all" else f", {classes} classes"
+        _print_summary(
+            f"{source.dataset}, {source.backbone} ({source.pretrained}), {recipe.method_name()}{only}", summaries
+        )
 
 
-def _print_summary(title: str, table: "list[Summary]") -> None:
-    from .console import percent, print_table
+def _print_summary(title: str, summaries: "list[Summary]") -> None:
+    from taskres_cache.tables import Table, percent
 
-    columns = ["shots", "seeds", "zero-shot %", "val %", "test %", "std", "gain"]
-    rows = [
-        [
+    from .console import print_table
+
+    columns = ("shots", "seeds", "zero-shot %", "val %", "test %", "std", "gain")
+    rows = tuple(
+        (
             str(row.shots),
             ",".join(map(str, row.seeds)),
             percent(row.zero_shot_accuracy),
@@ -85,7 +91,8 @@ def _print_summary(title: str, table: "list[Summary]") -> None:
             percent(row.mean_test_accuracy),
             percent(row.std_test_accuracy),
             f"{row.mean_test_accuracy - row.zero_shot_accuracy:+.2f}",
-        ]
-        for row in table
-    ]
-    print_table(f"{title}: test accuracy, mean and standard deviation over seeds", columns, rows, left=0)
+        )
+        for row in summaries
+    )
+    heading = f"{title}: test accuracy, mean and standard deviation over seeds"
+    print_table(Table(heading, columns, rows, left=0))

@@ -19,6 +19,7 @@ def inspect_cache(
     Example: taskres inspect digits --verify
     """
     from taskres_cache.store import FeatureCache, describe_cache, find_cache
+    from taskres_cache.tables import Table
 
     from .console import print_json, print_table
 
@@ -28,9 +29,10 @@ def inspect_cache(
     if as_json:
         print_json({**facts, "arrays": features.shapes, "verified_bytes": checked})
         return
-    print_table(str(features.path), ["what", "value"], [[name, str(value)] for name, value in facts.items()], left=2)
+    rows = tuple((name, str(value)) for name, value in facts.items())
+    print_table(Table(str(features.path), ("what", "value"), rows, left=2))
     arrays = [name for name in features.shapes if not name.startswith("splits/")]
-    shapes = [[name, " x ".join(map(str, features.shapes[name]))] for name in arrays]
-    print_table("arrays", ["array", "shape"], shapes, left=2)
+    shapes = tuple((name, " x ".join(map(str, features.shapes[name]))) for name in arrays)
+    print_table(Table("arrays", ("array", "shape"), shapes, left=2))
     if checked:
         print(f"intact: {len(checked)} arrays, {sum(checked.values()):,} bytes match their checksums")

@@ -14,6 +14,35 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 o
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output and nothing else there.")]
 Shots = Annotated[str, typer.Option("--shots", help="Images a class, such as 16 or 1,2,4,8,16.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="Seeds of the few-shot draw, such as 1 or 1,2,3.")]
+Classes = Annotated[str, typer.Option("--classes", help="all, base (the first half) or new (the others).")]
+Templates = Annotated[
+    str | None,
+    typer.Option(
+        "--templates",
+        help="Prompts: a text file with one on each line, imagenet-80 or imagenet-7.  [default: the data set's own]",
+        show_default=False,
+    ),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Any open_clip model.  [default: RN50; glyph-clip for digits]", show_default=False),
+]
+Pretrained = Annotated[
+    str | None,
+    typer.Option(
+        "--pretrained",
+        help="A tag of the model, or a local checkpoint file.  [default: openai; bundled for digits]",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", help="Where runs are left.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Images a batch.  [default: by device]", show_default=False)
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Decoding processes.  [default: by device]", show_default=False)
+]
 
 PAPER_SHOTS = "1,2,4,8,16"
 PAPER_SEEDS = "1,2,3"

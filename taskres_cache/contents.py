@@ -98,6 +98,7 @@ class CacheContents:
     Parameters
     ----------
     classnames : (C,) in label order.
+    class_ids : (C,) what classes go by across data sets; None when that is their names.
     paths, stamps : (N,) each image's path and what changes when its file does.
     labels, partitions : (N,) int32; uint8 as positions in `PARTITIONS`.
     image_features : (N, D) float16 or float32, un-normalised.
@@ -115,6 +116,7 @@ class CacheContents:
     text: TextBases
     splits: dict[SplitName, Split]
     skipped: dict[str, str] = field(default_factory=dict)
+    class_ids: tuple[str, ...] | None = None
 
 
 def cache_path(cache_dir: Path, backbone: str, pretrained: str, dataset: str) -> Path:

@@ -5,12 +5,14 @@ Axes: N images, C classes of the cache, D embedding.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from taskres_cache.contents import UNKNOWN
 from taskres_cache.errors import RunError
+from taskres_cache.fitting import regular_base
 from taskres_cache.residual import accuracy
 from taskres_cache.runs import Classifier
 from taskres_cache.store import FeatureCache
@@ -49,6 +51,45 @@ def percent_correct(features: LabelledFeatures, weights: np.ndarray, device: tor
     return accuracy(*on_device)
 
 
+@dataclass(frozen=True)
+class ZeroShot:
+    """Accuracies in percent of the text classifier alone, in one of the forms that the field reports."""
+
+    form: str
+    templates: tuple[str, ...]
+    val_accuracy: float | None
+    test_accuracy: float | None
+
+
+def zero_shot_weights(embeddings: np.ndarray) -> dict[str, np.ndarray]:
+    """Return form -> classifier (C, D) of un-normalised text embeddings (C, T, D).
+
+    "single prompt" is the first template's; "prompt ensemble" the mean of normalised embeddings (CLIP's own way);
+    "residual base" the mean of un-normalised ones, which the task residual is added to (TaskRes).
+    """
+    normalised = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)  # (C, T, D)
+    return {
+        "single prompt": embeddings[:, 0],  # (C, D)
+        "prompt ensemble": normalised.mean(axis=1),
+        "residual base": regular_base(embeddings),
+    }
+
+
+def evaluate_zero_shot(cache: FeatureCache, device: torch.device) -> list[ZeroShot]:
+    """Return the accuracy of each form of zero-shot on the val and test part of a cache."""
+    text = cache.text_bases()
+    val, test = (LabelledFeatures.of(cache, cache.rows(partition)) for partition in ("val", "test"))
+    return [
+        ZeroShot(
+            form=form,
+            templates=text.templates[:1] if form == "single prompt" else text.templates,
+            val_accuracy=percent_correct(val, weights, device),
+            test_accuracy=percent_correct(test, weights, device),
+        )
+        for form, weights in zero_shot_weights(text.embeddings).items()
+    ]
+
+
 def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.device) -> Evaluation:
     """Return a run's accuracy on the test part of a cache, its own or another of the same checkpoint.
 
@@ -66,16 +107,37 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
 
 
 def class_rows(classifier: Classifier, cache: FeatureCache) -> np.ndarray:
-    """Return the classifier's row for each class of a cache (C,), matched by name; a cache may have fewer classes."""
+    """Return the classifier's row for each class of a cache (C,); a cache may have fewer classes.
+
+    Classes are matched by their identifiers where both have such, else by name.
+    """
     _refuse_other_features(classifier, cache)
-    row_of = {name: row for row, name in enumerate(classifier.classnames)}
-    unknown = [name for name in cache.classnames if name not in row_of]
+    known, asked = classifier.classnames, cache.classnames
+    if classifier.class_ids is not None and cache.class_ids is not None:
+        known, asked = classifier.class_ids, cache.class_ids
+    if asked == known:
+        return np.arange(len(known))
+    row_of = {key: row for row, key in enumerate(known)}
+    unknown = [name for name, key in zip(cache.classnames, asked, strict=True) if key not in row_of]
     if unknown:
         raise RunError(
-            f"{cache.path} has {len(unknown)} of {len(cache.classnames)} classes that the run does not know "
-            f"({', '.join(repr(name) for name in unknown[:3])}); fit a run on a cache that has them"
+            f"{cache.path} has {len(unknown)} of {len(asked)} classes that the run does not know "
+            f"({', '.join(repr(name) for name in unknown[:3])}); {_remedy_for_unknown(classifier)}"
         )
-    return np.array([row_of[name] for name in cache.classnames])
+    if len(row_of) < len(known):
+        raise RunError(
+            f"the run has several classes of one name, and {cache.path} another list of classes; rename them"
+        )
+    return np.array([row_of[key] for key in asked])
+
+
+def _remedy_for_unknown(classifier: Classifier) -> str:
+    if classifier.half == "all":
+        return "fit a run on a cache that has them"
+    return (
+        f"it was fitted on the {classifier.half} half of its classes (--classes {classifier.half}) and has no residual "
+        "for others: for those there is zero-shot, taskres eval CACHE --zero-shot"
+    )
 
 
 def _refuse_other_features(classifier: Classifier, cache: FeatureCache) -> None:
@@ -86,7 +148,7 @@ def _refuse_other_features(classifier: Classifier, cache: FeatureCache) -> None:
     differing = [
         f"{name}: cache has {getattr(has, name)!r}, run has {getattr(run, name)!r}"
         for name in fields
-        if getattr(has, name) != getattr(run, name)
+        if _as_encoded(getattr(has, name)) != _as_encoded(getattr(run, name))
     ]
     if cache.dim != classifier.base.shape[1]:
         differing.append(f"width: cache has {cache.dim}, run has {classifier.base.shape[1]}")
@@ -95,3 +157,8 @@ def _refuse_other_features(classifier: Classifier, cache: FeatureCache) -> None:
             f"{cache.path} holds features of another checkpoint than the run: {'; '.join(differing)}; "
             "extract it with the run's backbone and weights"
         )
+
+
+def _as_encoded(value: Any) -> Any:
+    """Return a field without what concerns the files rather than the encoder: whether images are turned upright."""
+    return {name: part for name, part in value.items() if name != "orientation"} if isinstance(value, dict) else value

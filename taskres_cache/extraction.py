@@ -26,13 +26,13 @@ from taskres_cache.datasets import (
     sample_few_shot,
     shortage_notes,
 )
-from taskres_cache.errors import CacheMismatchError, OptionError, UnreadableImagesError
+from taskres_cache.datasets.images import ABSENT
+from taskres_cache.errors import CacheMismatchError, DatasetError, OptionError, UnreadableImagesError
 from taskres_cache.gathering import Already, GatheredImages, Progress, Silent, gather_images, gather_text
 from taskres_cache.prompts import fill_templates
 from taskres_cache.store import FeatureCache, write_cache
 
-ORIENTATION = "exif"  # images are turned upright before the model's own preprocessing, and the cache says so
-LIBRARIES = ("taskres-cache", "torch", "torchvision", "open_clip_torch", "pillow", "numpy")
+LIBRARIES = ("taskres-cache", "torch", "torchvision", "open_clip_torch", "timm", "pillow", "numpy")
 UNREADABLE = ("fail", "skip")
 
 Wanted = dict[SplitName, FewShotSplit]
@@ -97,6 +97,8 @@ def extract(
 
     Raises
     ------
+    DatasetError : an image that the splits need is not there, before anything is encoded (unless images that cannot be
+        read are to be skipped).
     CacheMismatchError : the cache at `path` was made from another checkpoint, preprocessing or prompt set, or from
         another data set of the same name; it is left as it is.
     UnreadableImagesError : after all other images have been encoded; a second run takes those over.
@@ -110,6 +112,8 @@ def extract(
     needed = _needed_items(dataset, wanted)
     stamps = {item.path: dataset.source.stamp(item.path) for _, item in needed}
     _refuse_other_dataset(path, existing, stamps)
+    if options.unreadable == "fail":
+        _refuse_absent(dataset, needed, stamps)
 
     parts = path.with_name(f"{path.name}.parts")
     already = Already(made_from, existing, parts)
@@ -136,7 +140,7 @@ def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions)
         model_config=backbone.model_config,
         weights_sha256=backbone.weights_sha256,
         logit_scale=backbone.logit_scale,
-        preprocess={**backbone.preprocess, "orientation": ORIENTATION},
+        preprocess={**backbone.preprocess, "orientation": dataset.source.orientation},
         precision=backbone.precision,
         classnames_form=options.classnames_form,
         split=dataset.split,
@@ -168,8 +172,22 @@ def _refuse_other_dataset(path: Path, existing: CacheContents | None, stamps: di
         )
 
 
+def _refuse_absent(dataset: Dataset, needed: list[tuple[str, Item]], stamps: dict[str, str]) -> None:
+    """Raise DatasetError naming the first image that is not there, and what lists it."""
+    absent = [item for _, item in needed if stamps[item.path] == ABSENT]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        listed = f" ({absent[0].where})" if absent[0].where else ""
+        raise DatasetError(
+            f"data set {dataset.name!r}: {absent[0].path}{listed}{more} not found below {dataset.source.location}; "
+            f"unpack the images again (`taskres datasets verify` lists all that lack), or pass --skip-unreadable"
+        )
+
+
 def _wanted_splits(dataset: Dataset, options: ExtractOptions, existing: CacheContents | None) -> Wanted:
     """Return every split that is asked for or in the cache, drawn from the lists as they are now."""
+    if dataset.test_only:
+        return {}
     asked = {(shots, seed) for shots in options.shots for seed in options.seeds}
     train, val = labels_of(dataset.train), labels_of(dataset.val)
     names = sorted(asked | set(existing.splits if existing else ()))
@@ -202,6 +220,7 @@ def _assembled(
     return CacheContents(
         provenance=made_from,
         classnames=dataset.classnames,
+        class_ids=dataset.class_ids,
         paths=tuple(row_of),
         stamps=tuple(stamps[path] for path in row_of),
         labels=np.array([item.label for _, item in kept], np.int32),
@@ -226,7 +245,8 @@ def _rows(items: Sequence[Item], positions: Sequence[int], row_of: dict[str, int
 def _holds_the_same(existing: CacheContents, contents: CacheContents) -> bool:
     """Return whether a cache holds all of the new contents already, the versions of libraries aside."""
     plain = all(
-        getattr(existing, name) == getattr(contents, name) for name in ("classnames", "paths", "stamps", "skipped")
+        getattr(existing, name) == getattr(contents, name)
+        for name in ("classnames", "class_ids", "paths", "stamps", "skipped")
     )
     arrays = ("labels", "partitions", "image_features")
     return (
@@ -239,6 +259,8 @@ def _holds_the_same(existing: CacheContents, contents: CacheContents) -> bool:
 
 def _notes(dataset: Dataset, names: Iterable[SplitName], unreadable: dict[str, str]) -> tuple[str, ...]:
     """Return what a user should be told: how the data set was read, classes short of images, skipped images."""
-    shortages = shortage_notes(dataset.classnames, labels_of(dataset.train), max(shots for shots, _ in names))
+    shortages = shortage_notes(
+        dataset.classnames, labels_of(dataset.train), max((shots for shots, _ in names), default=0)
+    )
     skips = [f"skipped {path}: {reason}" for path, reason in unreadable.items()]
     return (*dataset.notes, *shortages, *skips)

@@ -94,7 +94,7 @@ def gather_images(
     keys = {path: _key(path, stamp) for path, stamp in stamps.items()}
     missing = [path for path, key in keys.items() if key not in known]
     unreadable: dict[str, str] = {}
-    progress.begin("images", len(keys), len(keys) - len(missing))
+    progress.begin(f"images of {already.made_from.dataset}", len(keys), len(keys) - len(missing))
     for block in encode_image_blocks(source, missing, backbone, batch_size, workers):
         features = block.image_features.astype(storage_dtype(backbone.precision))
         _refuse_unusable(block.paths, features, backbone)
@@ -118,7 +118,7 @@ def gather_text(
     blocks = already.blocks("text", "weights_sha256", "model_config")
     known = blocks.load() | _known_prompts(already.existing, form)
     missing = [prompt for prompt in wanted if prompt not in known]
-    progress.begin("prompts", len(wanted), len(wanted) - len(missing))
+    progress.begin(f"prompts of {already.made_from.dataset}", len(wanted), len(wanted) - len(missing))
     for start in range(0, len(missing), PROMPTS_PER_BLOCK):
         batch = missing[start : start + PROMPTS_PER_BLOCK]
         outputs = _tower_output(backbone.encode_texts(batch))

@@ -19,7 +19,8 @@ from taskres_cache.recipe import Recipe
 
 CLASSIFIER_FILE = "classifier.safetensors"
 METRICS_FILE = "metrics.json"
-JSON_FIELDS = ("classnames", "templates", "alpha", "shots", "seed")  # of the classifier file's metadata
+JSON_FIELDS = ("classnames", "templates", "alpha", "shots", "seed", "class_ids", "half")  # of the file's metadata
+UNSAID = {"class_ids": "null", "half": '"all"'}  # what runs of earlier versions do not say
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Classifier:
     recipe : how it was trained.
     shots, seed : the few-shot split.
     provenance : where the features came from.
+    class_ids : (C,) what classes go by across data sets; None when that is their names.
+    half : of the data set's classes that it was fitted on: all, base or new.
     """
 
     base: np.ndarray
@@ -46,6 +49,8 @@ class Classifier:
     shots: int
     seed: int
     provenance: Provenance
+    class_ids: tuple[str, ...] | None = None
+    half: str = "all"
 
     @property
     def weights(self) -> np.ndarray:
@@ -53,13 +58,16 @@ class Classifier:
         return self.base + self.alpha * self.residual
 
 
-def run_folder(out: Path, classifier: Classifier) -> Path:
+def run_folder(out: Path, source: Provenance, recipe: Recipe, half: str, shots: int, seed: int) -> Path:
     """Return the folder of a run; everything that tells fits of one cache apart is in its name."""
-    source = classifier.provenance
-    fit = Path(source.dataset) / classifier.recipe.method_name()
-    return (
-        out / f"{source.backbone}-{source.pretrained}" / fit / f"shots_{classifier.shots}" / f"seed_{classifier.seed}"
-    )
+    method = recipe.method_name() + ("" if half == "all" else f"-{half}-classes")
+    fits = checkpoint_folder(out, source) / source.dataset / method
+    return fits / f"shots_{shots}" / f"seed_{seed}"
+
+
+def checkpoint_folder(above: Path, source: Provenance) -> Path:
+    """Return the folder for one checkpoint below that of all runs, or of all caches."""
+    return above / f"{source.backbone}-{source.pretrained}"
 
 
 def write_run(folder: Path, classifier: Classifier, metrics: dict[str, Any]) -> None:
@@ -128,9 +136,12 @@ def _as_metadata(classifier: Classifier) -> dict[str, str]:
 
 def _from_metadata(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Classifier:
     provenance = Provenance.from_plain(metadata)
-    classnames, templates, alpha, shots, seed = (json.loads(metadata[name]) for name in JSON_FIELDS)
+    said = {**UNSAID, **metadata}
+    classnames, templates, alpha, shots, seed, class_ids, half = (json.loads(said[name]) for name in JSON_FIELDS)
     base, residual = tensors["base"], tensors["residual"]
     if not base.shape == residual.shape == (len(classnames), base.shape[-1]):
         raise ValueError(f"base {base.shape}, residual {residual.shape}, {len(classnames)} class names")
     recipe = Recipe(**provenance.recipe)
-    return Classifier(base, residual, tuple(classnames), tuple(templates), alpha, recipe, shots, seed, provenance)
+    class_ids = None if class_ids is None else tuple(class_ids)
+    names = tuple(classnames), tuple(templates)
+    return Classifier(base, residual, *names, alpha, recipe, shots, seed, provenance, class_ids, half)

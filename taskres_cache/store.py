@@ -51,12 +51,15 @@ class FeatureCache:
     CacheDamagedError : truncated, or a checksum does not match.
     """
 
+    half = "all"  # of the classes, see `halves.CacheHalf`
+
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._reading() as file:
             self._check_format(file)
             self.provenance, self.created_at, self.created_by = _read_attributes(file)
             self.classnames = _read_strings(file["classnames"])
+            self.class_ids = _read_strings(file["class_ids"]) if "class_ids" in file else None
             self.labels: np.ndarray = file["images/label"][:]
             self.partitions: np.ndarray = file["images/partition"][:]
             self.templates = _read_strings(file["text/templates"])
@@ -80,6 +83,11 @@ class FeatureCache:
     def split(self, shots: int, seed: int) -> Split:
         """Return a few-shot split; raises OptionError naming those the cache has, CacheError for an empty one."""
         split = self.splits.get((shots, seed))
+        if split is None and len(self.rows("train")) == 0:
+            raise OptionError(
+                f"{self.path} holds test images only, nothing to train on; fit on another cache and test on this one: "
+                "taskres eval RUN --on CACHE"
+            )
         if split is None:
             raise OptionError(
                 f"{self.path} has no split of {shots} shots, seed {seed}; it has {listed_splits(self.splits)}; add "
@@ -122,7 +130,7 @@ class FeatureCache:
             features = file["features/center"][:]
         return CacheContents(
             self.provenance, self.classnames, paths, stamps, self.labels, self.partitions, features,
-            self.text_bases(), self.splits, self.skipped,
+            self.text_bases(), self.splits, self.skipped, self.class_ids,
         )  # fmt: skip
 
     def expect(self, remedy: str, **expected: object) -> None:
@@ -180,6 +188,7 @@ class FeatureCache:
         count, classes = len(self.labels), len(self.classnames)
         features = self.shapes.get("features/center", ())
         expected = {
+            **({} if self.class_ids is None else {"class_ids": (classes,)}),
             "images/path": (count,),
             "images/partition": (count,),
             "features/center": (count, *features[1:2]),
@@ -199,8 +208,14 @@ class FeatureCache:
                 raise CacheError(f"{self.path}: {name} leave the range 0 to {end - 1}; make the cache again")
 
 
-def find_cache(file_or_name: str, cache_dir: Path) -> Path:
+def find_cache(file_or_name: str, cache_dir: Path, checkpoint: str | None = None) -> Path:
     """Return the cache that a file's path, a data set's name, or the folder that it was made of means.
+
+    Parameters
+    ----------
+    file_or_name : what the user says.
+    cache_dir : where caches live.
+    checkpoint : `<backbone>-<pretrained>` whose cache is meant when there are several, and the first choice then.
 
     Raises
     ------
@@ -216,6 +231,9 @@ def find_cache(file_or_name: str, cache_dir: Path) -> Path:
     if not found:
         remedy = f"no such cache below {cache_dir}; make it with `taskres extract {file_or_name}` or pass --cache-dir"
         raise UnknownNameError("cache", file_or_name, {candidate.stem for candidate in cached}, remedy)
+    preferred = [candidate for candidate in found if candidate.parent.name == checkpoint]
+    if preferred:
+        return preferred[0]
     if len(found) > 1:
         raise OptionError(
             f"{file_or_name!r} is cached for several checkpoints; pass one of {', '.join(map(str, found))}"
@@ -268,6 +286,8 @@ def _arrays(contents: CacheContents) -> dict[str, Any]:
         "skipped/path": tuple(contents.skipped),
         "skipped/reason": tuple(contents.skipped.values()),
     }
+    if contents.class_ids is not None:
+        arrays["class_ids"] = contents.class_ids
     if text.pre_projection is not None and text.projection is not None:
         arrays["text/pre_projection"] = text.pre_projection.astype(np.float32)
         arrays["text/projection"] = text.projection.astype(np.float32)

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from taskres_cache.errors import CacheError
+from taskres_cache.contents import SplitName
+from taskres_cache.errors import CacheError, RunError
 from taskres_cache.evaluation import LabelledFeatures, percent_correct
 from taskres_cache.fitting import Fit, TrainingSet, fit_residual, regular_base
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs import Classifier, run_folder, write_run
+from taskres_cache.runs import Classifier, read_classifier, read_metrics, run_folder, write_run
 from taskres_cache.store import FeatureCache
 
 
@@ -42,7 +44,7 @@ def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
 
 
 def run_study(
-    cache: FeatureCache, shots: Sequence[int], seeds: Sequence[int], recipe: Recipe, device: torch.device, out: Path
+    cache: FeatureCache, splits: Sequence[SplitName], recipe: Recipe, device: torch.device, out: Path
 ) -> Iterator[RunResult]:
     """Fit, evaluate and write one run after the other.
 
@@ -53,26 +55,85 @@ def run_study(
     OptionError : a split that the cache does not hold, before anything is fitted.
     StorageError : a run folder cannot be written.
     """
-    splits = {(count, seed): cache.split(count, seed) for count in shots for seed in seeds}
+    rows = {name: cache.split(*name) for name in splits}
     base = regular_base(cache.text_bases().embeddings)  # (C, D)
     test = LabelledFeatures.of(cache, cache.rows("test"))
-    zero_shot = percent_correct(test, base, device)
-    for (count, seed), split in splits.items():
+    zero_shot, shared = percent_correct(test, base, device), _shared_inputs(cache, base, test)
+    for (count, seed), split in rows.items():
         train, val = LabelledFeatures.of(cache, split.train), LabelledFeatures.of(cache, split.val)
         training = TrainingSet(train.image_features, train.labels)
         fit = fit_residual(training, base, cache.provenance.logit_scale, recipe, recipe.epochs_for(count), seed, device)
         classifier = classifier_of(cache, base, fit, recipe, count, seed)
-        images = {"train": len(train.labels), "val": len(val.labels), "test": len(test.labels)}
-        measured = {"zero_shot_accuracy": zero_shot, **_measured(classifier, val, test, fit, device), "images": images}
-        result = RunResult(run_folder(out, classifier), {**_identity(cache, classifier), **measured})
-        write_run(result.folder, classifier, result.metrics)
-        yield result
+        facts = {
+            **_identity(cache, classifier),
+            "inputs_sha256": _digest(shared, train, val),
+            "zero_shot_accuracy": zero_shot,
+            **_measured(classifier, val, test, fit, device),
+            "images": {"train": len(train.labels), "val": len(val.labels), "test": len(test.labels)},
+        }
+        folder = run_folder(out, cache.provenance, recipe, cache.half, count, seed)
+        write_run(folder, classifier, facts)
+        yield RunResult(folder, facts)
+
+
+def finished_runs(
+    cache: FeatureCache, splits: Sequence[SplitName], recipe: Recipe, out: Path
+) -> dict[SplitName, RunResult]:
+    """Return those runs of a study that are there already: same recipe, and fitted and tested on the very same numbers.
+
+    Raises OptionError for a split that the cache does not hold.
+    """
+    base, test = regular_base(cache.text_bases().embeddings), LabelledFeatures.of(cache, cache.rows("test"))
+    shared, found = _shared_inputs(cache, base, test), {}
+    for name in splits:
+        split = cache.split(*name)
+        folder = run_folder(out, cache.provenance, recipe, cache.half, *name)
+        inputs = _digest(shared, *(LabelledFeatures.of(cache, rows) for rows in (split.train, split.val)))
+        metrics = _metrics_of_intact_run(folder)
+        if metrics.get("inputs_sha256") == inputs and metrics.get("recipe") == recipe.as_dict():
+            found[name] = RunResult(folder, metrics)
+    return found
 
 
 def classifier_of(cache: FeatureCache, base: np.ndarray, fit: Fit, recipe: Recipe, shots: int, seed: int) -> Classifier:
     """Return a fit as a classifier that knows where its features came from."""
-    names = cache.classnames, cache.templates
-    return Classifier(base, fit.residual, *names, recipe.alpha, recipe, shots, seed, cache.provenance)
+    return Classifier(
+        base=base,
+        residual=fit.residual,
+        classnames=cache.classnames,
+        templates=cache.templates,
+        alpha=recipe.alpha,
+        recipe=recipe,
+        shots=shots,
+        seed=seed,
+        provenance=cache.provenance,
+        class_ids=cache.class_ids,
+        half=cache.half,
+    )
+
+
+def _shared_inputs(cache: FeatureCache, base: np.ndarray, test: LabelledFeatures) -> str:
+    """Return the digest of what all runs of a study have in common."""
+    return _digest(repr((cache.provenance.logit_scale, cache.classnames)), base, test)
+
+
+def _digest(*parts: str | np.ndarray | LabelledFeatures) -> str:
+    """Return the SHA-256 of arrays and of other digests, by which equal inputs of a run are known."""
+    digest = sha256()
+    for part in parts:
+        arrays = (part.image_features, part.labels) if isinstance(part, LabelledFeatures) else (part,)
+        for array in arrays:
+            digest.update(array.encode() if isinstance(array, str) else np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _metrics_of_intact_run(folder: Path) -> dict[str, Any]:
+    """Return the metrics of a run folder, or nothing when there is no intact run."""
+    try:
+        read_classifier(folder)
+        return read_metrics(folder)
+    except RunError:
+        return {}
 
 
 def _measured(
@@ -132,6 +193,7 @@ def _identity(cache: FeatureCache, classifier: Classifier) -> dict[str, Any]:
         "weights_sha256": made_from.weights_sha256,
         "shots": classifier.shots,
         "seed": classifier.seed,
+        "classes": classifier.half,
         "method": recipe.method_name(),
         "recipe": recipe.as_dict(),
         "epochs": recipe.epochs_for(classifier.shots),

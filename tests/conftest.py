@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -43,6 +44,35 @@ def taskres(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return Outcome(status, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that commands run in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def one_line(outcome: Outcome) -> str:
+    """Return the one line that a failed command prints, after checking that it is one and no traceback."""
+    lines = [line for line in outcome.err.splitlines() if line.startswith("taskres: ")]
+    assert len(lines) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    return lines[0]
+
+
+def as_the_protocol_says(split: dict, shots: int, seed: int) -> tuple[list[str], list[str]]:
+    """Draw from a split file as CoOp does: the protocol written a second time, over paths instead of positions."""
+    rng = Random(seed)
+    drawn = []
+    for part, count in (("train", shots), ("val", min(shots, 4))):
+        by_label: dict[int, list[str]] = {}
+        for path, label, _ in split[part]:
+            by_label.setdefault(label, []).append(path)
+        groups = [rng.sample(paths, count) if len(paths) >= count else paths for paths in by_label.values()]
+        drawn.append([path for group in groups for path in group])
+    return drawn[0], drawn[1]
 
 
 @pytest.fixture(scope="session")

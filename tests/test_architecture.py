@@ -72,6 +72,8 @@ def test_one_module_knows_open_clip_and_one_knows_hdf5() -> None:
         ("taskres_cache.datasets", {"torch", "open_clip", "h5py", "numpy"}),
         ("taskres_cache.arrays", {"torch", "open_clip"}),
         ("taskres_cache.study", {"open_clip", "torchvision"}),
+        ("taskres_cache.published", {"torch", "open_clip", "timm"}),
+        ("taskres_cache.tables", {"torch", "rich", "h5py"}),
     ],
 )
 def test_modules_do_not_know_what_they_need_not(module: str, unknown: set[str]) -> None:
@@ -91,8 +93,8 @@ def test_fitting_is_handed_training_features_only() -> None:
 def test_readme_names_every_command_and_target() -> None:
     readme = (ROOT / "README.md").read_text()
     app = (ROOT / "cli" / "app.py").read_text()
-    commands = re.findall(r'app\.command\("(\w+)"\)', app)
-    assert len(commands) >= 6
+    commands = re.findall(r'(?:app\.command\(|add_typer\(\w+, name=)"(\w+)"\)', app)
+    assert len(commands) >= 7
     targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert {"demo", "test", "check", "clean"} <= set(targets)
     assert [name for name in commands if f"taskres {name}" not in readme] == []
@@ -101,19 +103,19 @@ def test_readme_names_every_command_and_target() -> None:
 
 def test_readme_names_every_option_of_extract_and_fit() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name in ("shots", "seeds", "backbone", "pretrained", "skip-unreadable", "alpha", "json", "on", "verify"):
+    for name in ("shots", "seeds", "backbone", "pretrained", "skip-unreadable", "alpha", "json", "on", "verify", "templates", "classes", "zero-shot"):
         assert f"--{name}" in readme
 
 
 def test_ci_calls_what_readme_tells() -> None:
     script = (ROOT / ".ci" / "run").read_text()
-    assert all(f"make {target}" in script for target in ("check", "test", "demo"))
+    assert all(f"make {target}" in script for target in ("check", "test", "demo", "benchmark"))
 
 
 def test_cache_readme_names_every_array_and_attribute() -> None:
     text = (ROOT / "cache" / "README.md").read_text()
     assert [known.name for known in fields(Provenance) if f"`{known.name}`" not in text] == []
-    names = re.findall(r'"((?:images|features|text|skipped)/\w+)"', (ROOT / "taskres_cache" / "store.py").read_text())
+    names = re.findall(r'"(class_ids|classnames|(?:images|features|text|skipped)/\w+)"', (ROOT / "taskres_cache" / "store.py").read_text())
     assert len(set(names)) >= 8
     assert [name for name in names if f"`{name}`" not in text] == []
 

@@ -61,7 +61,7 @@ def test_residual_beats_zero_shot_and_rises_with_the_shots(
 ) -> None:
     extract(digits, glyph_clip, ExtractOptions(), tmp_path / "digits.h5")
     cache = FeatureCache(tmp_path / "digits.h5")
-    runs = run_study(cache, [1, 2, 4, 8, 16], [1, 2, 3], recipe_of(cache), torch.device("cpu"), tmp_path / "runs")
+    runs = run_study(cache, list(cache.splits), recipe_of(cache), torch.device("cpu"), tmp_path / "runs")
     table = summarise(run.metrics for run in runs)
     accuracies = [row.mean_test_accuracy for row in table]
     zero_shot = table[0].zero_shot_accuracy

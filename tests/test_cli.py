@@ -10,15 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import Outcome, Taskres, save_image
+from tests.conftest import Taskres, one_line, save_image
 
 BUNDLED = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -26,15 +20,6 @@ def extracted(here: Path, photos: Path, taskres: Taskres) -> Path:
     outcome = taskres("extract", photos, *BUNDLED, "--shots", "1,2", "--seeds", "1,2")
     assert outcome.status == 0, outcome.err
     return here / "cache" / "glyph-clip-bundled" / "photos.h5"
-
-
-def one_line(outcome: Outcome) -> str:
-    """Return the one line that a failed command prints, after checking that it is one and no traceback."""
-    lines = [line for line in outcome.err.splitlines() if line.startswith("taskres: ")]
-    assert len(lines) == 1, outcome.err
-    assert "Traceback" not in outcome.err
-    assert outcome.out == ""
-    return lines[0]
 
 
 def test_own_images_in_two_commands(extracted: Path, here: Path, taskres: Taskres) -> None:
@@ -84,7 +69,7 @@ def test_datasets(here: Path, taskres: Taskres) -> None:
     assert "digits" in taskres("datasets").out
     rows = json.loads(taskres("datasets", "--json").out)
     assert rows[0]["name"] == "digits"
-    assert rows[0]["missing"] is None
+    assert rows[0]["complete"]
 
 
 def test_import(here: Path, taskres: Taskres) -> None:

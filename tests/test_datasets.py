@@ -105,7 +105,7 @@ def test_a_label_out_of_range_and_an_image_in_two_partitions_are_refused(photos:
     source, items = ImageFolder(photos), (Item("a.png", 0), Item("b.png", 1))
     with pytest.raises(DatasetError, match=r"c.png has label 2, expected 0 to 1"):
         Dataset("toy", source, ("a", "b"), ("{}",), items, (), (Item("c.png", 2),))
-    with pytest.raises(DatasetError, match=r"a.png is listed 2 times"):
+    with pytest.raises(DatasetError, match=r"a.png is listed twice"):
         Dataset("toy", source, ("a", "b"), ("{}",), items, (), (Item("a.png", 0),))
     with pytest.raises(DatasetError, match="no train image for 'b'"):
         Dataset("toy", source, ("a", "b"), ("{}",), items[:1], (), items[1:])

@@ -10,7 +10,14 @@ import pytest
 from taskres_cache import encoding
 from taskres_cache.backbones import Backbone
 from taskres_cache.datasets import Dataset, labels_of, load_dataset, sample_few_shot
-from taskres_cache.errors import CacheMismatchError, OptionError, StorageError, UnreadableImagesError, WeightsError
+from taskres_cache.errors import (
+    CacheMismatchError,
+    DatasetError,
+    OptionError,
+    StorageError,
+    UnreadableImagesError,
+    WeightsError,
+)
 from taskres_cache.extraction import ExtractOptions, extract
 from taskres_cache.store import FeatureCache
 from tests.conftest import save_image
@@ -94,8 +101,8 @@ def test_more_shots_and_seeds_cost_only_their_own_images(dataset: Dataset, glyph
     recorder = Recorder()
     more = extract(dataset, glyph_clip, ExtractOptions(shots=(4,), seeds=(3,)), path, recorder)
     assert more.encoded == more.images - first.images > 0
-    assert recorder.heard[0] == ("images", more.images, first.images)
-    assert recorder.heard[1] == ("prompts", 3, 3)
+    assert recorder.heard[0] == ("images of photos", more.images, first.images)
+    assert recorder.heard[1] == ("prompts of photos", 3, 3)
     assert recorder.advanced == more.encoded
     cache = FeatureCache(path)
     assert set(cache.splits) == {(1, 1), (1, 2), (2, 1), (2, 2), (4, 3)}
@@ -138,7 +145,7 @@ def test_unreadable_images_are_named_after_all_others_are_done(
 ) -> None:
     broken = [dataset.test[0].path, dataset.test[3].path]
     (photos / broken[0]).write_text("no image")
-    (photos / broken[1]).unlink()
+    (photos / broken[1]).write_bytes((photos / broken[1]).read_bytes()[:60])
     with pytest.raises(UnreadableImagesError) as error:
         extract(dataset, glyph_clip, OPTIONS, path)
     assert set(error.value.reasons) == set(broken)
@@ -148,6 +155,20 @@ def test_unreadable_images_are_named_after_all_others_are_done(
     save_image(photos / broken[1], 2)
     mended = extract(dataset, glyph_clip, OPTIONS, path)
     assert mended.encoded == 2
+
+
+def test_images_that_are_not_there_are_named_before_anything_is_encoded(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path
+) -> None:
+    for item in dataset.test[:2]:
+        (photos / item.path).unlink()
+    recorder = Recorder()
+    with pytest.raises(DatasetError, match=f"{dataset.test[0].path} and 1 more not found below {photos}"):
+        extract(dataset, glyph_clip, OPTIONS, path, recorder)
+    assert recorder.heard == []
+    skipping = extract(dataset, glyph_clip, replace(OPTIONS, unreadable="skip"), path)
+    assert list(FeatureCache(path).skipped) == [item.path for item in dataset.test[:2]]
+    assert skipping.images == skipping.encoded
 
 
 def test_unreadable_images_can_be_skipped_and_are_recorded(

@@ -1,13 +1,13 @@
 """Few-shot sampling: the order of classes, the one generator, classes that are short."""
 
 import json
-from collections import OrderedDict
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from taskres_cache.datasets.sampling import sample_few_shot, short_classes
+from tests.conftest import as_the_protocol_says
 
 # A small split file in CoOp's format: [path, label, class name], classes not in the order of their labels.
 SPLIT = {
@@ -16,24 +16,6 @@ SPLIT = {
         [f"img/val_{name}_{n}.jpg", label, name] for label, name in ((1, "b"), (2, "c"), (0, "a")) for n in range(5)
     ],
 }
-
-
-def as_the_protocol_says(split: dict, shots: int, seed: int) -> tuple[list[str], list[str]]:
-    """The protocol written down a second time, over the items themselves instead of positions."""
-    rng = Random(seed)
-    drawn = []
-    for part, count in (("train", shots), ("val", min(shots, 4))):
-        by_label: OrderedDict[int, list[str]] = OrderedDict()
-        for path, label, _ in split[part]:
-            by_label.setdefault(label, []).append(path)
-        drawn.append(
-            [
-                path
-                for paths in by_label.values()
-                for path in (rng.sample(paths, count) if len(paths) >= count else paths)
-            ]
-        )
-    return drawn[0], drawn[1]
 
 
 @pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])

@@ -31,7 +31,7 @@ def cache(cache_file: Path) -> FeatureCache:
 
 @pytest.fixture
 def results(cache: FeatureCache, tmp_path: Path) -> list[RunResult]:
-    return list(run_study(cache, [1, 4], [1, 2], RECIPE, CPU, tmp_path / "runs"))
+    return list(run_study(cache, [(1, 1), (1, 2), (4, 1), (4, 2)], RECIPE, CPU, tmp_path / "runs"))
 
 
 def by_hand(weights: np.ndarray, features: np.ndarray, labels: np.ndarray) -> float:
@@ -94,7 +94,7 @@ def test_test_features_cannot_change_a_fit(cache: FeatureCache, contents: CacheC
     poisoned[15:] = np.random.default_rng(1).normal(size=(9, 8))
     write_cache(tmp_path / "poisoned.h5", replace(contents, image_features=poisoned))
     runs = [
-        next(iter(run_study(source, [4], [1], RECIPE, CPU, tmp_path / name)))
+        next(iter(run_study(source, [(4, 1)], RECIPE, CPU, tmp_path / name)))
         for name, source in (("a", cache), ("b", FeatureCache(tmp_path / "poisoned.h5")))
     ]
     first, second = (read_classifier(run.folder).residual for run in runs)
@@ -172,14 +172,14 @@ def test_other_checkpoints_and_unknown_classes_are_refused(
 
 def test_a_missing_split_is_refused_before_anything_is_fitted(cache: FeatureCache, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no split of 16 shots, seed 1"):
-        list(run_study(cache, [1, 16], [1], RECIPE, CPU, tmp_path / "runs"))
+        list(run_study(cache, [(1, 1), (16, 1)], RECIPE, CPU, tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
 def test_runs_that_cannot_be_written(cache: FeatureCache, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
-        list(run_study(cache, [1], [1], RECIPE, CPU, tmp_path / "file"))
+        list(run_study(cache, [(1, 1)], RECIPE, CPU, tmp_path / "file"))
 
 
 def test_recipe_comes_from_the_cache_and_choices_win(contents: CacheContents, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_recipe_of_a_newer_version_says_so(contents: CacheContents, tmp_path: 
 def test_without_val_images_there_is_no_val_accuracy(contents: CacheContents, tmp_path: Path) -> None:
     no_val = {name: replace(split, val=np.array([], np.int64)) for name, split in contents.splits.items()}
     write_cache(tmp_path / "no-val.h5", replace(contents, splits=no_val))
-    (run,) = run_study(FeatureCache(tmp_path / "no-val.h5"), [4], [1], RECIPE, CPU, tmp_path / "runs")
+    (run,) = run_study(FeatureCache(tmp_path / "no-val.h5"), [(4, 1)], RECIPE, CPU, tmp_path / "runs")
     assert run.metrics["val_accuracy"] is None
     assert summarise([run.metrics])[0].mean_val_accuracy is None
 

@@ -1,7 +1,15 @@
 """What to look at: data sets, known by name or lying in a folder, and the few-shot protocol that samples them."""
 
 from taskres_cache.datasets.dataset import GIVEN_SPLIT, PARTITIONS, Dataset, Item, labels_of
-from taskres_cache.datasets.registry import ENTRIES, Entry, dataset_name, default_backbone, load_dataset
+from taskres_cache.datasets.layout import Counts
+from taskres_cache.datasets.registry import (
+    ENTRIES,
+    Entry,
+    dataset_name,
+    default_backbone,
+    load_dataset,
+    published_counts,
+)
 from taskres_cache.datasets.sampling import (
     PAPER_SEEDS,
     PAPER_SHOTS,
@@ -10,6 +18,7 @@ from taskres_cache.datasets.sampling import (
     sample_few_shot,
     shortage_notes,
 )
+from taskres_cache.datasets.verify import Verification, verify_dataset
 
 __all__ = [
     "ENTRIES",
@@ -17,15 +26,19 @@ __all__ = [
     "PAPER_SEEDS",
     "PAPER_SHOTS",
     "PARTITIONS",
+    "Counts",
     "Dataset",
     "Entry",
     "FewShotSplit",
     "Item",
+    "Verification",
     "dataset_name",
     "default_backbone",
     "labels_of",
     "load_dataset",
+    "published_counts",
     "refuse_unusable_splits",
     "sample_few_shot",
     "shortage_notes",
+    "verify_dataset",
 ]

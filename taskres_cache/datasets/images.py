@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Literal, Protocol
 from zipfile import BadZipFile, ZipFile
 from zlib import crc32
 
@@ -14,6 +14,9 @@ from PIL import Image, ImageOps
 from taskres_cache.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+ABSENT = "absent"  # the stamp of a file that is not there
+
+Orientation = Literal["exif", "stored"]
 
 
 class ImageSource(Protocol):
@@ -29,18 +32,29 @@ class ImageSource(Protocol):
     def folders(self) -> list[str]:
         """Return the folders that the images lie in, and those that could hold images but have none, sorted."""
 
+    @property
+    def orientation(self) -> Orientation:
+        """Whether images are turned upright as their EXIF note says, or left as their pixels are stored."""
+
     def stamp(self, path: str) -> str:
-        """Return what changes when the image's file changes, without reading the image."""
+        """Return what changes when the image's file changes, without reading the image; ABSENT when there is none."""
 
     def read(self, path: str) -> Image.Image:
-        """Return the image, decoded, upright and in RGB."""
+        """Return the image, decoded and in RGB."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images below a folder, two or three levels deep (`class/file` or `partition/class/file`)."""
+    """Images below a folder, two or three levels deep (`class/file` or `partition/class/file`).
+
+    Parameters
+    ----------
+    location : the folder.
+    orientation : "exif" turns images upright; the field's own readers do not, so its data sets are read as "stored".
+    """
 
     location: Path
+    orientation: Orientation = "exif"
 
     def paths(self) -> list[str]:
         """Return every image's path, sorted, hidden files left out."""
@@ -59,17 +73,17 @@ class ImageFolder:
         return sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
 
     def stamp(self, path: str) -> str:
-        """Return size and modification time of the file; "absent" for one that is not there."""
+        """Return size and modification time of the file; ABSENT when there is none."""
         try:
             status = (self.location / path).stat()
         except OSError:
-            return "absent"
+            return ABSENT
         return f"{status.st_size}-{status.st_mtime_ns}"
 
     def read(self, path: str) -> Image.Image:
-        """Return the image, decoded, turned upright as its EXIF orientation says, and in RGB."""
+        """Return the image, decoded, in RGB, and upright where the orientation is "exif"."""
         with Image.open(self.location / path) as image:
-            return upright_rgb(image)
+            return upright_rgb(image) if self.orientation == "exif" else image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,7 @@ class ImageArchive:
 
     location: Path
     files: Mapping[str, bytes] = field(repr=False)
+    orientation: Orientation = "exif"
 
     @classmethod
     def at(cls, location: Path) -> "ImageArchive":

@@ -9,6 +9,8 @@ from taskres_cache.bundled import DIGITS_ARCHIVE
 from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.folder import read_folder
 from taskres_cache.datasets.images import ImageArchive, ImageFolder
+from taskres_cache.datasets.layout import Counts, PaperDataset
+from taskres_cache.datasets.paper import PAPER_DATASETS
 from taskres_cache.errors import DatasetError, OptionError, UnknownNameError
 from taskres_cache.recipe import Recipe
 
@@ -32,17 +34,26 @@ class Entry:
     ----------
     name, title : the name on the command line, and what it is.
     read : takes the root folder of all data sets, returns the data set, or raises DatasetError saying what lacks.
-    missing : takes the root folder, returns what lacks in one line, or None when the data set is complete.
-    how_to_get : where the data set comes from, for people who do not have it.
+    lacking : takes the root folder, returns what lacks as paths below it; nothing when the data set can be read.
+    warnings : takes the root folder, returns what a user should know of a data set that can be read.
+    steps : takes the root folder, returns how to get the data set, one line a step.
+    counts : as published, where they are.
     backbone : what `extract` takes when nothing else is said.
     """
 
     name: str
     title: str
     read: Callable[[Path], Dataset]
-    missing: Callable[[Path], str | None]
-    how_to_get: str
+    lacking: Callable[[Path], tuple[str, ...]]
+    warnings: Callable[[Path], tuple[str, ...]]
+    steps: Callable[[Path], tuple[str, ...]]
+    counts: Counts | None = None
     backbone: DefaultBackbone = PAPER_BACKBONE
+
+    @property
+    def test_only(self) -> bool:
+        """Whether it is there to test classifiers of another data set on."""
+        return self.counts is not None and self.counts.train == 0
 
 
 # The best mean val accuracy of alpha 0.1 to 2 at the paper's lr; test was not looked at. Table: README of `bundled`.
@@ -56,19 +67,23 @@ def read_digits(root: Path) -> Dataset:
     return replace(dataset, recipe=DIGITS_RECIPE)
 
 
-ENTRIES: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (
-        Entry(
-            name="digits",
-            title="UCI handwritten digits, 1,797 images of 8x8 pixels, 10 classes",
-            read=read_digits,
-            missing=lambda root: None,
-            how_to_get="bundled with taskres-cache",
-            backbone=DefaultBackbone("glyph-clip", "bundled"),
-        ),
-    )
-}
+DIGITS = Entry(
+    name="digits",
+    title="UCI handwritten digits, 1,797 images of 8x8 pixels, 10 classes",
+    read=read_digits,
+    lacking=lambda root: (),
+    warnings=lambda root: (),
+    steps=lambda root: ("bundled with taskres-cache",),
+    backbone=DefaultBackbone("glyph-clip", "bundled"),
+)
+
+
+def _entry_of(paper: PaperDataset) -> Entry:
+    described = (paper.name, paper.title, paper.dataset, paper.lacking, paper.warnings, paper.steps)
+    return Entry(*described, counts=paper.counts)
+
+
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (DIGITS, *map(_entry_of, PAPER_DATASETS))}
 
 
 def load_dataset(name_or_folder: str, root: Path, split_seed: int = 0, rename: str | None = None) -> Dataset:
@@ -104,6 +119,11 @@ def load_dataset(name_or_folder: str, root: Path, split_seed: int = 0, rename: s
 def default_backbone(name: str) -> DefaultBackbone:
     """Return the backbone for a data set when nothing else is said; one's own folders get the paper's."""
     return ENTRIES[name].backbone if name in ENTRIES else PAPER_BACKBONE
+
+
+def published_counts(name: str) -> Counts | None:
+    """Return the published counts of a known data set; None where there are none."""
+    return ENTRIES[name].counts if name in ENTRIES else None
 
 
 def dataset_name(wish: str) -> str:

@@ -1,0 +1,182 @@
+"""What every reader of a data set's lists comes to: labelled paths, each with the place that names it.
+
+CoOp's split files are such lists; where one is missing, its two ways of splitting are here, with a seed.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from taskres_cache.datasets.dataset import PARTITIONS, Item
+from taskres_cache.errors import DatasetError
+
+BUILD_SEED = 0  # of splits that are built here; CoOp's own took whatever the process-wide generator said
+VAL_SHARE = 0.2
+TRAIN_SHARE = 0.5
+
+
+class Labelled(NamedTuple):
+    """One line of a list: the image's path, its label and class name, and the file and line or key that say so."""
+
+    path: str
+    label: int
+    classname: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A data set's lists before they become a `Dataset`, whose fields of the same names these are."""
+
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    test: tuple[Item, ...]
+    classnames: tuple[str, ...]
+    split: str
+    class_ids: tuple[str, ...] | None = None
+
+
+def listing_of(
+    train: Sequence[Labelled],
+    val: Sequence[Labelled],
+    test: Sequence[Labelled],
+    split: str,
+    notes: tuple[str, ...] = (),
+) -> Listing:
+    """Return labelled paths as a listing; raises DatasetError for labels that have no name, or two."""
+    classnames = _classnames([*train, *val, *test])
+    trains, vals, tests = (
+        tuple(Item(line.path, line.label, line.where) for line in part) for part in (train, val, test)
+    )
+    return Listing(trains, vals, tests, classnames, split)
+
+
+def read_split_file(file: Path, image_folder: str) -> Listing:
+    """Return the listing in one of CoOp's `split_zhou_*.json` files.
+
+    Parameters
+    ----------
+    file : `{"train": [[path, label, classname], ...], "val": ..., "test": ...}`.
+    image_folder : what the file's paths are relative to, as seen from the data set's folder; "" for that itself.
+
+    Raises
+    ------
+    DatasetError : no such structure; names the file, the key and the position.
+    """
+    content = read_bytes(file)
+    try:
+        lists = json.loads(content)
+    except ValueError as error:
+        raise DatasetError(f"{file} is no JSON ({error}); get an intact copy") from error
+    if not isinstance(lists, dict) or any(not isinstance(lists.get(part), list) for part in PARTITIONS):
+        raise DatasetError(f"{file}: expected the keys train, val and test with a list each; get an intact copy")
+    train, val, test = (
+        [
+            _split_line(entry, f"{short(file)} {part}[{number}]", image_folder)
+            for number, entry in enumerate(lists[part])
+        ]
+        for part in PARTITIONS
+    )
+    return listing_of(train, val, test, f"{file.name}, sha256 {sha256(content).hexdigest()[:16]}")
+
+
+def split_trainval(lines: Sequence[Labelled], seed: int = BUILD_SEED) -> tuple[list[Labelled], list[Labelled]]:
+    """Return train and val: of each label, in order of first appearance, a shuffled fifth is val (CoOp's rule)."""
+    rng = Random(seed)
+    train: list[Labelled] = []
+    val: list[Labelled] = []
+    for members in _by_label(lines).values():
+        rng.shuffle(members)
+        count = round(len(members) * VAL_SHARE)
+        val += members[:count]
+        train += members[count:]
+    return train, val
+
+
+def split_each_class(
+    lines: Sequence[Labelled], seed: int = BUILD_SEED
+) -> tuple[list[Labelled], list[Labelled], list[Labelled]]:
+    """Return train, val and test: of each label, shuffled, 50 %, 20 % and the rest (CoOp's rule)."""
+    rng = Random(seed)
+    train: list[Labelled] = []
+    val: list[Labelled] = []
+    test: list[Labelled] = []
+    for members in _by_label(lines).values():
+        rng.shuffle(members)
+        first = round(len(members) * TRAIN_SHARE)
+        second = first + round(len(members) * VAL_SHARE)
+        train += members[:first]
+        val += members[first:second]
+        test += members[second:]
+    return train, val, test
+
+
+def read_bytes(file: Path) -> bytes:
+    """Return a file's content; raises DatasetError when it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"{file} cannot be read ({error.strerror}); `taskres datasets` says where it comes from"
+        ) from error
+
+
+def read_lines(file: Path) -> list[tuple[str, str]]:
+    """Return (where, line) of each line that is not empty; raises DatasetError when the file cannot be read."""
+    try:
+        text = read_bytes(file).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file} is not UTF-8 text ({error}); get an intact copy") from error
+    numbered = enumerate(text.splitlines(), start=1)
+    return [(f"{short(file)} line {number}", line.strip()) for number, line in numbered if line.strip()]
+
+
+def short(file: Path) -> str:
+    """Return a file's name with that of its folder, for messages."""
+    return f"{file.parent.name}/{file.name}"
+
+
+def joined(folder: str, path: str) -> str:
+    """Return a path below a folder, either of which may be empty, with forward slashes."""
+    return f"{folder}/{path}" if folder else path
+
+
+def _split_line(entry: Any, where: str, image_folder: str) -> Labelled:
+    match entry:
+        case [str(path), int() | str() as label, str(classname)] if str(label).isdecimal():
+            return Labelled(joined(image_folder, path), int(label), classname, where)
+    raise DatasetError(f"{where}: expected [path, label, class name], got {json.dumps(entry)[:100]}; mend the file")
+
+
+def _classnames(lines: Iterable[Labelled]) -> tuple[str, ...]:
+    """Return the class names in label order; every label from 0 on must have exactly one."""
+    first: dict[int, Labelled] = {}
+    for line in lines:
+        named = first.setdefault(line.label, line)
+        if not line.classname.strip():
+            raise DatasetError(f"{line.where}: {line.path} has label {line.label} and no class name; mend the list")
+        if named.classname != line.classname:
+            raise DatasetError(
+                f"{line.where}: label {line.label} is {line.classname!r} here and {named.classname!r} in "
+                f"{named.where}; one label has one name: mend the list"
+            )
+    unnamed = next((label for label in range(len(first)) if label not in first), None)
+    if unnamed is not None:
+        last = first[max(first)]
+        raise DatasetError(
+            f"{last.where}: label {last.label}, but no entry has label {unnamed}, so that this class has no name; "
+            "labels count from 0 without gaps: mend the list"
+        )
+    return tuple(first[label].classname for label in range(len(first)))
+
+
+def _by_label(lines: Sequence[Labelled]) -> dict[int, list[Labelled]]:
+    """Return label -> its lines, labels in order of first appearance."""
+    grouped: dict[int, list[Labelled]] = {}
+    for line in lines:
+        grouped.setdefault(line.label, []).append(line)
+    return grouped

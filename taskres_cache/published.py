@@ -1,0 +1,76 @@
+"""Word lists that other libraries carry: ImageNet's class names and identifiers, and the field's prompt ensembles.
+
+They are read from the libraries' files, since importing open_clip or timm for a list of words brings in all of torch.
+"""
+
+from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from taskres_cache.errors import OptionError, UnknownNameError
+
+ENSEMBLES = {"imagenet-80": "OPENAI_IMAGENET_TEMPLATES", "imagenet-7": "SIMPLE_IMAGENET_TEMPLATES"}
+
+Subset = Literal["imagenet", "imagenet_a", "imagenet_r"]
+
+
+@cache
+def imagenet_wnids(subset: Subset = "imagenet") -> tuple[str, ...]:
+    """Return the WordNet identifiers of the 1,000 classes, or of the 200 of ImageNet-A or -R, sorted (timm's lists)."""
+    return tuple((_package("timm") / "data" / "_info" / f"{subset}_synsets.txt").read_text().split())
+
+
+@cache
+def imagenet_names() -> dict[str, str]:
+    """Return identifier -> class name, in label order (OpenAI's names, from open_clip); two names occur twice."""
+    return dict(zip(imagenet_wnids(), _zero_shot_metadata().IMAGENET_CLASSNAMES, strict=True))
+
+
+def read_templates(file_or_ensemble: str) -> tuple[str, ...]:
+    """Return the prompts of an ensemble (`imagenet-80`, `imagenet-7`), or of a text file with one on each line.
+
+    Raises
+    ------
+    UnknownNameError : neither an ensemble nor a file.
+    OptionError : a line without exactly one `{}`, named with its number, or no line at all.
+    """
+    if file_or_ensemble in ENSEMBLES:
+        fills = getattr(_zero_shot_metadata(), ENSEMBLES[file_or_ensemble])
+        return tuple(fill("{}") for fill in fills)
+    file = Path(file_or_ensemble)
+    if not file.is_file():
+        raise UnknownNameError(
+            "templates", file_or_ensemble, ENSEMBLES, f"pass a text file or {' or '.join(ENSEMBLES)}"
+        )
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"templates {file} cannot be read ({error}); pass a text file in UTF-8") from error
+    for number, line in enumerate(lines, start=1):
+        if line and line.count("{}") != 1:
+            raise OptionError(f"{file}, line {number}: {line!r} must have exactly one {{}} where the class name goes")
+    templates = tuple(dict.fromkeys(line for line in lines if line))
+    if not templates:
+        raise OptionError(f"{file} holds no template; write one on each line, such as: a photo of a {{}}.")
+    return templates
+
+
+@cache
+def _zero_shot_metadata() -> ModuleType:
+    """Return the one file of open_clip that holds nothing but word lists, loaded by itself."""
+    spec = spec_from_file_location("zero_shot_metadata", _package("open_clip") / "zero_shot_metadata.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _package(name: str) -> Path:
+    """Return the folder of an installed package without importing it."""
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent

@@ -1,0 +1,37 @@
+"""Tables of words and numbers, and the ways to write them down."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; the first `left` columns hold words, the others numbers as text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1
+
+    def as_markdown(self) -> str:
+        """Return the table in GitHub's Markdown, under its title as a heading."""
+        rule = ["---" if position < self.left else "---:" for position in range(len(self.columns))]
+        lines = [_markdown_row(cells) for cells in (self.columns, rule, *self.rows)]
+        return "\n".join([f"## {self.title}", "", *lines]) + "\n"
+
+    def as_csv(self) -> str:
+        """Return the table as comma-separated values with a line of column names."""
+        stream = StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([self.columns, *self.rows])
+        return stream.getvalue()
+
+
+def percent(value: float | None) -> str:
+    """Return an accuracy in percent with the two decimals that the field reports."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
