@@ -103,7 +103,20 @@ def test_readme_names_every_command_and_target() -> None:
 
 def test_readme_names_every_option_of_extract_and_fit() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name in ("shots", "seeds", "backbone", "pretrained", "skip-unreadable", "alpha", "json", "on", "verify", "templates", "classes", "zero-shot"):
+    for name in (
+        "shots",
+        "seeds",
+        "backbone",
+        "pretrained",
+        "skip-unreadable",
+        "alpha",
+        "json",
+        "on",
+        "verify",
+        "templates",
+        "classes",
+        "zero-shot",
+    ):
         assert f"--{name}" in readme
 
 
@@ -115,7 +128,10 @@ def test_ci_calls_what_readme_tells() -> None:
 def test_cache_readme_names_every_array_and_attribute() -> None:
     text = (ROOT / "cache" / "README.md").read_text()
     assert [known.name for known in fields(Provenance) if f"`{known.name}`" not in text] == []
-    names = re.findall(r'"(class_ids|classnames|(?:images|features|text|skipped)/\w+)"', (ROOT / "taskres_cache" / "store.py").read_text())
+    names = re.findall(
+        r'"(class_ids|classnames|(?:images|features|text|skipped)/\w+)"',
+        (ROOT / "taskres_cache" / "store.py").read_text(),
+    )
     assert len(set(names)) >= 8
     assert [name for name in names if f"`{name}`" not in text] == []
 

@@ -108,6 +108,7 @@ def test_openai_archives_get_quickgelu(tmp_path: Path) -> None:
         ("RN50-quickgelu", "openai", "RN50-quickgelu"),
         ("ViT-B-32", "openai", "ViT-B-32-quickgelu"),
         ("ViT-B-16", "openai", "ViT-B-16-quickgelu"),
+        ("RN101", "openai", "RN101-quickgelu"),
         ("RN101", "yfcc15m", "RN101-quickgelu"),
         ("RN50x16", "openai", "RN50x16-quickgelu"),
         ("ViT-B-32", "laion2b_s34b_b79k", "ViT-B-32"),

@@ -117,6 +117,7 @@ def test_images_are_turned_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was turned: width and height swap
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert ImageFolder(tmp_path).read("turned.jpg").size == (2, 4)
+    assert ImageFolder(tmp_path, orientation="stored").read("turned.jpg").size == (4, 2)
 
 
 def test_stamp_changes_with_the_file(photos: Path) -> None:

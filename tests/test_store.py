@@ -1,6 +1,7 @@
 """The cache file: round trip, checksums, and every way in which a file can be wrong."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -126,6 +127,15 @@ def test_newer_format(cache_file: Path) -> None:
     with h5py.File(cache_file, "r+") as file:
         file.attrs["format_version"] = 2
     with pytest.raises(CacheError, match="format version 2.*upgrade taskres-cache"):
+        FeatureCache(cache_file)
+
+
+def test_class_ids_are_kept_and_must_be_as_many_as_classes(cache_file: Path, contents: CacheContents) -> None:
+    assert FeatureCache(cache_file).class_ids is None
+    write_cache(cache_file, replace(contents, class_ids=("n1", "n2", "n3")))
+    assert FeatureCache(cache_file).contents().class_ids == ("n1", "n2", "n3")
+    write_cache(cache_file, replace(contents, class_ids=("n1", "n2")))
+    with pytest.raises(CacheError, match=r"class_ids has shape \(2,\), expected \(3,\)"):
         FeatureCache(cache_file)
 
 

@@ -13,12 +13,12 @@ from safetensors.numpy import load_file, save_file
 
 from taskres_cache.contents import CacheContents, TextBases
 from taskres_cache.errors import CacheError, OptionError, RunError, StorageError
-from taskres_cache.evaluation import evaluate_run
+from taskres_cache.evaluation import class_rows, evaluate_run
 from taskres_cache.fitting import TrainingSet, fit_residual
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs import find_runs, own_cache, read_classifier, read_metrics
 from taskres_cache.store import FeatureCache, write_cache
-from taskres_cache.study import RunResult, recipe_of, run_study, summarise
+from taskres_cache.study import RunResult, finished_runs, recipe_of, run_study, summarise
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=30, lr=0.02)
@@ -168,6 +168,61 @@ def test_other_checkpoints_and_unknown_classes_are_refused(
     write_cache(tmp_path / "new.h5", replace(contents, classnames=("black_cat", "dog", "zebra")))
     with pytest.raises(RunError, match="1 of 3 classes that the run does not know .'zebra'."):
         evaluate_run(classifier, FeatureCache(tmp_path / "new.h5"), CPU)
+
+
+def test_classes_are_matched_by_identifier_where_names_occur_twice(contents: CacheContents, tmp_path: Path) -> None:
+    names, ids = ("missile", "dog", "missile"), ("n3", "n5", "n4")
+    write_cache(tmp_path / "twins.h5", replace(contents, classnames=names, class_ids=ids))
+    (run,) = run_study(FeatureCache(tmp_path / "twins.h5"), [(4, 1)], RECIPE, CPU, tmp_path / "runs")
+    classifier = read_classifier(run.folder)
+    assert classifier.class_ids == ids
+
+    def rows(classnames: tuple[str, ...], class_ids: tuple[str, ...] | None) -> list[int]:
+        labels = contents.labels % len(classnames)
+        text = TextBases(contents.text.templates, contents.text.embeddings[: len(classnames)])
+        kept = replace(contents, classnames=classnames, class_ids=class_ids, labels=labels, text=text, splits={})
+        write_cache(tmp_path / "kept.h5", kept)
+        return class_rows(classifier, FeatureCache(tmp_path / "kept.h5")).tolist()
+
+    assert rows(("missile", "missile"), ("n4", "n3")) == [2, 0]
+    assert rows(("other words", "missile"), ("n5", "n4")) == [1, 2]
+    assert rows(names, None) == [0, 1, 2]  # without identifiers, by name: the same list is the same list
+    with pytest.raises(RunError, match="several classes of one name"):
+        rows(("dog", "missile"), None)
+    with pytest.raises(RunError, match="1 of 2 classes that the run does not know .'dog'"):
+        rows(("missile", "dog"), ("n3", "n6"))
+
+
+def test_turning_images_upright_does_not_make_another_encoder(
+    contents: CacheContents, results: list[RunResult], tmp_path: Path
+) -> None:
+    preprocess = {**contents.provenance.preprocess, "orientation": "stored"}
+    write_cache(
+        tmp_path / "stored.h5", replace(contents, provenance=replace(contents.provenance, preprocess=preprocess))
+    )
+    found = evaluate_run(read_classifier(results[0].folder), FeatureCache(tmp_path / "stored.h5"), CPU)
+    assert found.test_accuracy == results[0].metrics["test_accuracy"]
+
+
+def test_finished_runs_are_those_of_the_same_numbers(
+    contents: CacheContents, cache: FeatureCache, results: list[RunResult], tmp_path: Path
+) -> None:
+    splits, runs = [(1, 1), (1, 2), (4, 1), (4, 2)], tmp_path / "runs"
+    assert list(finished_runs(cache, splits, RECIPE, runs)) == splits
+    assert finished_runs(cache, splits, RECIPE.changed(weight_decay=0.0), runs) == {}
+    (results[3].folder / "metrics.json").unlink()
+    assert list(finished_runs(cache, splits, RECIPE, runs)) == splits[:3]
+
+    def with_changed_row(row: int) -> list[tuple[int, int]]:
+        features = contents.image_features.copy()
+        features[row] += 1
+        write_cache(cache.path, replace(contents, image_features=features))
+        return list(finished_runs(FeatureCache(cache.path), splits, RECIPE, runs))
+
+    assert with_changed_row(5) == [(1, 2)]  # of the first split and of all with four shots
+    assert with_changed_row(20) == []  # a test image
+    write_cache(cache.path, contents)
+    assert list(finished_runs(FeatureCache(cache.path), splits, RECIPE, runs)) == splits[:3]
 
 
 def test_a_missing_split_is_refused_before_anything_is_fitted(cache: FeatureCache, tmp_path: Path) -> None:
