@@ -30,6 +30,7 @@ def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json 
 
     from .console import print_json, print_table
 
+    context.obj = root
     if context.invoked_subcommand is not None:
         return
     found = [_described(entry, root) for entry in ENTRIES.values()]
@@ -59,8 +60,7 @@ def verify(
 
     from .console import print_json, progress, say
 
-    above = context.parent.params["root"] if context.parent else Path(".")
-    dataset = load_dataset(name, root or above, split_seed=0)
+    dataset = load_dataset(name, root or context.obj)  # --root may stand before or after `verify`
     for note in dataset.notes:
         say(f"note: {note}")
     with progress() as heard:

@@ -128,7 +128,7 @@ class ImageArchive:
 
 def is_image_name(name: str) -> bool:
     """Return whether a file name is that of an image that is not hidden."""
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
