@@ -19,11 +19,12 @@ demo: $(INSTALLED) ## Real images through a real CLIP into a cache, and a residu
 	$(BIN)/taskres extract digits
 	$(BIN)/taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3
 
-# A variable that is not set leaves the command's own default: ROOT none (the bundled digits), BACKBONE RN50, all shots, all seeds.
+# A variable that is not set leaves the command's own default: no root (the bundled digits), RN50, all shots and seeds.
+ASKED = $(if $(ROOT),--root "$(ROOT)") $(if $(DATASETS),--datasets "$(DATASETS)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \
+	$(if $(PRETRAINED),--pretrained "$(PRETRAINED)") $(if $(SHOTS),--shots "$(SHOTS)") $(if $(SEEDS),--seeds "$(SEEDS)")
+
 benchmark: $(INSTALLED) ## The paper's tables: ROOT=/data [BACKBONE=RN50] [PRETRAINED=openai] [DATASETS="..."] [SHOTS=...] [SEEDS=...].
-	$(BIN)/taskres benchmark $(if $(ROOT),--root "$(ROOT)") $(if $(DATASETS),--datasets "$(DATASETS)") \
-		$(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(PRETRAINED),--pretrained "$(PRETRAINED)") \
-		$(if $(SHOTS),--shots "$(SHOTS)") $(if $(SEEDS),--seeds "$(SEEDS)")
+	$(BIN)/taskres benchmark $(strip $(ASKED))
 
 test: $(INSTALLED) ## Run the tests.
 	$(BIN)/python -m pytest
