@@ -15,8 +15,8 @@ from scipy.io import savemat
 
 PER_CLASS = 10
 MISSILES = ("n03773504", "n04008634")  # two of ImageNet's classes of one name
-WNIDS = ("n01443537", "n01498041", *MISSILES)
-INDEX_OF = {"n01443537": 1, "n01498041": 6, "n03773504": 657, "n04008634": 744}
+WNIDS = ("n01518878", "n01530575", *MISSILES)
+INDEX_OF = {"n01518878": 9, "n01530575": 10, "n03773504": 657, "n04008634": 744}  # as words, "10" is before "9"
 
 
 class Line(NamedTuple):
@@ -179,7 +179,7 @@ def write_ucf101(folder: Path) -> list[Line]:
 
 
 def write_imagenet(folder: Path) -> list[Line]:
-    names = ["goldfish", "stingray", "missile", "missile"]
+    names = ["ostrich", "brambling", "missile", "missile"]
     lines = [
         Line(f"images/{part}/{wnid}/{wnid}_{number}.JPEG", label, names[label], where)
         for part, where, count in (("train", "train", 6), ("val", "test", 4))
@@ -192,7 +192,7 @@ def write_imagenet(folder: Path) -> list[Line]:
 
 def shifted(images: str, wnids: Sequence[str], suffix: str = "jpg") -> Writer:
     """Return a writer of a shifted test set with a folder for each wnid, and the README that A and R bring along."""
-    names = dict(zip(WNIDS, ("goldfish", "stingray", "missile", "missile"), strict=True))
+    names = dict(zip(WNIDS, ("ostrich", "brambling", "missile", "missile"), strict=True))
 
     def write(folder: Path) -> list[Line]:
         lines = [
@@ -209,7 +209,7 @@ def shifted(images: str, wnids: Sequence[str], suffix: str = "jpg") -> Writer:
 
 def write_imagenetv2(folder: Path) -> list[Line]:
     images = "imagenetv2-matched-frequency-format-val"
-    names = ["goldfish", "stingray", "missile", "missile"]
+    names = ["ostrich", "brambling", "missile", "missile"]
     lines = [
         Line(f"{images}/{INDEX_OF[wnid]}/{number:04x}.jpeg", label, names[label], "test")
         for label, wnid in enumerate(WNIDS)

@@ -139,6 +139,9 @@ def test_a_run_of_other_numbers_is_fitted_again(here: Path, taskres: Taskres) ->
     metrics = json.loads((one / "metrics.json").read_text())
     (one / "metrics.json").write_text(json.dumps({**metrics, "inputs_sha256": "0" * 64}))
     assert "2 runs, 1 of them there already" in taskres(*arguments).err
+    other_recipe = json.dumps({**metrics, "recipe": {**metrics["recipe"], "lr": 1.0}})
+    (one / "metrics.json").write_text(other_recipe)
+    assert "2 runs, 1 of them there already" in taskres(*arguments).err
     (two / "classifier.safetensors").write_bytes(b"damaged")
     assert "2 runs, 1 of them there already" in taskres(*arguments).err
     assert "2 runs, 2 of them there already" in taskres(*arguments).err

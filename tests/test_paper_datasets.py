@@ -99,7 +99,7 @@ def test_imagenet_is_tested_on_its_val_folder(tmp_path: Path) -> None:
     assert triples(dataset, "test") == official(lines, "test")
     assert dataset.val == ()
     assert dataset.class_ids == WNIDS
-    assert dataset.classnames == ("goldfish", "stingray", "missile", "missile")
+    assert dataset.classnames == ("ostrich", "brambling", "missile", "missile")
     assert dataset.recipe == Recipe(lr=2e-4)
     assert dataset.templates[0] == "a photo of a {}."
     assert len(dataset.templates) == 8
@@ -123,8 +123,8 @@ def test_classnames_file_wins_over_the_list(tmp_path: Path) -> None:
     assert load_dataset("imagenet", tmp_path).classnames == ("own 0", "own 1", "own 2", "own 3")
     # Folder names of ImageNetV2 count the lines of its own file.
     names = [f"{wnid} {name}" for wnid, name in imagenet_names().items()]
-    (tmp_path / "imagenetv2" / "classnames.txt").write_text("\n".join([*names[:6], "n01498041 ray", *names[7:]]))
-    assert load_dataset("imagenetv2", tmp_path).classnames == ("goldfish", "ray", "missile", "missile")
+    (tmp_path / "imagenetv2" / "classnames.txt").write_text("\n".join([*names[:10], "n01530575 finch", *names[11:]]))
+    assert load_dataset("imagenetv2", tmp_path).classnames == ("ostrich", "finch", "missile", "missile")
 
 
 def test_the_lists_of_the_libraries() -> None:
@@ -243,9 +243,9 @@ def damaged(file: str, content: str, message: str) -> object:
         damaged("ucf101/ucfTrainTestlist/testlist01.txt", "Kiting/v.avi", "line 1: class 'Kiting' has no name in cla"),
         damaged("ucf101/ucfTrainTestlist/classInd.txt", "Archery", "classInd.txt line 1: expected <label> <action>"),
         damaged("fgvc_aircraft/images_variant_val.txt", "1 A400M", "val.txt line 1: class 'A400M' has no name in var"),
-        damaged("imagenet/classnames.txt", "n01443537", "classnames.txt line 1: n01443537 has no class name"),
-        damaged("imagenet/classnames.txt", "n01443537 a\nn01443537 b", "line 2: n01443537 is named a second time"),
-        damaged("imagenet/classnames.txt", "n01443537 a", "n01498041 has no class name in classnames.txt"),
+        damaged("imagenet/classnames.txt", "n01518878", "classnames.txt line 1: n01518878 has no class name"),
+        damaged("imagenet/classnames.txt", "n01518878 a\nn01518878 b", "line 2: n01518878 is named a second time"),
+        damaged("imagenet/classnames.txt", "n01518878 a", "n01530575 has no class name in classnames.txt"),
     ],
 )  # fmt: skip
 def test_faulty_annotations(file: str, content: str, message: str, tmp_path: Path) -> None:
