@@ -117,16 +117,13 @@ def run_benchmark(
             if entry.test_only:
                 yield _measure_shifted(entry.name, source, cache, encoder.device)
                 continue
-            measured = _measure(entry.name, cache, notes, options, places, encoder.device)
+            yield _measure(entry.name, cache, notes, options, places, encoder.device)
         except TaskresError as error:
             yield LeftOut(entry.name, str(error), failed=True)
-            continue
-        source = measured.runs if entry.name == SOURCE_OF_SHIFTED else source
-        yield measured
 
 
 def _runs_at_hand(backbone: Backbone, options: ExtractOptions, places: Places) -> tuple[RunResult, ...]:
-    """Return the runs of ImageNet that an earlier benchmark left."""
+    """Return the runs of ImageNet that this benchmark or an earlier one left."""
     path = cache_path(places.cache_dir, backbone.name, backbone.pretrained, SOURCE_OF_SHIFTED)
     if not path.is_file():
         return ()

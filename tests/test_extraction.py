@@ -10,6 +10,7 @@ import pytest
 from taskres_cache import encoding
 from taskres_cache.backbones import Backbone
 from taskres_cache.datasets import Dataset, labels_of, load_dataset, sample_few_shot
+from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.errors import (
     CacheMismatchError,
     DatasetError,
@@ -138,6 +139,17 @@ def test_a_run_that_died_goes_on_with_the_missing_blocks(
     assert whole.paths == parts.paths
     assert np.array_equal(whole.image_features, parts.image_features)
     assert np.array_equal(whole.text.embeddings, parts.text.embeddings)
+
+
+def test_blocks_of_images_that_were_turned_are_not_taken_for_others(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskres_cache.extraction.write_cache", lambda *_: None)  # dies before the file is there
+    monkeypatch.setattr("taskres_cache.extraction.discard_blocks", lambda *_: None)
+    first = extract(dataset, glyph_clip, OPTIONS, path)
+    as_stored = replace(dataset, source=ImageFolder(photos, orientation="stored"))
+    assert extract(dataset, glyph_clip, OPTIONS, path).encoded == 0
+    assert extract(as_stored, glyph_clip, OPTIONS, path).encoded == first.images
 
 
 def test_unreadable_images_are_named_after_all_others_are_done(
