@@ -2,14 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Cache, CacheDir, Classes, Device, Json, Out, Seeds, Shots, numbers
+from .options import Cache, CacheDir, Classes, Device, Json, Out, Seeds, Shots, decimals, numbers
 
 if TYPE_CHECKING:
-    from taskres_cache.study import Summary
+    from taskres_cache.summary import Summary
 
 
 def fit(
@@ -17,12 +17,18 @@ def fit(
     shots: Shots = "16",
     seeds: Seeds = "1",
     alpha: Annotated[
-        float | None,
-        typer.Option(help="Weight of the residual.  [default: 0.5, or the data set's own]", show_default=False),
+        str | None,
+        typer.Option(
+            help="Weight of the residual: a number, several with commas, auto (chosen by val accuracy) or learn.  "
+            "[default: 0.5, or the data set's own]",
+            show_default=False,
+        ),
     ] = None,
     lr: Annotated[
-        float | None,
-        typer.Option(help="Peak rate of Adam.  [default: 0.002, or the data set's own]", show_default=False),
+        str | None,
+        typer.Option(
+            help="Peak rate of Adam; several with commas.  [default: 0.002, or the data set's own]", show_default=False
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="[default: 100 below 8 shots, 200 from 8 on]", show_default=False)
@@ -34,46 +40,68 @@ def fit(
     base: Annotated[
         str | None, typer.Option(help="Text classifier to start from.  [default: regular]", show_default=False)
     ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many epochs without a better val accuracy and keep the best.  [default: keep the last]",
+            show_default=False,
+        ),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Of the matrix products: fp32, bf16, or tf32 (CUDA).")] = "fp32",
     classes: Classes = "all",
     device: Device = "auto",
     out: Out = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
 ) -> None:
-    """Train the task residual on a cache: one run for every shot count and seed.
+    """Train the task residual on a cache: one run for every shot count, seed, alpha and rate.
 
     Each run leaves classifier.safetensors and metrics.json. The recipe is the paper's, or the data set's own where
-    the cache records one.
+    the cache records one. Nothing is ever chosen by test accuracy.
 
-    Example: taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3
+    Example: taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3 --alpha auto
     """
     from taskres_cache.devices import choose_device
     from taskres_cache.halves import open_cache
     from taskres_cache.store import find_cache
-    from taskres_cache.study import recipe_of, run_study, summarise
+    from taskres_cache.study import recipe_of, run_study
+    from taskres_cache.summary import summarise
+    from taskres_cache.tables import percent
 
     from .console import print_json, say
 
     features = open_cache(find_cache(cache, cache_dir), classes)
-    recipe = recipe_of(
-        features, alpha=alpha, lr=lr, epochs=epochs, batch_size=batch_size, weight_decay=weight_decay, base=base
-    )
-    results = []
+    chosen = {"epochs": epochs, "batch_size": batch_size, "weight_decay": weight_decay, "base": base}
+    recipe = recipe_of(features, **chosen, patience=patience, precision=precision)
+    recipes = [
+        recipe.changed(**weight, **rate)
+        for weight in _alphas(alpha)
+        for rate in ([{"lr": value} for value in decimals("--lr", lr)] if lr else [{}])
+    ]
     splits = [(count, seed) for count in numbers("--shots", shots) for seed in numbers("--seeds", seeds)]
-    for result in run_study(features, splits, recipe, choose_device(device), out):
+    results = []
+    for result in run_study(features, splits, recipes, choose_device(device), out):
         test, seconds = result.metrics["test_accuracy"], result.metrics["seconds"]["fit"]
-        say(f"{result.folder}: test {test:.2f} %, fitted in {seconds:.2f} s")
+        say(f"{result.folder}: test {percent(test)} %, fitted in {seconds:.2f} s")
         results.append(result)
     summaries = summarise(result.metrics for result in results)
     if as_json:
         runs = [{"folder": str(result.folder), **result.metrics} for result in results]
-        table = [asdict(summary) for summary in summaries]
-        print_json({"cache": str(features.path), "recipe": recipe.as_dict(), "summary": table, "runs": runs})
-    else:
-        source, only = features.provenance, "" if classes == "all" else f", {classes} classes"
-        _print_summary(
-            f"{source.dataset}, {source.backbone} ({source.pretrained}), {recipe.method_name()}{only}", summaries
-        )
+        print_json({"cache": str(features.path), "summary": [asdict(summary) for summary in summaries], "runs": runs})
+        return
+    source, only = features.provenance, "" if classes == "all" else f", {classes} classes"
+    for method in dict.fromkeys(summary.method for summary in summaries):
+        title = f"{source.dataset}, {source.backbone} ({source.pretrained}), {method}{only}"
+        _print_summary(title, [summary for summary in summaries if summary.method == method])
+
+
+def _alphas(text: str | None) -> list[dict[str, Any]]:
+    """Return what an --alpha changes in a recipe, for each recipe that it asks for."""
+    if text is None:
+        return [{}]
+    if text in ("auto", "learn"):
+        return [{"alpha_rule": text}]
+    return [{"alpha": value} for value in decimals("--alpha", text)]
 
 
 def _print_summary(title: str, summaries: "list[Summary]") -> None:

@@ -54,3 +54,11 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise OptionError(f"{option} {text!r}: expected whole numbers with commas, such as 1,2,4") from None
+
+
+def decimals(option: str, text: str) -> tuple[float, ...]:
+    """Return numbers written with commas, doubles dropped; raises OptionError for anything else."""
+    try:
+        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        raise OptionError(f"{option} {text!r}: expected numbers with commas, such as 0.5,1") from None

@@ -20,7 +20,8 @@ from taskres_cache.extraction import ExtractOptions, extract
 from taskres_cache.gathering import Progress
 from taskres_cache.runs import read_classifier
 from taskres_cache.store import FeatureCache
-from taskres_cache.study import RunResult, Summary, finished_runs, recipe_of, run_study, summarise
+from taskres_cache.study import RunResult, finished_runs, recipe_of, run_study
+from taskres_cache.summary import Summary, summarise
 
 SOURCE_OF_SHIFTED = "imagenet"  # what the shifted data sets test classifiers of
 
@@ -158,7 +159,7 @@ def _measure(
     recipe = recipe_of(cache)
     found = finished_runs(cache, splits, recipe, places.out)
     missing = [split for split in splits if split not in found]
-    fitted = run_study(cache, missing, recipe, device, places.out) if missing else ()
+    fitted = run_study(cache, missing, [recipe], device, places.out) if missing else ()
     done: dict[SplitName, RunResult] = found | dict(zip(missing, fitted, strict=True))
     runs = tuple(done[split] for split in splits)
     return Measured(name, tuple(summarise(run.metrics for run in runs)), runs, len(found), notes)

@@ -3,6 +3,7 @@
 Axes: N images, C classes of the cache, D embedding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,9 @@ import torch
 from taskres_cache.contents import UNKNOWN
 from taskres_cache.errors import RunError
 from taskres_cache.fitting import regular_base
-from taskres_cache.residual import accuracy
+from taskres_cache.residual import count_correct
 from taskres_cache.runs import Classifier
 from taskres_cache.store import FeatureCache
-
-
-@dataclass(frozen=True)
-class LabelledFeatures:
-    """Un-normalised features (N, D), float32, and labels (N,) of some rows of a cache."""
-
-    image_features: np.ndarray
-    labels: np.ndarray
-
-    @classmethod
-    def of(cls, cache: FeatureCache, rows: np.ndarray) -> "LabelledFeatures":
-        """Read some rows of a cache."""
-        return cls(cache.image_features(rows), cache.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -43,12 +31,21 @@ class Evaluation:
     test_accuracy: float
 
 
-def percent_correct(features: LabelledFeatures, weights: np.ndarray, device: torch.device) -> float | None:
-    """Return the accuracy of un-normalised weights (C, D) in percent; None where there is no image."""
-    if len(features.labels) == 0:
+def percent_correct(
+    cache: FeatureCache, rows: np.ndarray, weights: Sequence[np.ndarray], device: torch.device
+) -> list[float] | None:
+    """Return the accuracy in percent of each classifier (C, D) on some rows of a cache; None where there is no row.
+
+    The rows are read once, a slice at a time, for all classifiers together.
+    """
+    if len(rows) == 0:
         return None
-    on_device = (torch.from_numpy(array).to(device) for array in (features.image_features, features.labels, weights))
-    return accuracy(*on_device)
+    on_device = torch.stack([torch.from_numpy(one) for one in weights]).to(device)  # (K, C, D)
+    correct = torch.zeros(len(weights), dtype=torch.int64, device=device)
+    for features, labels in cache.slices(rows):
+        images = torch.from_numpy(features).to(device)  # (N, D)
+        correct += count_correct(images, torch.from_numpy(labels).to(device, torch.int64), on_device)
+    return [100.0 * count / len(rows) for count in correct.tolist()]
 
 
 @dataclass(frozen=True)
@@ -77,16 +74,16 @@ def zero_shot_weights(embeddings: np.ndarray) -> dict[str, np.ndarray]:
 
 def evaluate_zero_shot(cache: FeatureCache, device: torch.device) -> list[ZeroShot]:
     """Return the accuracy of each form of zero-shot on the val and test part of a cache."""
-    text = cache.text_bases()
-    val, test = (LabelledFeatures.of(cache, cache.rows(partition)) for partition in ("val", "test"))
+    templates = cache.templates
+    forms = zero_shot_weights(cache.text_bases().embeddings)
+    nothing: list[float | None] = [None] * len(forms)
+    val, test = (
+        percent_correct(cache, cache.rows(partition), list(forms.values()), device) or nothing
+        for partition in ("val", "test")
+    )
     return [
-        ZeroShot(
-            form=form,
-            templates=text.templates[:1] if form == "single prompt" else text.templates,
-            val_accuracy=percent_correct(val, weights, device),
-            test_accuracy=percent_correct(test, weights, device),
-        )
-        for form, weights in zero_shot_weights(text.embeddings).items()
+        ZeroShot(form, templates[:1] if form == "single prompt" else templates, *accuracies)
+        for form, *accuracies in zip(forms, val, test, strict=True)
     ]
 
 
@@ -97,13 +94,11 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
     ------
     RunError : the cache has another checkpoint's features, or classes that the run does not know.
     """
-    rows = class_rows(classifier, cache)
-    test = LabelledFeatures.of(cache, cache.rows("test"))
-    zero_shot = percent_correct(test, classifier.base[rows], device)
-    adapted = percent_correct(test, classifier.weights[rows], device)
-    if zero_shot is None or adapted is None:
+    classes, test = class_rows(classifier, cache), cache.rows("test")
+    accuracies = percent_correct(cache, test, [classifier.base[classes], classifier.weights[classes]], device)
+    if accuracies is None:
         raise RunError(f"{cache.path} has no test image")
-    return Evaluation(cache.path, cache.provenance.dataset, len(test.labels), len(rows), zero_shot, adapted)
+    return Evaluation(cache.path, cache.provenance.dataset, len(test), len(classes), *accuracies)
 
 
 def class_rows(classifier: Classifier, cache: FeatureCache) -> np.ndarray:

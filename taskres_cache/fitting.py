@@ -1,8 +1,12 @@
 """Stage two: the training loop over cached tensors. Knows no HDF5, no encoder, and is never handed a test feature.
 
-Axes: N training images, C classes, T templates, D embedding.
+Fits of one shape are stacked and take their steps together where that is faster; a stacked fit is the fit alone.
+
+Axes: K fits of a stack, N training images, B images of a batch, C classes, T templates, D embedding.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -10,9 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taskres_cache.errors import FitError
+from taskres_cache.epoch import Epoch
+from taskres_cache.errors import FitError, OptionError
 from taskres_cache.recipe import Recipe, learning_rate
-from taskres_cache.residual import Adam, normalise, residual_gradient
+from taskres_cache.residual import normalise
+from taskres_cache.step import ResidualStep
+from taskres_cache.stopping import BestEpoch, LastEpoch
+
+ROWS_AT_ONCE = 4096
+STACKED_ON_CPU = 1 << 17  # elements of all residuals together: beyond a processor's cache, stacking gains nothing
+STACKED_ON_GPU = 1 << 28  # elements: six arrays of this size, 6 GiB, and launches no longer count
+MATMUL_PRECISION = {"fp32": "highest", "tf32": "high", "bf16": "highest"}
 
 
 @dataclass(frozen=True)
@@ -24,11 +36,41 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
+class ValidationSet:
+    """The features that may choose between fits or epochs: (M, D) un-normalised, and labels (M,)."""
+
+    image_features: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """One fit to be done.
+
+    Parameters
+    ----------
+    training : few-shot features and labels.
+    recipe : how to train; its alpha is the one to use, or to start from.
+    epochs : passes over the training set, which may depend on the shots.
+    seed : of the batches' order; the same on every device.
+    validation : wanted by recipes that choose something; nothing else may choose.
+    """
+
+    training: TrainingSet
+    recipe: Recipe
+    epochs: int
+    seed: int
+    validation: ValidationSet | None = None
+
+
+@dataclass(frozen=True)
 class Fit:
-    """A trained residual (C, D), the mean loss of each epoch, and the seconds it took."""
+    """A trained residual (C, D), its alpha, the mean loss of each epoch, the epochs that it keeps, and its seconds."""
 
     residual: np.ndarray
+    alpha: float
     losses: tuple[float, ...]
+    kept_epochs: int
     seconds: float
 
 
@@ -41,57 +83,152 @@ def regular_base(embeddings: np.ndarray) -> np.ndarray:
     return base
 
 
-def fit_residual(
-    training: TrainingSet,
-    base: np.ndarray,
-    logit_scale: float,
-    recipe: Recipe,
-    epochs: int,
-    seed: int,
-    device: torch.device,
-) -> Fit:
-    """Train the residual by the recipe and return the last epoch's.
+def fit_residuals(tasks: Sequence[FitTask], base: np.ndarray, logit_scale: float, device: torch.device) -> list[Fit]:
+    """Train every task's residual, stacked where that is faster.
 
     Parameters
     ----------
-    training : few-shot features and labels.
+    tasks : what to fit; those of one shape may be stacked.
     base : (C, D) un-normalised text classifier; its floating type is the one that everything is computed in.
     logit_scale : the multiplier s of the cosines.
-    recipe : all but the number of epochs, which may depend on the shots.
-    epochs : passes over the training set.
-    seed : of the batches' order; the same on every device.
     device : to compute on.
 
     Raises
     ------
-    FitError : a loss or the residual became NaN or infinite.
+    FitError : a loss or a residual became NaN or infinite.
+    OptionError : a precision that the device does not have, or a patience without validation images.
 
     Notes
     -----
     Source: TaskRes, section 4.1, and its released code: reshuffled each epoch; the last, short batch is dropped only
     when there is at least one full one.
     """
-    started = perf_counter()
     fixed_base = torch.from_numpy(base).to(device)  # (C, D)
-    directions = normalise(torch.from_numpy(training.image_features).to(fixed_base))  # (N, D)
-    labels = torch.from_numpy(training.labels).to(device, torch.int64)  # (N,)
-    residual = torch.zeros_like(fixed_base)
-    optimiser = Adam(residual, recipe.weight_decay)
-    shuffler = torch.Generator().manual_seed(seed)
+    fits: dict[int, Fit] = {}
+    for numbers in stacks(tasks, base.size, device):
+        stack = [tasks[number] for number in numbers]
+        with _products_in(stack[0].recipe.precision, device):
+            fits |= zip(numbers, _fit_stack(stack, fixed_base, logit_scale), strict=True)
+    return [fits[number] for number in range(len(tasks))]
+
+
+def stacks(tasks: Sequence[FitTask], elements: int, device: torch.device) -> list[list[int]]:
+    """Return the tasks' numbers in stacks of one shape, as many together as the device gains by.
+
+    Parameters
+    ----------
+    tasks : what to fit.
+    elements : of one residual, C times D.
+    device : to compute on.
+    """
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for number, task in enumerate(tasks):
+        recipe = task.recipe
+        rules = (recipe.batch_size, recipe.alpha_rule == "learn", recipe.patience, recipe.precision)
+        alike.setdefault((len(task.training.labels), task.epochs, *rules), []).append(number)
+    most = stack_size(elements, device)
+    return [group[start : start + most] for group in alike.values() for start in range(0, len(group), most)]
+
+
+def stack_size(elements: int, device: torch.device) -> int:
+    """Return how many residuals of so many elements are worth a stack."""
+    return max(1, (STACKED_ON_CPU if device.type == "cpu" else STACKED_ON_GPU) // elements)
+
+
+def _fit_stack(tasks: Sequence[FitTask], base: Tensor, logit_scale: float) -> list[Fit]:
+    """Train the residuals of tasks of one shape together."""
+    started = perf_counter()
+    count, recipe = len(tasks[0].training.labels), tasks[0].recipe
+    batch = min(recipe.batch_size, count)
+    directions, labels, first_rows = _stacked(tasks, base)
+    step = ResidualStep(directions, base, logit_scale, [task.recipe for task in tasks], batch)
+    epoch = Epoch(step, labels, (len(tasks), count // batch, batch))
+    shufflers = [torch.Generator().manual_seed(task.seed) for task in tasks]
+    keeper = (
+        LastEpoch()
+        if recipe.patience is None
+        else BestEpoch(recipe.patience, _validations(tasks, base), base, logit_scale)
+    )
     losses = []
-    for epoch in range(epochs):
-        lr = learning_rate(epoch, recipe.lr, epochs)
-        batch_losses = []
-        for rows in epoch_batches(len(labels), recipe.batch_size, shuffler):
-            chosen = rows.to(device)
-            outcome = residual_gradient(
-                directions[chosen], labels[chosen], fixed_base, residual, recipe.alpha, logit_scale
-            )
-            optimiser.step(outcome.gradient, lr)
-            batch_losses.append(outcome.loss)
-        losses.append(torch.stack(batch_losses).mean())
-    _refuse_divergence(torch.stack(losses), residual, recipe)
-    return Fit(residual.cpu().numpy(), tuple(torch.stack(losses).tolist()), perf_counter() - started)
+    for number in range(tasks[0].epochs):
+        orders = [
+            epoch_order(count, batch, shuffler) + row for shuffler, row in zip(shufflers, first_rows, strict=True)
+        ]
+        step.set_rates([learning_rate(number, task.recipe.lr, task.epochs) for task in tasks])
+        losses.append(epoch.run(torch.stack(orders)))
+        if keeper.has_enough(step):
+            break
+    return _finished(tasks, step, keeper, torch.stack(losses), perf_counter() - started)
+
+
+def epoch_order(count: int, batch: int, shuffler: torch.Generator) -> Tensor:
+    """Return the shuffled rows of one epoch (steps, B); rows that fill no batch are dropped."""
+    return torch.randperm(count, generator=shuffler)[: count // batch * batch].view(-1, batch)
+
+
+def _stacked(tasks: Sequence[FitTask], base: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """Return the directions and labels of all training sets one below the other, and where each task's begin.
+
+    Tasks that share a training set share its rows. Features are normalised here, once, a slice at a time.
+    """
+    sets = list({id(task.training): task.training for task in tasks}.values())
+    count, dim = sets[0].image_features.shape
+    product_type = torch.bfloat16 if tasks[0].recipe.precision == "bf16" else base.dtype
+    directions = torch.empty(len(sets) * count, dim, dtype=product_type, device=base.device)
+    for number, training in enumerate(sets):
+        for start in range(0, count, ROWS_AT_ONCE):
+            features = torch.from_numpy(training.image_features[start : start + ROWS_AT_ONCE]).to(base)
+            first = number * count + start
+            directions[first : first + len(features)] = normalise(features)
+    labels = torch.from_numpy(np.concatenate([training.labels for training in sets])).to(base.device, torch.int64)
+    row_of = {id(training): number * count for number, training in enumerate(sets)}
+    return directions, labels, [row_of[id(task.training)] for task in tasks]
+
+
+def _validations(tasks: Sequence[FitTask], base: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return each task's validation features and labels as tensors; raises OptionError where there are none."""
+    found = []
+    for task in tasks:
+        if task.validation is None or len(task.validation.labels) == 0:
+            raise OptionError("patience needs validation images to choose an epoch by, and this split has none")
+        features = torch.from_numpy(task.validation.image_features).to(base)
+        found.append((features, torch.from_numpy(task.validation.labels).to(base.device, torch.int64)))
+    return found
+
+
+@contextmanager
+def _products_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Let float32 products use TF32 when that was asked for, and set everything back."""
+    if precision == "tf32" and device.type != "cuda":
+        raise OptionError(f"precision tf32 needs CUDA, got device {device}; use fp32 or bf16")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(MATMUL_PRECISION[precision])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _finished(
+    tasks: Sequence[FitTask], step: ResidualStep, keeper: LastEpoch | BestEpoch, losses: Tensor, seconds: float
+) -> list[Fit]:
+    """Return the fits of a stack, which share its time; raises FitError where one diverged."""
+    kept = keeper.kept(step, len(losses))
+    for fit, task in enumerate(tasks):
+        _refuse_divergence(losses[:, fit], kept.residuals[fit], task.recipe)
+    lasted = [
+        kept + (task.recipe.patience or 0) for kept, task in zip(kept.epochs, tasks, strict=True)
+    ]  # of a fit alone
+    return [
+        Fit(
+            residual=kept.residuals[fit].cpu().numpy(),
+            alpha=kept.alphas[fit].item(),
+            losses=tuple(losses[: lasted[fit], fit].tolist()),
+            kept_epochs=kept.epochs[fit],
+            seconds=seconds / len(tasks),
+        )
+        for fit in range(len(tasks))
+    ]
 
 
 def _refuse_divergence(losses: Tensor, residual: Tensor, recipe: Recipe) -> None:
@@ -99,9 +236,3 @@ def _refuse_divergence(losses: Tensor, residual: Tensor, recipe: Recipe) -> None
     if not (finite.all() and residual.isfinite().all()):
         epoch = int(finite.int().argmin()) if not finite.all() else len(losses) - 1
         raise FitError(f"the fit diverged in epoch {epoch} with lr {recipe.lr} and alpha {recipe.alpha}; lower them")
-
-
-def epoch_batches(count: int, batch_size: int, shuffler: torch.Generator) -> list[Tensor]:
-    """Return the shuffled rows of one epoch in batches; a short last one only when there is no full one."""
-    batches = list(torch.randperm(count, generator=shuffler).split(batch_size))
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches

@@ -7,7 +7,14 @@ from typing import Any, Literal, get_args
 from taskres_cache.errors import OptionError
 
 Base = Literal["regular"]
-BASES: tuple[str, ...] = get_args(Base)
+AlphaRule = Literal["fixed", "auto", "learn"]
+Precision = Literal["fp32", "tf32", "bf16"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "base": get_args(Base),
+    "alpha_rule": get_args(AlphaRule),
+    "precision": get_args(Precision),
+}
 
 WARMUP_LR = 1e-5  # epoch 0 of the paper's schedule runs at this constant rate
 
@@ -24,6 +31,11 @@ class Recipe:
     batch_size : rows a step.
     weight_decay : L2 decay added to the gradient (Adam, not AdamW).
     base : which text classifier the residual is added to.
+    alpha_rule : "fixed"; "auto" chooses alpha by val accuracy, see `selection`; "learn" trains it from `alpha` on, as
+        in the paper's ablation.
+    patience : epochs without a better val accuracy after which a fit stops and keeps its best epoch; None keeps the
+        last epoch, as the paper does.
+    precision : of the two products' operands: "fp32", "tf32" (CUDA) or "bf16"; everything else stays in float32.
 
     Raises
     ------
@@ -36,9 +48,17 @@ class Recipe:
     batch_size: int = 256
     weight_decay: float = 5e-4
     base: Base = "regular"
+    alpha_rule: AlphaRule = "fixed"
+    patience: int | None = None
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        positive = {"lr": self.lr, "epochs": self.epochs, "batch_size": self.batch_size}
+        positive = {
+            "lr": self.lr,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "patience": self.patience,
+        }
         for name, value in positive.items():
             if value is not None and not 0 < value < float("inf"):
                 raise OptionError(f"{name} must be a positive number, got {value}")
@@ -46,8 +66,9 @@ class Recipe:
             raise OptionError(f"alpha must be a finite number, got {self.alpha}")
         if not 0 <= self.weight_decay < float("inf"):
             raise OptionError(f"weight_decay must not be negative, got {self.weight_decay}")
-        if self.base not in BASES:
-            raise OptionError(f"base must be one of {', '.join(BASES)}, got {self.base!r}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise OptionError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def epochs_for(self, shots: int) -> int:
         """Return the number of epochs: as stated, else the paper's 100 up to 4 shots and 200 from 8 shots on."""
@@ -73,14 +94,17 @@ class Recipe:
         }
 
     def method_name(self) -> str:
-        """Return the folder name of a method: the base, then every number that is not the paper's.
+        """Return the folder name of a method: the base, then everything that is not the paper's.
 
-        Two fits whose recipes differ can therefore never overwrite each other.
+        Two fits whose recipes differ can therefore never overwrite each other. An alpha that is yet to be chosen does
+        not count.
         """
-        marks = [
-            f"{name.replace('_', '-')}{str(value).removesuffix('.0')}" for name, value in self.deviations().items()
-        ]
-        return "-".join(["taskres", self.base, *marks])
+        marks = self.deviations()
+        rule = marks.pop("alpha_rule", None)
+        if rule == "auto":
+            marks.pop("alpha", None)
+        words = [f"{name.replace('_', '-')}{str(value).removesuffix('.0')}" for name, value in marks.items()]
+        return "-".join(["taskres", self.base, *([f"alpha-{rule}"] if rule else []), *words])
 
 
 def learning_rate(epoch: int, lr: float, epochs: int) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from taskres_cache.benchmark import LeftOut, Measured, Outcome, Shifted
 from taskres_cache.files import replaced
-from taskres_cache.study import Summary
+from taskres_cache.summary import Summary
 from taskres_cache.tables import Table, percent
 
 

@@ -28,6 +28,7 @@ from taskres_cache.version import __version__
 
 FORMAT = "taskres-cache"
 FORMAT_VERSION = 1
+ROWS_OF_A_SLICE = 4096
 SLICE_BYTES = 1 << 20  # one chunk; a checksum covers a chunk, and a read brings in whole chunks
 
 
@@ -113,6 +114,12 @@ class FeatureCache:
                 if first < last:
                     features[order[first:last]] = stored[start : start + step][ascending[first:last] - start]
         return features
+
+    def slices(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield image features and labels of rows, so many at a time that memory never holds all of a test part."""
+        for start in range(0, len(rows), ROWS_OF_A_SLICE):
+            part = rows[start : start + ROWS_OF_A_SLICE]
+            yield self.image_features(part), self.labels[part]
 
     def text_bases(self) -> TextBases:
         """Return the text tower's arrays."""

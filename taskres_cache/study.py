@@ -1,10 +1,10 @@
-"""A study: one fit for every shot count and seed of a cache, each left as a run folder, and the table over seeds."""
+"""A study: one fit for every shot count, seed and recipe of a cache, each left as a run folder."""
 
-import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,10 +14,19 @@ import torch
 
 from taskres_cache.contents import SplitName
 from taskres_cache.errors import CacheError, RunError
-from taskres_cache.evaluation import LabelledFeatures, percent_correct
-from taskres_cache.fitting import Fit, TrainingSet, fit_residual, regular_base
+from taskres_cache.evaluation import percent_correct
+from taskres_cache.fitting import (
+    Fit,
+    FitTask,
+    TrainingSet,
+    ValidationSet,
+    fit_residuals,
+    regular_base,
+    stack_size,
+)
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs import Classifier, read_classifier, read_metrics, run_folder, write_run
+from taskres_cache.selection import Candidate, fit_with_chosen_alpha
 from taskres_cache.store import FeatureCache
 
 
@@ -44,36 +53,24 @@ def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
 
 
 def run_study(
-    cache: FeatureCache, splits: Sequence[SplitName], recipe: Recipe, device: torch.device, out: Path
+    cache: FeatureCache, splits: Sequence[SplitName], recipes: Sequence[Recipe], device: torch.device, out: Path
 ) -> Iterator[RunResult]:
-    """Fit, evaluate and write one run after the other.
+    """Fit, evaluate and write a run for every split and recipe.
 
-    Test features are read here, for the evaluation alone: a fit is handed the training rows and nothing else.
+    As many splits go together as the device gains by (see `fitting.stack_size`); their classifiers meet the test
+    features together, a slice at a time. A fit is handed the train and val rows of its split and nothing else.
 
     Raises
     ------
     OptionError : a split that the cache does not hold, before anything is fitted.
     StorageError : a run folder cannot be written.
     """
-    rows = {name: cache.split(*name) for name in splits}
-    base = regular_base(cache.text_bases().embeddings)  # (C, D)
-    test = LabelledFeatures.of(cache, cache.rows("test"))
-    zero_shot, shared = percent_correct(test, base, device), _shared_inputs(cache, base, test)
-    for (count, seed), split in rows.items():
-        train, val = LabelledFeatures.of(cache, split.train), LabelledFeatures.of(cache, split.val)
-        training = TrainingSet(train.image_features, train.labels)
-        fit = fit_residual(training, base, cache.provenance.logit_scale, recipe, recipe.epochs_for(count), seed, device)
-        classifier = classifier_of(cache, base, fit, recipe, count, seed)
-        facts = {
-            **_identity(cache, classifier),
-            "inputs_sha256": _digest(shared, train, val),
-            "zero_shot_accuracy": zero_shot,
-            **_measured(classifier, val, test, fit, device),
-            "images": {"train": len(train.labels), "val": len(val.labels), "test": len(test.labels)},
-        }
-        folder = run_folder(out, cache.provenance, recipe, cache.half, count, seed)
-        write_run(folder, classifier, facts)
-        yield RunResult(folder, facts)
+    for name in splits:
+        cache.split(*name)
+    shared = _shared(cache, device)
+    at_once = max(1, stack_size(shared.base.size, device) // len(recipes))
+    for start in range(0, len(splits), at_once):
+        yield from _run_together(cache, splits[start : start + at_once], recipes, shared, device, out)
 
 
 def finished_runs(
@@ -83,47 +80,127 @@ def finished_runs(
 
     Raises OptionError for a split that the cache does not hold.
     """
-    base, test = regular_base(cache.text_bases().embeddings), LabelledFeatures.of(cache, cache.rows("test"))
-    shared, found = _shared_inputs(cache, base, test), {}
+    shared, found = _shared_digest(cache, regular_base(cache.text_bases().embeddings)), {}
     for name in splits:
-        split = cache.split(*name)
         folder = run_folder(out, cache.provenance, recipe, cache.half, *name)
-        inputs = _digest(shared, *(LabelledFeatures.of(cache, rows) for rows in (split.train, split.val)))
         metrics = _metrics_of_intact_run(folder)
+        inputs = _digest(shared, *_sets(cache, name))
         if metrics.get("inputs_sha256") == inputs and metrics.get("recipe") == recipe.as_dict():
             found[name] = RunResult(folder, metrics)
     return found
 
 
-def classifier_of(cache: FeatureCache, base: np.ndarray, fit: Fit, recipe: Recipe, shots: int, seed: int) -> Classifier:
+@dataclass(frozen=True)
+class _Shared:
+    """What all runs of a study have in common: the base, its accuracy on test, and a digest of what they start from."""
+
+    base: np.ndarray
+    zero_shot_accuracy: float | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A task of a split, its fit, and the alphas that were tried for it."""
+
+    name: SplitName
+    task: FitTask
+    fit: Fit
+    candidates: tuple[Candidate, ...] = ()
+
+
+def _run_together(
+    cache: FeatureCache,
+    names: Sequence[SplitName],
+    recipes: Sequence[Recipe],
+    shared: _Shared,
+    device: torch.device,
+    out: Path,
+) -> Iterator[RunResult]:
+    """Fit some splits with every recipe, evaluate all of them, write them one by one."""
+    named_tasks = [
+        (name, FitTask(training, recipe, recipe.epochs_for(name[0]), name[1], validation))
+        for name in names
+        for training, validation in [_sets(cache, name)]
+        for recipe in recipes
+    ]
+    fitted = _fitted(named_tasks, shared.base, cache.provenance.logit_scale, device)
+    classifiers = [_classifier(cache, shared.base, one) for one in fitted]
+    started = perf_counter()
+    tests = percent_correct(cache, cache.rows("test"), [one.weights for one in classifiers], device)
+    evaluation = (perf_counter() - started) / len(fitted)
+    for one, classifier, test in zip(fitted, classifiers, tests or repeat(None), strict=False):
+        measured = {
+            "inputs_sha256": _digest(shared.digest, one.task.training, one.task.validation),
+            "zero_shot_accuracy": shared.zero_shot_accuracy,
+            "test_accuracy": test,
+            **_measured(cache, one, classifier, device),
+            "seconds": {"fit": one.fit.seconds, "evaluate": evaluation},
+        }
+        folder = run_folder(out, cache.provenance, classifier.recipe, cache.half, *one.name)
+        metrics = {**_identity(cache, classifier), **measured}
+        write_run(folder, classifier, metrics)
+        yield RunResult(folder, metrics)
+
+
+def _fitted(
+    named_tasks: Sequence[tuple[SplitName, FitTask]], base: np.ndarray, logit_scale: float, device: torch.device
+) -> list[_Fitted]:
+    """Return every task fitted, those first that choose no alpha."""
+    plain = [(name, task) for name, task in named_tasks if task.recipe.alpha_rule != "auto"]
+    choosing = [(name, task) for name, task in named_tasks if task.recipe.alpha_rule == "auto"]
+    fits = fit_residuals([task for _, task in plain], base, logit_scale, device)
+    chosen = fit_with_chosen_alpha([task for _, task in choosing], base, logit_scale, device)
+    return [
+        *(_Fitted(name, task, fit) for (name, task), fit in zip(plain, fits, strict=True)),
+        *(_Fitted(name, task, one.fit, one.candidates) for (name, task), one in zip(choosing, chosen, strict=True)),
+    ]
+
+
+def _sets(cache: FeatureCache, name: SplitName) -> tuple[TrainingSet, ValidationSet]:
+    """Return the train and val images of a split."""
+    split = cache.split(*name)
+    train, val = ((cache.image_features(rows), cache.labels[rows]) for rows in (split.train, split.val))
+    return TrainingSet(*train), ValidationSet(*val)
+
+
+def _classifier(cache: FeatureCache, base: np.ndarray, fitted: _Fitted) -> Classifier:
     """Return a fit as a classifier that knows where its features came from."""
     return Classifier(
         base=base,
-        residual=fit.residual,
+        residual=fitted.fit.residual,
         classnames=cache.classnames,
         templates=cache.templates,
-        alpha=recipe.alpha,
-        recipe=recipe,
-        shots=shots,
-        seed=seed,
+        alpha=fitted.fit.alpha,
+        recipe=fitted.task.recipe,
+        shots=fitted.name[0],
+        seed=fitted.name[1],
         provenance=cache.provenance,
         class_ids=cache.class_ids,
         half=cache.half,
     )
 
 
-def _shared_inputs(cache: FeatureCache, base: np.ndarray, test: LabelledFeatures) -> str:
-    """Return the digest of what all runs of a study have in common."""
-    return _digest(repr((cache.provenance.logit_scale, cache.classnames)), base, test)
+def _shared(cache: FeatureCache, device: torch.device) -> _Shared:
+    base = regular_base(cache.text_bases().embeddings)  # (C, D)
+    accuracies = percent_correct(cache, cache.rows("test"), [base], device)
+    return _Shared(base, accuracies[0] if accuracies else None, _shared_digest(cache, base))
 
 
-def _digest(*parts: str | np.ndarray | LabelledFeatures) -> str:
-    """Return the SHA-256 of arrays and of other digests, by which equal inputs of a run are known."""
-    digest = sha256()
-    for part in parts:
-        arrays = (part.image_features, part.labels) if isinstance(part, LabelledFeatures) else (part,)
-        for array in arrays:
-            digest.update(array.encode() if isinstance(array, str) else np.ascontiguousarray(array).data)
+def _shared_digest(cache: FeatureCache, base: np.ndarray) -> str:
+    digest = sha256(repr((cache.provenance.logit_scale, cache.classnames)).encode())
+    for array in (base, *(array for part in cache.slices(cache.rows("test")) for array in part)):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _digest(shared: str, *sets: TrainingSet | ValidationSet | None) -> str:
+    """Return the SHA-256 by which equal inputs of a run are known: what all runs share, and its own images."""
+    digest = sha256(shared.encode())
+    for images in sets:
+        if images is not None:
+            digest.update(np.ascontiguousarray(images.image_features).data)
+            digest.update(np.ascontiguousarray(images.labels).data)
     return digest.hexdigest()
 
 
@@ -136,51 +213,20 @@ def _metrics_of_intact_run(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _measured(
-    classifier: Classifier, val: LabelledFeatures, test: LabelledFeatures, fit: Fit, device: torch.device
-) -> dict[str, Any]:
-    """Return accuracies in percent, the loss of each epoch and the seconds that all took."""
-    started = perf_counter()
-    accuracies = {
-        "test_accuracy": percent_correct(test, classifier.weights, device),
-        "zero_shot_val_accuracy": percent_correct(val, classifier.base, device),
-        "val_accuracy": percent_correct(val, classifier.weights, device),
+def _measured(cache: FeatureCache, fitted: _Fitted, classifier: Classifier, device: torch.device) -> dict[str, Any]:
+    """Return val accuracies in percent, what the fit went through, and how many images took part."""
+    split, fit = cache.split(*fitted.name), fitted.fit
+    vals = percent_correct(cache, split.val, [classifier.base, classifier.weights], device) or (None, None)
+    tried = {"alpha_candidates": [asdict(one) for one in fitted.candidates]} if fitted.candidates else {}
+    return {
+        "zero_shot_val_accuracy": vals[0],
+        "val_accuracy": vals[1],
+        **tried,
+        "epoch_losses": list(fit.losses),
+        "kept_epochs": fit.kept_epochs,
+        "device": str(device),
+        "images": {"train": len(split.train), "val": len(split.val), "test": len(cache.rows("test"))},
     }
-    seconds = {"fit": fit.seconds, "evaluate": perf_counter() - started}
-    return {**accuracies, "epoch_losses": list(fit.losses), "seconds": seconds, "device": str(device)}
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Test accuracy of one shot count over seeds: mean, and standard deviation (of a sample; None for one seed)."""
-
-    shots: int
-    seeds: tuple[int, ...]
-    zero_shot_accuracy: float
-    mean_val_accuracy: float | None
-    mean_test_accuracy: float
-    std_test_accuracy: float | None
-
-
-def summarise(all_metrics: Iterable[dict[str, Any]]) -> list[Summary]:
-    """Return one summary a shot count, shots rising."""
-    by_shots: dict[int, list[dict[str, Any]]] = {}
-    for metrics in all_metrics:
-        by_shots.setdefault(metrics["shots"], []).append(metrics)
-    return [_summary(shots, runs) for shots, runs in sorted(by_shots.items())]
-
-
-def _summary(shots: int, runs: list[dict[str, Any]]) -> Summary:
-    tests = [run["test_accuracy"] for run in runs]
-    vals = [run["val_accuracy"] for run in runs if run["val_accuracy"] is not None]
-    return Summary(
-        shots,
-        tuple(run["seed"] for run in runs),
-        statistics.mean(run["zero_shot_accuracy"] for run in runs),
-        statistics.mean(vals) if vals else None,
-        statistics.mean(tests),
-        statistics.stdev(tests) if len(tests) > 1 else None,
-    )
 
 
 def _identity(cache: FeatureCache, classifier: Classifier) -> dict[str, Any]:
@@ -196,6 +242,7 @@ def _identity(cache: FeatureCache, classifier: Classifier) -> dict[str, Any]:
         "classes": classifier.half,
         "method": recipe.method_name(),
         "recipe": recipe.as_dict(),
+        "alpha": classifier.alpha,
         "epochs": recipe.epochs_for(classifier.shots),
         "cache": str(cache.path),
         "versions": {name: version(name) for name in ("taskres-cache", "torch", "numpy")},

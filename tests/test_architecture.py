@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from taskres_cache.contents import Provenance
-from taskres_cache.fitting import TrainingSet, fit_residual
+from taskres_cache.fitting import FitTask, fit_residuals
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "taskres_cache").rglob("*.py"))
@@ -84,10 +84,9 @@ def test_the_rule_above_can_fail() -> None:
     assert {"torch", "open_clip", "h5py"} <= reached_from("taskres_cache.extraction")
 
 
-def test_fitting_is_handed_training_features_only() -> None:
-    assert list(signature(TrainingSet).parameters) == ["image_features", "labels"]
-    handed = set(signature(fit_residual).parameters)
-    assert handed == {"training", "base", "logit_scale", "recipe", "epochs", "seed", "device"}
+def test_fitting_is_handed_training_and_val_features_only() -> None:
+    assert set(signature(fit_residuals).parameters) == {"tasks", "base", "logit_scale", "device"}
+    assert {known.name for known in fields(FitTask)} == {"training", "recipe", "epochs", "seed", "validation"}
 
 
 def test_readme_names_every_command_and_target() -> None:

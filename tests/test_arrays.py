@@ -45,7 +45,7 @@ def test_arrays_become_a_cache_that_can_be_fitted(arrays: Arrays, tmp_path: Path
     assert cache.labels[split.val].tolist() == [0, 0, 1, 1, 2, 2]
     assert cache.provenance.logit_scale == 100.0
     assert cache.text_bases().embeddings.shape == (3, 1, 6)
-    (run,) = run_study(cache, [(2, 1)], Recipe(epochs=3), torch.device("cpu"), tmp_path / "runs")
+    (run,) = run_study(cache, [(2, 1)], [Recipe(epochs=3)], torch.device("cpu"), tmp_path / "runs")
     assert 0 <= run.metrics["test_accuracy"] <= 100
 
 

@@ -15,7 +15,8 @@ from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
 from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.extraction import ExtractOptions, extract
 from taskres_cache.store import FeatureCache
-from taskres_cache.study import recipe_of, run_study, summarise
+from taskres_cache.study import recipe_of, run_study
+from taskres_cache.summary import summarise
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_residual_beats_zero_shot_and_rises_with_the_shots(
 ) -> None:
     extract(digits, glyph_clip, ExtractOptions(), tmp_path / "digits.h5")
     cache = FeatureCache(tmp_path / "digits.h5")
-    runs = run_study(cache, list(cache.splits), recipe_of(cache), torch.device("cpu"), tmp_path / "runs")
+    runs = run_study(cache, list(cache.splits), [recipe_of(cache)], torch.device("cpu"), tmp_path / "runs")
     table = summarise(run.metrics for run in runs)
     accuracies = [row.mean_test_accuracy for row in table]
     zero_shot = table[0].zero_shot_accuracy

@@ -36,10 +36,54 @@ def test_fit_json_is_one_document(extracted: Path, taskres: Taskres) -> None:
     outcome = taskres("fit", extracted, "--shots", "2", "--seeds", "1,2", "--alpha", "1.5", "--epochs", "3", "--json")
     document = json.loads(outcome.out)
     assert outcome.status == 0
-    assert document["recipe"]["alpha"] == 1.5
+    assert document["runs"][0]["recipe"]["alpha"] == 1.5
     assert [run["seed"] for run in document["runs"]] == [1, 2]
     assert document["summary"][0]["seeds"] == [1, 2]
     assert all(Path(run["folder"]).is_dir() for run in document["runs"])
+
+
+def test_lists_of_alphas_and_rates_are_a_grid(extracted: Path, taskres: Taskres) -> None:
+    outcome = taskres(
+        "fit", extracted, "--shots", "1,2", "--alpha", "0.5,2", "--lr", "0.002,0.01", "--epochs", "3", "--json"
+    )
+    runs = json.loads(outcome.out)["runs"]
+    assert [(run["shots"], run["alpha"], run["recipe"]["lr"]) for run in runs] == [
+        (shots, alpha, lr) for shots in (1, 2) for alpha in (0.5, 2.0) for lr in (0.002, 0.01)
+    ]
+    assert len({run["folder"] for run in runs}) == 8
+    table = taskres("fit", extracted, "--shots", "1,2", "--alpha", "0.5,2", "--epochs", "3").out
+    assert table.count("zero-shot %") == 2
+    assert "taskres-regular-alpha2-epochs3" in table
+    wrong = taskres("fit", extracted, "--alpha", "big")
+    assert wrong.status == 2
+    assert "--alpha 'big': expected numbers with commas" in one_line(wrong)
+
+
+def test_alpha_can_be_chosen_or_learned(extracted: Path, taskres: Taskres) -> None:
+    outcome = taskres("fit", extracted, "--shots", "2", "--alpha", "auto", "--epochs", "3", "--json")
+    (run,) = json.loads(outcome.out)["runs"]
+    assert "/taskres-regular-alpha-auto-epochs3/" in run["folder"]
+    tried = {candidate["alpha"]: candidate["val_accuracy"] for candidate in run["alpha_candidates"]}
+    assert len(tried) == 7
+    assert tried[run["alpha"]] == max(tried.values()) == run["val_accuracy"]
+    (again,) = json.loads(taskres("eval", run["folder"], "--json").out)
+    assert again["test_accuracy"] == run["test_accuracy"]
+    (learned,) = json.loads(taskres("fit", extracted, "--shots", "2", "--alpha", "learn", "--json").out)["runs"]
+    assert "/taskres-regular-alpha-learn/" in learned["folder"]
+    assert learned["alpha"] != 0.5
+    assert learned["recipe"]["alpha"] == 0.5
+
+
+def test_patience_and_precision_are_options(extracted: Path, taskres: Taskres) -> None:
+    outcome = taskres("fit", extracted, "--shots", "2", "--patience", "2", "--precision", "bf16", "--json")
+    (run,) = json.loads(outcome.out)["runs"]
+    assert "/taskres-regular-patience2-precisionbf16/" in run["folder"]
+    assert len(run["epoch_losses"]) == min(run["kept_epochs"] + 2, 100)
+    refused = taskres("fit", extracted, "--shots", "2", "--precision", "tf32", "--device", "cpu")
+    assert refused.status == 2
+    assert "tf32 needs CUDA" in one_line(refused)
+    assert taskres("fit", extracted, "--shots", "2", "--precision", "fp8").status == 2
+    assert taskres("fit", extracted, "--shots", "2", "--patience", "0").status == 2
 
 
 def test_eval_of_a_run_and_of_all_of_a_study(extracted: Path, here: Path, taskres: Taskres) -> None:

@@ -28,13 +28,28 @@ def test_paper_defaults() -> None:
         "batch_size": 256,
         "weight_decay": 0.0005,
         "base": "regular",
+        "alpha_rule": "fixed",
+        "patience": None,
+        "precision": "fp32",
     }
+
+
+def test_names_say_what_is_not_the_papers() -> None:
+    assert Recipe().method_name() == "taskres-regular"
+    assert Recipe(alpha=2.0, patience=5).method_name() == "taskres-regular-alpha2-patience5"
+    assert Recipe(alpha_rule="auto", lr=0.01).method_name() == "taskres-regular-alpha-auto-lr0.01"
+    assert Recipe(alpha_rule="auto", alpha=2.0).method_name() == "taskres-regular-alpha-auto"  # not used, not named
+    assert Recipe(alpha_rule="learn", alpha=2.0).method_name() == "taskres-regular-alpha-learn-alpha2"
 
 
 def test_every_choice_that_changes_a_fit_changes_its_name() -> None:
     changes = [
         {},
         {"alpha": 1.0},
+        {"alpha_rule": "auto"},
+        {"alpha_rule": "learn"},
+        {"patience": 3},
+        {"precision": "bf16"},
         {"lr": 0.01},
         {"epochs": 100},
         {"batch_size": 32},

@@ -14,11 +14,12 @@ from safetensors.numpy import load_file, save_file
 from taskres_cache.contents import CacheContents, TextBases
 from taskres_cache.errors import CacheError, OptionError, RunError, StorageError
 from taskres_cache.evaluation import class_rows, evaluate_run
-from taskres_cache.fitting import TrainingSet, fit_residual
+from taskres_cache.fitting import FitTask, TrainingSet, fit_residuals
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs import find_runs, own_cache, read_classifier, read_metrics
 from taskres_cache.store import FeatureCache, write_cache
-from taskres_cache.study import RunResult, finished_runs, recipe_of, run_study, summarise
+from taskres_cache.study import RunResult, finished_runs, recipe_of, run_study
+from taskres_cache.summary import summarise
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=30, lr=0.02)
@@ -31,7 +32,7 @@ def cache(cache_file: Path) -> FeatureCache:
 
 @pytest.fixture
 def results(cache: FeatureCache, tmp_path: Path) -> list[RunResult]:
-    return list(run_study(cache, [(1, 1), (1, 2), (4, 1), (4, 2)], RECIPE, CPU, tmp_path / "runs"))
+    return list(run_study(cache, [(1, 1), (1, 2), (4, 1), (4, 2)], [RECIPE], CPU, tmp_path / "runs"))
 
 
 def by_hand(weights: np.ndarray, features: np.ndarray, labels: np.ndarray) -> float:
@@ -85,8 +86,10 @@ def test_a_run_finds_its_cache_again(results: list[RunResult], cache: FeatureCac
 def test_a_fit_in_a_study_is_the_fit_alone(results: list[RunResult], contents: CacheContents) -> None:
     rows = contents.splits[4, 2].train
     training = TrainingSet(contents.image_features[rows], contents.labels[rows])
-    alone = fit_residual(training, contents.text.embeddings.mean(axis=1), 100.0, RECIPE, 30, 2, CPU)
-    assert np.array_equal(read_classifier(results[3].folder).residual, alone.residual)
+    base = contents.text.embeddings.mean(axis=1)
+    (alone,) = fit_residuals([FitTask(training, RECIPE, 30, 2)], base, 100.0, CPU)
+    stored = read_classifier(results[3].folder).residual
+    assert np.abs(stored - alone.residual).max() <= 1e-5 * np.abs(alone.residual).max()
 
 
 def test_test_features_cannot_change_a_fit(cache: FeatureCache, contents: CacheContents, tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_test_features_cannot_change_a_fit(cache: FeatureCache, contents: CacheC
     poisoned[15:] = np.random.default_rng(1).normal(size=(9, 8))
     write_cache(tmp_path / "poisoned.h5", replace(contents, image_features=poisoned))
     runs = [
-        next(iter(run_study(source, [(4, 1)], RECIPE, CPU, tmp_path / name)))
+        next(iter(run_study(source, [(4, 1)], [RECIPE], CPU, tmp_path / name)))
         for name, source in (("a", cache), ("b", FeatureCache(tmp_path / "poisoned.h5")))
     ]
     first, second = (read_classifier(run.folder).residual for run in runs)
@@ -173,7 +176,7 @@ def test_other_checkpoints_and_unknown_classes_are_refused(
 def test_classes_are_matched_by_identifier_where_names_occur_twice(contents: CacheContents, tmp_path: Path) -> None:
     names, ids = ("missile", "dog", "missile"), ("n3", "n5", "n4")
     write_cache(tmp_path / "twins.h5", replace(contents, classnames=names, class_ids=ids))
-    (run,) = run_study(FeatureCache(tmp_path / "twins.h5"), [(4, 1)], RECIPE, CPU, tmp_path / "runs")
+    (run,) = run_study(FeatureCache(tmp_path / "twins.h5"), [(4, 1)], [RECIPE], CPU, tmp_path / "runs")
     classifier = read_classifier(run.folder)
     assert classifier.class_ids == ids
 
@@ -227,14 +230,14 @@ def test_finished_runs_are_those_of_the_same_numbers(
 
 def test_a_missing_split_is_refused_before_anything_is_fitted(cache: FeatureCache, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no split of 16 shots, seed 1"):
-        list(run_study(cache, [(1, 1), (16, 1)], RECIPE, CPU, tmp_path / "runs"))
+        list(run_study(cache, [(1, 1), (16, 1)], [RECIPE], CPU, tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
 def test_runs_that_cannot_be_written(cache: FeatureCache, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
-        list(run_study(cache, [(1, 1)], RECIPE, CPU, tmp_path / "file"))
+        list(run_study(cache, [(1, 1)], [RECIPE], CPU, tmp_path / "file"))
 
 
 def test_recipe_comes_from_the_cache_and_choices_win(contents: CacheContents, tmp_path: Path) -> None:
@@ -255,14 +258,15 @@ def test_a_recipe_of_a_newer_version_says_so(contents: CacheContents, tmp_path: 
 def test_without_val_images_there_is_no_val_accuracy(contents: CacheContents, tmp_path: Path) -> None:
     no_val = {name: replace(split, val=np.array([], np.int64)) for name, split in contents.splits.items()}
     write_cache(tmp_path / "no-val.h5", replace(contents, splits=no_val))
-    (run,) = run_study(FeatureCache(tmp_path / "no-val.h5"), [(4, 1)], RECIPE, CPU, tmp_path / "runs")
+    (run,) = run_study(FeatureCache(tmp_path / "no-val.h5"), [(4, 1)], [RECIPE], CPU, tmp_path / "runs")
     assert run.metrics["val_accuracy"] is None
     assert summarise([run.metrics])[0].mean_val_accuracy is None
 
 
 def test_summary_over_seeds() -> None:
     def metrics(shots: int, seed: int, test: float) -> dict:
-        return {"shots": shots, "seed": seed, "zero_shot_accuracy": 50.0, "val_accuracy": 70.0, "test_accuracy": test}
+        accuracies = {"zero_shot_accuracy": 50.0, "val_accuracy": 70.0, "test_accuracy": test}
+        return {"method": "taskres-regular", "shots": shots, "seed": seed, **accuracies}
 
     table = summarise([metrics(16, 1, 80.0), metrics(1, 1, 60.0), metrics(16, 2, 83.0), metrics(16, 3, 89.0)])
     assert [(row.shots, row.seeds) for row in table] == [(1, (1,)), (16, (1, 2, 3))]
