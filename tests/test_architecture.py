@@ -68,6 +68,8 @@ def test_one_module_knows_open_clip_and_one_knows_hdf5() -> None:
     [
         ("taskres_cache.fitting", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.residual", {"h5py", "open_clip", "PIL"}),
+        ("taskres_cache.step", {"h5py", "open_clip", "PIL", "numpy"}),
+        ("taskres_cache.selection", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.store", {"torch", "open_clip", "torchvision"}),
         ("taskres_cache.datasets", {"torch", "open_clip", "h5py", "numpy"}),
         ("taskres_cache.arrays", {"torch", "open_clip"}),
@@ -115,6 +117,9 @@ def test_readme_names_every_option_of_extract_and_fit() -> None:
         "templates",
         "classes",
         "zero-shot",
+        "patience",
+        "precision",
+        "lr",
     ):
         assert f"--{name}" in readme
 

@@ -1,0 +1,288 @@
+"""`make bench-fit`: what a step of stage two costs, beside the two products that it cannot do without.
+
+Everything in a row of the table is measured in turn in this one process, round after round. Ratios are the median over
+rounds of the ratio within a round, so that a machine that is busy for a while slows both sides alike, and, in brackets,
+the ratio of the fastest rounds, which is what the machine does when it is left alone.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from taskres_cache.cli.console import print_table
+from torch.nn.functional import cross_entropy, normalize
+from torch.utils.data import DataLoader, TensorDataset
+
+from taskres_cache.arrays import ImportOptions, import_contents
+from taskres_cache.fitting import FitTask, TrainingSet, fit_residuals
+from taskres_cache.recipe import Recipe
+from taskres_cache.step import ResidualStep
+from taskres_cache.tables import Table
+
+SCALE = 100.0
+ROUNDS = 15
+SECONDS_OF_A_TURN = 0.15
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Random features of a data set's shape, around one direction a class and one that all share, as CLIP's are."""
+
+    name: str
+    classes: int
+    dim: int
+    shots: int
+
+    def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return features (N, D), labels (N,) and base (C, D)."""
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(self.classes).repeat(self.shots)
+        centres = torch.randn(self.classes, self.dim, generator=generator)
+        shared = 1.5 * torch.randn(1, self.dim, generator=generator)
+        features = 10 * (shared + 0.4 * centres[labels] + torch.randn(len(labels), self.dim, generator=generator))
+        noise = torch.randn(self.classes, self.dim, generator=generator)
+        return features.to(device), labels.to(device), (0.3 * (shared + 0.3 * centres + 0.5 * noise)).to(device)
+
+
+PROBLEMS = (
+    Problem("imagenet, 16 shots", 1000, 1024, 16),
+    Problem("caltech101, 16 shots", 100, 1024, 16),
+    Problem("digits, 16 shots", 10, 64, 16),
+)
+
+Turn = Callable[[int], object]
+
+
+def two_products(problem: Problem, device: torch.device) -> Turn:
+    """Return the two products of a step alone, on the same shapes, into the same places every time."""
+    features, _, base = problem.tensors(device)
+    images = normalize(features[:256], dim=-1)
+    errors = torch.rand(len(images), problem.classes, device=device)
+    logits, gradient = torch.empty_like(errors), torch.empty_like(base)
+
+    def turn(_: int) -> None:
+        torch.mm(images, base.T, out=logits)
+        torch.mm(errors.T, images, out=gradient)
+
+    return turn
+
+
+def our_step(problem: Problem, device: torch.device, precision: str = "fp32") -> Turn:
+    """Return one step of `fit`."""
+    features, labels, base = problem.tensors(device)
+    directions = normalize(features, dim=-1)
+    if precision == "bf16":
+        directions = directions.bfloat16()
+    batch = min(256, len(labels))
+    order = torch.randperm(len(labels), device=device)[: len(labels) // batch * batch].view(1, -1, batch)
+    likelihoods = torch.empty(*order.shape, 1, device=device)
+    batches = list(zip(order.unbind(1), labels[order][..., None].unbind(1), likelihoods.unbind(1), strict=True))
+    step = ResidualStep(directions, base, SCALE, [Recipe(precision=precision)], batch)
+    step.set_rates([1e-3])
+    return lambda number: step(*batches[number % len(batches)])
+
+
+def plain_step(problem: Problem, device: torch.device) -> Turn:
+    """Return one step as one writes it with autograd and torch.optim.Adam, rows taken by index."""
+    features, labels, base = problem.tensors(device)
+    batch = min(256, len(labels))
+    order = torch.randperm(len(labels), device=device)[: len(labels) // batch * batch].view(-1, batch)
+    residual = torch.nn.Parameter(torch.zeros_like(base))
+    optimiser = torch.optim.Adam([residual], lr=1e-3, weight_decay=5e-4)
+    return lambda number: _plain(features, labels, base, residual, optimiser, order[number % len(order)])
+
+
+def loader_step(problem: Problem, device: torch.device) -> Turn:
+    """Return the same fed by a DataLoader, with the loss and the accuracy of each batch, as research code does."""
+    features, labels, base = problem.tensors(device)
+    residual = torch.nn.Parameter(torch.zeros_like(base))
+    optimiser = torch.optim.Adam([residual], lr=1e-3, weight_decay=5e-4)
+    loader = DataLoader(TensorDataset(features, labels), batch_size=min(256, len(labels)), shuffle=True, drop_last=True)
+    batches = iter(loader)
+
+    def turn(_: int) -> None:
+        nonlocal batches
+        try:
+            images, wanted = next(batches)
+        except StopIteration:
+            batches = iter(loader)
+            images, wanted = next(batches)
+        logits = _plain(images, wanted, base, residual, optimiser, slice(None))
+        (logits.argmax(dim=-1) == wanted).float().mean().item()
+
+    return turn
+
+
+def _plain(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    base: torch.Tensor,
+    residual: torch.nn.Parameter,
+    optimiser: torch.optim.Optimizer,
+    rows: torch.Tensor | slice,
+) -> torch.Tensor:
+    images = features[rows]
+    images = images / images.norm(dim=-1, keepdim=True)
+    weights = base + 0.5 * residual
+    weights = weights / weights.norm(dim=-1, keepdim=True)
+    logits = SCALE * images @ weights.t()
+    loss = cross_entropy(logits, labels[rows])
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    loss.item()
+    return logits
+
+
+def measured(turns: dict[str, Turn], device: torch.device) -> dict[str, list[float]]:
+    """Return the milliseconds of each turn, a number a round; in a round everybody runs for the same while."""
+    counts = {name: _count(turn, device) for name, turn in turns.items()}
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(ROUNDS):
+        for name, turn in turns.items():
+            times[name].append(_timed(turn, counts[name], device) / counts[name] * 1e3)
+    return times
+
+
+def _count(turn: Turn, device: torch.device) -> int:
+    """Return how many turns fill the while, after a few that warm up."""
+    for number in range(5):
+        turn(number)
+    return max(3, int(SECONDS_OF_A_TURN / (_timed(turn, 5, device) / 5)))
+
+
+def _timed(turn: Turn, count: int, device: torch.device) -> float:
+    _wait(device)
+    started = perf_counter()
+    for number in range(count):
+        turn(number)
+    _wait(device)
+    return perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def step_table(device: torch.device) -> Table:
+    """Return what a step costs at each size, in milliseconds and as ratios."""
+    rows = []
+    for problem in PROBLEMS:
+        turns = {
+            "products": two_products(problem, device),
+            "step": our_step(problem, device),
+            "bf16": our_step(problem, device, "bf16"),
+            "plain": plain_step(problem, device),
+            "loader": loader_step(problem, device),
+        }
+        times = measured(turns, device)
+        ratios = [_ratios(times, *pair) for pair in (("step", "products"), ("plain", "step"), ("loader", "step"))]
+        rows.append((problem.name, *(f"{median(times[name]):.3f}" for name in turns), *ratios))
+    columns = ("size", "two products ms", "step ms", "bf16 step ms", "plain ms", "plain + loader ms")
+    ratios_named = ("step / products", "plain / step", "plain + loader / step")
+    return Table(f"one step on {device}", (*columns, *ratios_named), tuple(rows))
+
+
+def _ratios(times: dict[str, list[float]], name: str, other: str) -> str:
+    """Return the median over rounds of a ratio, and the ratio of the fastest rounds."""
+    within = median(a / b for a, b in zip(times[name], times[other], strict=True))
+    return f"{within:.2f} ({min(times[name]) / min(times[other]):.2f})"
+
+
+def fit_table(device: torch.device, epochs: int) -> Table:
+    """Return whole fits, each in a process of its own: epoch, fit, peak memory beyond the interpreter's own."""
+    rows = []
+    for problem in PROBLEMS:
+        command = [sys.executable, __file__, "--device", str(device), "--fit", problem.name, "--epochs", str(epochs)]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        seconds, peak, bound = map(float, printed)
+        done = _epochs(problem, device, epochs)
+        rows.append(
+            (problem.name, f"{seconds / done * 1e3:.1f}", str(done), f"{seconds:.2f}", f"{peak:.0f}", f"{bound:.0f}")
+        )
+    columns = ("size", "epoch ms", "epochs", "fit s", "peak MiB beyond start", "allowed MiB")
+    return Table(f"whole fits on {device}", columns, tuple(rows))
+
+
+def print_fit(problem: Problem, device: torch.device, epochs: int) -> None:
+    """Print seconds, the peak of memory beyond what was there before, and what is allowed, in MiB.
+
+    Allowed are twice the training features and eight classifiers; the features lie there once before the fit begins.
+    """
+    features, labels, base = (tensor.numpy() for tensor in problem.tensors(torch.device("cpu")))
+    task = FitTask(TrainingSet(features, labels), Recipe(), _epochs(problem, device, epochs), 1)
+    small = TrainingSet(features[:256], labels[:256])
+    fit_residuals([FitTask(small, Recipe(), 1, 1)], base, SCALE, device)  # what libraries set up once
+    before = _mebibytes("VmRSS") - features.nbytes / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    (fit,) = fit_residuals([task], base, SCALE, device)
+    print(fit.seconds, _mebibytes("VmHWM") - before, (2 * features.nbytes + 8 * base.nbytes) / 2**20)
+
+
+def _epochs(problem: Problem, device: torch.device, epochs: int) -> int:
+    """Return the paper's 200 epochs, or fewer where they would take minutes."""
+    return epochs if problem.classes == 1000 and device.type == "cpu" else 200
+
+
+def _mebibytes(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+
+def grid_table(device: torch.device) -> Table:
+    """Return the grid of 5 shots and 3 seeds in one call of the installed command, against 15 calls of one fit."""
+    taskres = Path(sys.executable).with_name("taskres")
+    with tempfile.TemporaryDirectory() as folder:
+        _write_cache(Path(folder))
+        fit = [str(taskres), "fit", "random", "--device", str(device)]
+
+        def seconds(*options: str) -> float:
+            started = perf_counter()
+            subprocess.run([*fit, *options], cwd=folder, check=True, capture_output=True)
+            return perf_counter() - started
+
+        together = seconds("--shots", "1,2,4,8,16", "--seeds", "1,2,3")
+        alone = [seconds("--shots", str(k), "--seeds", str(seed)) for k in (1, 2, 4, 8, 16) for seed in (1, 2, 3)]
+    row = ("caltech101", f"{together:.1f}", f"{sum(alone):.1f}", f"{together / sum(alone):.2f}")
+    return Table("5 shots x 3 seeds from the command line", ("size", "one call s", "15 calls s", "ratio"), (row,))
+
+
+def _write_cache(folder: Path) -> None:
+    """Write a cache of random features of Caltech's size."""
+    problem = Problem("caltech101", 100, 1024, 20)
+    features, labels, base = (tensor.numpy() for tensor in problem.tensors(torch.device("cpu")))
+    parts = {f"{part}_features": features for part in ("train", "val", "test")}
+    named = {f"{part}_labels": labels for part in ("train", "val", "test")}
+    names = np.array([f"class {number}" for number in range(problem.classes)])
+    arrays = {**parts, **named, "text_features": base, "classnames": names}
+    import_contents(arrays, ImportOptions("random"), folder / "cache")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--epochs", type=int, default=5, help="of the whole fit at ImageNet's size on a CPU")
+    parser.add_argument("--fit", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if options.fit:
+        (problem,) = [one for one in PROBLEMS if one.name == options.fit]
+        print_fit(problem, device, options.epochs)
+        return
+    print_table(step_table(device))
+    print_table(fit_table(device, options.epochs))
+    print_table(grid_table(device))
+
+
+if __name__ == "__main__":
+    main()
