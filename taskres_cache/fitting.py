@@ -222,12 +222,12 @@ def _finished(
     return [
         Fit(
             residual=kept.residuals[fit].cpu().numpy(),
-            alpha=kept.alphas[fit].item(),
+            alpha=kept.alphas[fit].item() if task.recipe.alpha_rule == "learn" else task.recipe.alpha,
             losses=tuple(losses[: lasted[fit], fit].tolist()),
             kept_epochs=kept.epochs[fit],
             seconds=seconds / len(tasks),
         )
-        for fit in range(len(tasks))
+        for fit, task in enumerate(tasks)
     ]
 
 

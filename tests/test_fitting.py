@@ -154,6 +154,7 @@ def test_a_fit_in_a_grid_is_the_fit_alone(dtype: type) -> None:
         assert np.abs(together.residual - alone.residual).max() <= 1e-5 * np.abs(alone.residual).max()
         assert together.losses == pytest.approx(alone.losses, rel=1e-5)
         assert together.alpha == pytest.approx(alone.alpha, rel=1e-6)
+        assert (together.alpha == task.recipe.alpha) == (task.recipe.alpha_rule == "fixed")  # to the last digit
 
 
 def test_stacks_hold_fits_of_one_shape_and_no_more_than_gains() -> None:
