@@ -36,15 +36,15 @@ def percent_correct(
 ) -> list[float] | None:
     """Return the accuracy in percent of each classifier (C, D) on some rows of a cache; None where there is no row.
 
-    The rows are read once, a slice at a time, for all classifiers together.
+    The rows are read once, a piece at a time, for all classifiers together.
     """
     if len(rows) == 0:
         return None
     on_device = torch.stack([torch.from_numpy(one) for one in weights]).to(device)  # (K, C, D)
     correct = torch.zeros(len(weights), dtype=torch.int64, device=device)
-    for features, labels in cache.slices(rows):
-        images = torch.from_numpy(features).to(device)  # (N, D)
-        correct += count_correct(images, torch.from_numpy(labels).to(device, torch.int64), on_device)
+    for positions, features in cache.pieces(rows):
+        labels = torch.from_numpy(cache.labels[rows[positions]]).to(device, torch.int64)
+        correct += count_correct(torch.from_numpy(features).to(device), labels, on_device)
     return [100.0 * count / len(rows) for count in correct.tolist()]
 
 

@@ -5,7 +5,7 @@ Fits of one shape are stacked and take their steps together where that is faster
 Axes: K fits of a stack, N training images, B images of a batch, C classes, T templates, D embedding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -21,7 +21,6 @@ from taskres_cache.residual import normalise
 from taskres_cache.step import ResidualStep
 from taskres_cache.stopping import BestEpoch, LastEpoch
 
-ROWS_AT_ONCE = 4096
 STACKED_ON_CPU = 1 << 16  # elements of all residuals together; from there on a stack gains nothing (measured)
 STACKED_ON_GPU = 1 << 28  # elements: six arrays of this size, 6 GiB, and launches no longer count
 MATMUL_PRECISION = {"fp32": "highest", "tf32": "high", "bf16": "highest"}
@@ -29,10 +28,23 @@ MATMUL_PRECISION = {"fp32": "highest", "tf32": "high", "bf16": "highest"}
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The features a fit may see: (N, D) un-normalised, of any floating type, and labels (N,)."""
+    """The features a fit may see: directions (N, D), normalised once and for all, and labels (N,)."""
 
-    image_features: np.ndarray
+    directions: np.ndarray
     labels: np.ndarray
+
+    @classmethod
+    def of(cls, image_features: np.ndarray, labels: np.ndarray) -> "TrainingSet":
+        """Return un-normalised features (N, D), which stay as they are, and labels as a training set."""
+        return cls(normalise(torch.from_numpy(image_features)).numpy(), labels)
+
+    @classmethod
+    def read(cls, pieces: Iterable[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, dim: int) -> "TrainingSet":
+        """Return a training set from pieces, positions and un-normalised features, none of which is kept."""
+        directions = np.empty((len(labels), dim), np.float32)
+        for positions, features in pieces:
+            directions[positions] = normalise(torch.from_numpy(features)).numpy()
+        return cls(directions, labels)
 
 
 @dataclass(frozen=True)
@@ -169,17 +181,13 @@ def epoch_order(count: int, batch: int, shuffler: torch.Generator) -> Tensor:
 def _stacked(tasks: Sequence[FitTask], base: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     """Return the directions and labels of all training sets one below the other, and where each task's begin.
 
-    Tasks that share a training set share its rows. Features are normalised here, once, a slice at a time.
+    Tasks that share a training set share its rows.
     """
     sets = list({id(task.training): task.training for task in tasks}.values())
-    count, dim = sets[0].image_features.shape
+    count = len(sets[0].labels)
     product_type = torch.bfloat16 if tasks[0].recipe.precision == "bf16" else base.dtype
-    directions = torch.empty(len(sets) * count, dim, dtype=product_type, device=base.device)
-    for number, training in enumerate(sets):
-        for start in range(0, count, ROWS_AT_ONCE):
-            features = torch.from_numpy(training.image_features[start : start + ROWS_AT_ONCE]).to(base)
-            first = number * count + start
-            directions[first : first + len(features)] = normalise(features)
+    placed = [torch.from_numpy(training.directions).to(base.device, product_type) for training in sets]
+    directions = placed[0] if len(placed) == 1 else torch.cat(placed)  # a set alone is used where it lies
     labels = torch.from_numpy(np.concatenate([training.labels for training in sets])).to(base.device, torch.int64)
     row_of = {id(training): number * count for number, training in enumerate(sets)}
     return directions, labels, [row_of[id(task.training)] for task in tasks]

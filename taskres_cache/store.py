@@ -28,7 +28,6 @@ from taskres_cache.version import __version__
 
 FORMAT = "taskres-cache"
 FORMAT_VERSION = 1
-ROWS_OF_A_SLICE = 4096
 SLICE_BYTES = 1 << 20  # one chunk; a checksum covers a chunk, and a read brings in whole chunks
 
 
@@ -104,22 +103,25 @@ class FeatureCache:
     def image_features(self, rows: np.ndarray) -> np.ndarray:
         """Return un-normalised image features (len(rows), D), float32, in the order of `rows`."""
         features = np.empty((len(rows), self.dim), dtype=np.float32)
+        for positions, piece in self.pieces(rows):
+            features[positions] = piece
+        return features
+
+    def pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield positions in `rows` and their un-normalised image features, float32, a chunk of the file at a time.
+
+        Every chunk is read once, and memory never holds more than one.
+        """
         order = np.argsort(rows, kind="stable")
         ascending = rows[order]
         with self._reading() as file:
             stored = file["features/center"]
-            step = stored.chunks[0] if stored.chunks else len(stored)
-            for start in range(0, len(stored), max(step, 1)):
+            step = stored.chunks[0] if stored.chunks else max(len(stored), 1)
+            for start in range(0, len(stored), step):
                 first, last = np.searchsorted(ascending, (start, start + step))
                 if first < last:
-                    features[order[first:last]] = stored[start : start + step][ascending[first:last] - start]
-        return features
-
-    def slices(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield image features and labels of rows, so many at a time that memory never holds all of a test part."""
-        for start in range(0, len(rows), ROWS_OF_A_SLICE):
-            part = rows[start : start + ROWS_OF_A_SLICE]
-            yield self.image_features(part), self.labels[part]
+                    chunk = stored[start : start + step]
+                    yield order[first:last], chunk[ascending[first:last] - start].astype(np.float32)
 
     def text_bases(self) -> TextBases:
         """Return the text tower's arrays."""

@@ -160,8 +160,8 @@ def _fitted(
 def _sets(cache: FeatureCache, name: SplitName) -> tuple[TrainingSet, ValidationSet]:
     """Return the train and val images of a split."""
     split = cache.split(*name)
-    train, val = ((cache.image_features(rows), cache.labels[rows]) for rows in (split.train, split.val))
-    return TrainingSet(*train), ValidationSet(*val)
+    training = TrainingSet.read(cache.pieces(split.train), cache.labels[split.train], cache.dim)
+    return training, ValidationSet(cache.image_features(split.val), cache.labels[split.val])
 
 
 def _classifier(cache: FeatureCache, base: np.ndarray, fitted: _Fitted) -> Classifier:
@@ -188,19 +188,22 @@ def _shared(cache: FeatureCache, device: torch.device) -> _Shared:
 
 
 def _shared_digest(cache: FeatureCache, base: np.ndarray) -> str:
+    test = cache.rows("test")
     digest = sha256(repr((cache.provenance.logit_scale, cache.classnames)).encode())
-    for array in (base, *(array for part in cache.slices(cache.rows("test")) for array in part)):
+    for array in (base, cache.labels[test]):
         digest.update(np.ascontiguousarray(array).data)
+    for _, features in cache.pieces(test):
+        digest.update(features.data)
     return digest.hexdigest()
 
 
 def _digest(shared: str, *sets: TrainingSet | ValidationSet | None) -> str:
     """Return the SHA-256 by which equal inputs of a run are known: what all runs share, and its own images."""
     digest = sha256(shared.encode())
-    for images in sets:
-        if images is not None:
-            digest.update(np.ascontiguousarray(images.image_features).data)
-            digest.update(np.ascontiguousarray(images.labels).data)
+    for images in (one for one in sets if one is not None):
+        features = images.directions if isinstance(images, TrainingSet) else images.image_features
+        for array in (features, images.labels):
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

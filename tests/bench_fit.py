@@ -219,13 +219,14 @@ def print_fit(problem: Problem, device: torch.device, epochs: int) -> None:
     Allowed are twice the training features and eight classifiers; the features lie there once before the fit begins.
     """
     features, labels, base = (tensor.numpy() for tensor in problem.tensors(torch.device("cpu")))
-    task = FitTask(TrainingSet(features, labels), Recipe(), _epochs(problem, device, epochs), 1)
-    small = TrainingSet(features[:256], labels[:256])
+    small, training = (TrainingSet.of(features[:count], labels[:count]) for count in (256, len(labels)))
+    del features
     fit_residuals([FitTask(small, Recipe(), 1, 1)], base, SCALE, device)  # what libraries set up once
-    before = _mebibytes("VmRSS") - features.nbytes / 2**20
+    before = _mebibytes("VmRSS") - training.directions.nbytes / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    (fit,) = fit_residuals([task], base, SCALE, device)
-    print(fit.seconds, _mebibytes("VmHWM") - before, (2 * features.nbytes + 8 * base.nbytes) / 2**20)
+    (fit,) = fit_residuals([FitTask(training, Recipe(), _epochs(problem, device, epochs), 1)], base, SCALE, device)
+    allowed = (2 * training.directions.nbytes + 8 * base.nbytes) / 2**20
+    print(fit.seconds, _mebibytes("VmHWM") - before, allowed)
 
 
 def _epochs(problem: Problem, device: torch.device, epochs: int) -> int:

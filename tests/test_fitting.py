@@ -29,14 +29,14 @@ def few_shots(count: int, classes: int, dim: int) -> tuple[TrainingSet, np.ndarr
     labels = rng.integers(0, classes, count)
     centres = rng.normal(size=(classes, dim))
     features = 5 * centres[labels] + 15 * rng.normal(size=(count, dim))  # far apart enough for real gradients
-    return TrainingSet(features, labels), 0.3 * (centres + 0.5 * rng.normal(size=(classes, dim)))
+    return TrainingSet.of(features, labels), 0.3 * (centres + 0.5 * rng.normal(size=(classes, dim)))
 
 
 def train_and_val() -> tuple[TrainingSet, ValidationSet, np.ndarray]:
     both, _ = few_shots(90, classes=5, dim=12)
     base = 0.3 * np.random.default_rng(8).normal(size=(5, 12))  # that knows nothing, so that there is much to learn
-    features, labels = both.image_features, both.labels
-    return TrainingSet(features[:40], labels[:40]), ValidationSet(features[40:], labels[40:]), base
+    features, labels = both.directions, both.labels
+    return TrainingSet.of(features[:40], labels[:40]), ValidationSet(features[40:], labels[40:]), base
 
 
 def fit_alone(training: TrainingSet, base: np.ndarray, recipe: Recipe, epochs: int, seed: int) -> Fit:
@@ -55,7 +55,7 @@ def reference_residual(
     stop: int | None = None,
 ) -> np.ndarray:
     """The recipe a second time, as research code writes it: a module, autograd, torch's own optimiser."""
-    features, labels = torch.from_numpy(training.image_features), torch.from_numpy(training.labels)
+    features, labels = torch.from_numpy(training.directions), torch.from_numpy(training.labels)
     text = torch.from_numpy(base)
     residual = torch.nn.Parameter(torch.zeros_like(text))
     optimiser = torch.optim.Adam([residual], lr=lr, weight_decay=decay)
@@ -103,7 +103,7 @@ def test_losses_fall_and_there_is_one_an_epoch() -> None:
 def test_first_loss_is_that_of_zero_shot() -> None:
     training, base = few_shots(20, classes=5, dim=12)
     fit = fit_alone(training, base, Recipe(), epochs=1, seed=1)
-    features, text = torch.from_numpy(training.image_features), torch.from_numpy(base)
+    features, text = torch.from_numpy(training.directions), torch.from_numpy(base)
     cosines = normalize(features, dim=-1) @ normalize(text, dim=-1).T
     assert fit.losses[0] == pytest.approx(cross_entropy(SCALE * cosines, torch.from_numpy(training.labels)).item())
 
@@ -130,12 +130,10 @@ def tasks_of_a_grid() -> tuple[list[FitTask], np.ndarray]:
     """Three sizes, two seeds with training sets of their own, four recipes that differ in what is each fit's own."""
     _, base = few_shots(50, classes=5, dim=12)
     sets = [
-        TrainingSet(*one)
-        for one in (
-            (few.image_features[:n], few.labels[:n]) for n in (50, 50, 30, 16) for few in [few_shots(60, 5, 12)[0]]
-        )
+        TrainingSet.of(*one)
+        for one in ((few.directions[:n], few.labels[:n]) for n in (50, 50, 30, 16) for few in [few_shots(60, 5, 12)[0]])
     ]
-    sets[1] = TrainingSet(sets[1].image_features[::-1].copy(), sets[1].labels[::-1].copy())
+    sets[1] = TrainingSet.of(sets[1].directions[::-1].copy(), sets[1].labels[::-1].copy())
     recipes = [
         Recipe(alpha=alpha, lr=lr, weight_decay=decay, batch_size=16)
         for alpha, lr, decay in ((0.5, 2e-3, 5e-4), (2.0, 5e-3, 0.0))
@@ -228,7 +226,21 @@ def test_tf32_is_refused_where_there_is_none() -> None:
 
 
 def test_features_that_were_handed_in_stay_as_they_were() -> None:
-    training, base = few_shots(50, classes=5, dim=12)
-    before = training.image_features.copy()
-    fit_alone(training, base, Recipe(), epochs=1, seed=1)
-    assert np.array_equal(training.image_features, before)
+    features = np.random.default_rng(0).normal(size=(20, 12))
+    before = features.copy()
+    training = TrainingSet.of(features, np.arange(20) % 5)
+    normalised = training.directions.copy()
+    fit_alone(training, few_shots(20, classes=5, dim=12)[1], Recipe(), epochs=1, seed=1)
+    assert np.array_equal(features, before)
+    assert np.array_equal(training.directions, normalised)
+    assert np.allclose(np.linalg.norm(normalised, axis=1), 1)
+
+
+def test_a_training_set_in_pieces_is_the_set_at_once() -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(20, 12)).astype(np.float32), np.arange(20) % 5
+    order = rng.permutation(20)
+    pieces = ((positions, features[positions]) for positions in np.array_split(order, 3))
+    read, whole = TrainingSet.read(pieces, labels, 12), TrainingSet.of(features, labels)
+    assert np.array_equal(read.directions, whole.directions)
+    assert np.array_equal(read.labels, labels)

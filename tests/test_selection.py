@@ -24,7 +24,7 @@ def task(seed: int = 1, val_labels_shuffled: int | None = None) -> tuple[FitTask
     if val_labels_shuffled is not None:
         val_labels = np.random.default_rng(val_labels_shuffled).permutation(val_labels)
     base = (0.3 * rng.normal(size=(4, 16))).astype(np.float32)
-    sets = TrainingSet(features[:40], labels[:40]), ValidationSet(features[40:], val_labels)
+    sets = TrainingSet.of(features[:40], labels[:40]), ValidationSet(features[40:], val_labels)
     return FitTask(sets[0], Recipe(alpha_rule="auto"), 20, seed, sets[1]), base
 
 
@@ -96,5 +96,5 @@ def test_without_val_images_nothing_can_be_chosen() -> None:
 def test_test_features_are_not_even_handed_in() -> None:
     assert set(signature(fit_with_chosen_alpha).parameters) == {"tasks", "base", "logit_scale", "device"}
     assert {field.name for field in fields(FitTask)} == {"training", "validation", "recipe", "epochs", "seed"}
-    for images in (TrainingSet, ValidationSet):
-        assert {field.name for field in fields(images)} == {"image_features", "labels"}
+    assert {field.name for field in fields(TrainingSet)} == {"directions", "labels"}
+    assert {field.name for field in fields(ValidationSet)} == {"image_features", "labels"}

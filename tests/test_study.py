@@ -85,7 +85,7 @@ def test_a_run_finds_its_cache_again(results: list[RunResult], cache: FeatureCac
 
 def test_a_fit_in_a_study_is_the_fit_alone(results: list[RunResult], contents: CacheContents) -> None:
     rows = contents.splits[4, 2].train
-    training = TrainingSet(contents.image_features[rows], contents.labels[rows])
+    training = TrainingSet.of(contents.image_features[rows], contents.labels[rows])
     base = contents.text.embeddings.mean(axis=1)
     (alone,) = fit_residuals([FitTask(training, RECIPE, 30, 2)], base, 100.0, CPU)
     stored = read_classifier(results[3].folder).residual
