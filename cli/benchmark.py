@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 def benchmark(
     root: Annotated[
         Path | None,
-        typer.Option(help="Folder that the data sets lie in.  [default: none, the bundled digits]", show_default=False),
+        typer.Option(help="Folder that the data sets lie in.", show_default="none, the bundled digits"),
     ] = None,
     datasets: Annotated[
         str | None,
-        typer.Option(help="Names, with spaces or commas.  [default: all that are installed]", show_default=False),
+        typer.Option(help="Names, with spaces or commas.", show_default="all that are installed"),
     ] = None,
     backbone: Backbone = None,
     pretrained: Pretrained = None,

@@ -20,7 +20,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="RUN",
-            help="A run folder, or a folder above several; with --zero-shot a cache.  [after --on: more caches]",
+            help="A run folder, or a folder above several; with --zero-shot a cache. After --on, more caches.",
             show_default=False,
         ),
     ],
@@ -34,8 +34,8 @@ def evaluate(
         str | None,
         typer.Option(
             "--classes",
-            help="all, base (the first half) or new (the others).  [default: what the run was fitted on]",
-            show_default=False,
+            help="all, base (the first half) or new (the others).",
+            show_default="what the run was fitted on",
         ),
     ] = None,
     cache_dir: CacheDir = Path("cache"),

@@ -19,32 +19,23 @@ def fit(
     alpha: Annotated[
         str | None,
         typer.Option(
-            help="Weight of the residual: a number, several with commas, auto (chosen by val accuracy) or learn.  "
-            "[default: 0.5, or the data set's own]",
-            show_default=False,
+            help="Weight of the residual: a number, several with commas, auto (chosen by val accuracy) or learn.  ",
+            show_default="0.5, or the data set's own",
         ),
     ] = None,
     lr: Annotated[
         str | None,
-        typer.Option(
-            help="Peak rate of Adam; several with commas.  [default: 0.002, or the data set's own]", show_default=False
-        ),
+        typer.Option(help="Peak rate of Adam; several with commas.", show_default="0.002, or the data set's own"),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="[default: 100 below 8 shots, 200 from 8 on]", show_default=False)
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="[default: 256]", show_default=False)] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Added to the gradient.  [default: 0.0005]", show_default=False)
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Text classifier to start from.  [default: regular]", show_default=False)
-    ] = None,
+    epochs: Annotated[int | None, typer.Option(show_default="100 below 8 shots, 200 from 8 on")] = None,
+    batch_size: Annotated[int | None, typer.Option(show_default="256")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Added to the gradient.", show_default="0.0005")] = None,
+    base: Annotated[str | None, typer.Option(help="Text classifier to start from.", show_default="regular")] = None,
     patience: Annotated[
         int | None,
         typer.Option(
-            help="Stop after so many epochs without a better val accuracy and keep the best.  [default: keep the last]",
-            show_default=False,
+            help="Stop after so many epochs without a better val accuracy and keep the best.",
+            show_default="keep the last",
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="Of the matrix products: fp32, bf16, or tf32 (CUDA).")] = "fp32",

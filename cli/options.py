@@ -19,30 +19,26 @@ Templates = Annotated[
     str | None,
     typer.Option(
         "--templates",
-        help="Prompts: a text file with one on each line, imagenet-80 or imagenet-7.  [default: the data set's own]",
-        show_default=False,
+        help="Prompts: a text file with one on each line, imagenet-80 or imagenet-7.",
+        show_default="the data set's own",
     ),
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option("--backbone", help="Any open_clip model.  [default: RN50; glyph-clip for digits]", show_default=False),
+    typer.Option("--backbone", help="Any open_clip model.", show_default="RN50; glyph-clip for digits"),
 ]
 Pretrained = Annotated[
     str | None,
     typer.Option(
         "--pretrained",
-        help="A tag of the model, or a local checkpoint file.  [default: openai; bundled for digits]",
-        show_default=False,
+        help="A tag of the model, or a local checkpoint file.",
+        show_default="openai; bundled for digits",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Where runs are left.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", help="Images a batch.  [default: by device]", show_default=False)
-]
-Workers = Annotated[
-    int | None, typer.Option("--workers", help="Decoding processes.  [default: by device]", show_default=False)
-]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a batch.", show_default="by device")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Decoding processes.", show_default="by device")]
 
 PAPER_SHOTS = "1,2,4,8,16"
 PAPER_SEEDS = "1,2,3"

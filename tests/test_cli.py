@@ -273,6 +273,21 @@ def test_help_and_version_load_nothing_heavy() -> None:
         assert printed.stdout.splitlines()[-1] == "[]", printed.stdout
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("fit", ("0.5, or the data set's own", "100 below 8 shots", "keep the last")),
+        ("extract", ("RN50; glyph-clip for digits", "the data set's own")),
+        ("eval", ("After --on, more caches", "what the run was fitted on")),
+        ("benchmark", ("none, the bundled digits",)),
+    ],
+)
+def test_help_tells_what_is_taken_when_nothing_is_said(command: str, told: tuple[str, ...], taskres: Taskres) -> None:
+    printed = taskres(command, "--help").out
+    words = " ".join(printed.translate(str.maketrans("│╭╮╰╯─", " " * 6)).split())
+    assert [phrase for phrase in told if phrase not in words] == []
+
+
 def test_the_installed_command_runs() -> None:
     command = Path(sys.executable).with_name("taskres")
     printed = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
