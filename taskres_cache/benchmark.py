@@ -21,7 +21,7 @@ from taskres_cache.gathering import Progress
 from taskres_cache.runs import read_classifier
 from taskres_cache.store import FeatureCache
 from taskres_cache.study import RunResult, finished_runs, recipe_of, run_study
-from taskres_cache.summary import Summary, summarise
+from taskres_cache.summary import Summary, deviation, summarise
 
 SOURCE_OF_SHIFTED = "imagenet"  # what the shifted data sets test classifiers of
 
@@ -80,7 +80,11 @@ def benchmark_entries(names: Sequence[str] | None) -> list[Entry]:
     unknown = next((name for name in names or () if name not in ENTRIES), None)
     if unknown is not None:
         raise UnknownNameError("data set", unknown, ENTRIES, "pass names that `taskres datasets` lists")
-    chosen = [ENTRIES[name] for name in names] if names else [entry for entry in ENTRIES.values() if entry.counts]
+    chosen = (
+        [ENTRIES[name] for name in dict.fromkeys(names)]
+        if names
+        else [entry for entry in ENTRIES.values() if entry.counts]
+    )
     return sorted(chosen, key=lambda entry: entry.test_only)
 
 
@@ -100,6 +104,10 @@ def run_benchmark(
     options : shots, seeds and how to extract.
     places : root, caches, runs.
     progress : told of what is encoded.
+
+    Raises
+    ------
+    OptionError, WeightsError : no such encoder here.
     """
     source: tuple[RunResult, ...] = ()
     for entry in entries:
@@ -107,8 +115,8 @@ def run_benchmark(
         if lacking:
             yield LeftOut(entry.name, f"{places.root} lacks {', '.join(lacking)}", failed=False)
             continue
+        encoder = backbone()  # what is wrong with the weights is wrong for every data set, and ends the benchmark
         try:
-            encoder = backbone()
             source = source or (_runs_at_hand(encoder, options, places) if entry.test_only else ())
             if entry.test_only and not source:
                 reason = f"it tests classifiers of {SOURCE_OF_SHIFTED}, of which there are none"
@@ -177,5 +185,5 @@ def _measure_shifted(name: str, runs: Sequence[RunResult], cache: FeatureCache, 
         seeds=tuple(run.metrics["seed"] for run in chosen),
         zero_shot_accuracy=results[0].zero_shot_accuracy,
         mean_test_accuracy=statistics.mean(tests),
-        std_test_accuracy=statistics.stdev(tests) if len(tests) > 1 else None,
+        std_test_accuracy=deviation(tests),
     )

@@ -224,9 +224,8 @@ def _finished(
     kept = keeper.kept(step, len(losses))
     for fit, task in enumerate(tasks):
         _refuse_divergence(losses[:, fit], kept.residuals[fit], task.recipe)
-    lasted = [
-        kept + (task.recipe.patience or 0) for kept, task in zip(kept.epochs, tasks, strict=True)
-    ]  # of a fit alone
+    # A fit alone would have ended with its patience; that others of its stack went on is not its history.
+    lasted = [epochs + (task.recipe.patience or 0) for epochs, task in zip(kept.epochs, tasks, strict=True)]
     return [
         Fit(
             residual=kept.residuals[fit].cpu().numpy(),

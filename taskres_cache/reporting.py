@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from taskres_cache.benchmark import LeftOut, Measured, Outcome, Shifted
+from taskres_cache.benchmark import SOURCE_OF_SHIFTED, LeftOut, Measured, Outcome, Shifted
 from taskres_cache.files import replaced
 from taskres_cache.summary import Summary
 from taskres_cache.tables import Table, percent
@@ -32,7 +32,7 @@ def benchmark_records(outcomes: Sequence[Outcome]) -> Table:
         if isinstance(outcome, Measured):
             rows += [_record(outcome.name, outcome.name, row, row.mean_val_accuracy) for row in outcome.summaries]
         elif isinstance(outcome, Shifted):
-            rows.append(_record(outcome.name, "imagenet", outcome, None))
+            rows.append(_record(outcome.name, SOURCE_OF_SHIFTED, outcome, None))
     return Table("benchmark", columns, tuple(rows), left=2)
 
 
@@ -113,7 +113,7 @@ def _shifted_table(shifted: Sequence[Shifted], title: str) -> Table:
     zero_shot = statistics.mean(row.zero_shot_accuracy for row in shifted)
     test, gain = (statistics.mean(map(number, shifted)) for number in (lambda row: row.mean_test_accuracy, _gain))
     rows.append((f"average of {len(shifted)}", percent(zero_shot), percent(test), _signed(gain)))
-    heading = f"{title}: classifiers of imagenet, {_in_shots(shifted[0].shots)}, on shifted test sets, in %"
+    heading = f"{title}: classifiers of {SOURCE_OF_SHIFTED}, {_in_shots(shifted[0].shots)}, on shifted test sets, in %"
     return Table(heading, ("data set", "zero-shot", "test", "gain"), tuple(rows))
 
 

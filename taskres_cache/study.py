@@ -58,7 +58,7 @@ def run_study(
     """Fit, evaluate and write a run for every split and recipe.
 
     As many splits go together as the device gains by (see `fitting.stack_size`); their classifiers meet the test
-    features together, a slice at a time. A fit is handed the train and val rows of its split and nothing else.
+    features together, a piece at a time. A fit is handed the train and val rows of its split and nothing else.
 
     Raises
     ------

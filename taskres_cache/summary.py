@@ -1,7 +1,7 @@
 """Runs summed up over seeds."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,5 +39,10 @@ def _summary(method: str, shots: int, runs: list[dict[str, Any]]) -> Summary:
         statistics.mean(run["zero_shot_accuracy"] for run in runs),
         statistics.mean(vals) if vals else None,
         statistics.mean(tests),
-        statistics.stdev(tests) if len(tests) > 1 else None,
+        deviation(tests),
     )
+
+
+def deviation(accuracies: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample; None for a single number."""
+    return statistics.stdev(accuracies) if len(accuracies) > 1 else None

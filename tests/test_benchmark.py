@@ -14,7 +14,7 @@ import pytest
 from taskres_cache.benchmark import benchmark_entries
 from taskres_cache.errors import UnknownNameError
 from tests.conftest import Taskres, as_the_protocol_says, one_line
-from tests.miniatures import LAYOUTS, MISSILES, PER_CLASS, WITH_SPLIT_FILE, write_all, write_miniature_with_split
+from tests.miniatures import LAYOUTS, MISSILES, write_all, write_miniature_with_split
 
 GLYPH = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")
 CACHES, RUNS = Path("cache/glyph-clip-bundled"), Path("runs/glyph-clip-bundled")
@@ -132,6 +132,18 @@ def test_a_benchmark_of_nothing(here: Path, taskres: Taskres) -> None:
     assert "did you mean 'caltech101'" in one_line(unknown)
 
 
+def test_an_encoder_that_cannot_be_had_ends_a_benchmark_in_one_line(here: Path, taskres: Taskres) -> None:
+    for name in ("dtd", "eurosat"):
+        write_miniature_with_split(name, here)
+    unknown = taskres("benchmark", "--root", here, "--datasets", "dtd eurosat", "--backbone", "RN5")
+    assert unknown.status == 2
+    assert "unknown backbone 'RN5'" in one_line(unknown)
+    (here / "broken.pt").write_bytes(b"no checkpoint")
+    broken = taskres("benchmark", "--root", here, "--datasets", "dtd", "--pretrained", here / "broken.pt")
+    assert broken.status == 1
+    assert "broken.pt does not load" in one_line(broken)
+
+
 def test_a_run_of_other_numbers_is_fitted_again(here: Path, taskres: Taskres) -> None:
     arguments = ("benchmark", "--device", "cpu", "--shots", "1,2", "--seeds", "1")
     assert "2 runs, 0 of them there already" in taskres(*arguments).err
@@ -150,7 +162,7 @@ def test_a_run_of_other_numbers_is_fitted_again(here: Path, taskres: Taskres) ->
 def test_entries_of_a_benchmark() -> None:
     everything = [entry.name for entry in benchmark_entries(None)]
     assert everything == list(LAYOUTS)
-    assert [entry.name for entry in benchmark_entries(["imagenet_a", "dtd"])] == ["dtd", "imagenet_a"]
+    assert [entry.name for entry in benchmark_entries(["imagenet_a", "dtd", "dtd"])] == ["dtd", "imagenet_a"]
     with pytest.raises(UnknownNameError):
         benchmark_entries(["nothing"])
 
@@ -341,8 +353,3 @@ def test_verify_of_what_is_whole(here: Path, taskres: Taskres) -> None:
     assert "1,079" in outcome.out
     assert taskres("datasets", "verify", "digit").status == 2
     assert taskres("datasets", "verify", "dtd", "--root", here).status == 1
-
-
-def test_the_miniatures_are_of_the_size_that_the_tests_count_on() -> None:
-    assert PER_CLASS == 10
-    assert len(WITH_SPLIT_FILE) == 9

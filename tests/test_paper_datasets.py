@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from taskres_cache.datasets import ENTRIES, Dataset, Item, load_dataset
+from taskres_cache.datasets import ENTRIES, Dataset, load_dataset
 from taskres_cache.errors import DatasetError
 from taskres_cache.published import imagenet_names, imagenet_wnids
 from taskres_cache.recipe import Recipe
@@ -305,7 +305,3 @@ def test_matlab_files_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
     with pytest.raises(DatasetError, match="pip install scipy"):
         load_dataset("stanford_cars", tmp_path)
-
-
-def test_items_know_where_they_are_listed() -> None:
-    assert Item("a.png", 0).where == ""
