@@ -56,7 +56,7 @@ def benchmark(
     from taskres_cache.benchmark import LeftOut, Places, benchmark_entries, run_benchmark
     from taskres_cache.extraction import ExtractOptions
 
-    from .console import progress, say
+    from .console import kept_when_interrupted, progress, say
 
     options = ExtractOptions(
         numbers("--shots", shots), numbers("--seeds", seeds), batch_size=batch_size, workers=workers
@@ -68,14 +68,10 @@ def benchmark(
     encoder = cache(lambda: load_backbone(*checkpoint, device, precision))
     places = Places(root or Path("."), cache_dir, out)
     outcomes = []
-    try:
-        with progress() as heard:
-            for outcome in run_benchmark(entries, encoder, options, places, heard):
-                say(_told(outcome))
-                outcomes.append(outcome)
-    except KeyboardInterrupt:
-        say("interrupted; what is finished is kept: the same command goes on from there")
-        raise typer.Exit(130) from None
+    with kept_when_interrupted(), progress() as heard:
+        for outcome in run_benchmark(entries, encoder, options, places, heard):
+            say(_told(outcome))
+            outcomes.append(outcome)
     if all(isinstance(outcome, LeftOut) for outcome in outcomes):
         say("nothing could be measured; `taskres datasets --root DIR` says what lacks and where it comes from")
         raise typer.Exit(1)

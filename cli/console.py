@@ -2,10 +2,13 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
 from typing import Any, Self
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -48,9 +51,21 @@ def print_table(table: Table) -> None:
     console.print(drawn)
 
 
-def progress() -> "Bar | Lines":
+def progress(watched: bool = True) -> "Bar | Lines | Unwatched":
     """Return what shows stage one's progress: a bar where somebody watches, a line now and then in a log."""
+    if not watched:
+        return Unwatched()
     return Bar() if sys.stderr.isatty() else Lines()
+
+
+@contextmanager
+def kept_when_interrupted() -> Iterator[None]:
+    """Turn Ctrl-C into one line and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted; what is finished is kept: the same command goes on from there")
+        raise typer.Exit(130) from None
 
 
 class RateColumn(ProgressColumn):
@@ -84,6 +99,22 @@ class Bar:
         """Move the bar on."""
         if self._task is not None:
             self._bar.advance(self._task, count)
+
+
+class Unwatched:
+    """Shows nothing: another process of the same work speaks."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def begin(self, what: str, total: int, done: int) -> None:
+        """Take no notice."""
+
+    def advance(self, count: int) -> None:
+        """Take no notice."""
 
 
 class Lines:

@@ -62,11 +62,11 @@ def evaluate(
 def _evaluate_runs(
     path: Path, on: Sequence[str], classes: str | None, cache_dir: Path, device: str, as_json: bool
 ) -> None:
+    from taskres_cache.catalogue import find_cache
     from taskres_cache.devices import choose_device
     from taskres_cache.evaluation import evaluate_run
     from taskres_cache.halves import open_cache
     from taskres_cache.runs import checkpoint_folder, find_runs, own_cache, read_classifier
-    from taskres_cache.store import find_cache
     from taskres_cache.tables import Table
 
     from .console import print_json, print_table
@@ -96,10 +96,10 @@ def _row(above: Path, folder: Path, result: "Evaluation") -> tuple[str, ...]:
 
 
 def _evaluate_zero_shot(caches: Sequence[str], classes: str, cache_dir: Path, device: str, as_json: bool) -> None:
+    from taskres_cache.catalogue import find_cache
     from taskres_cache.devices import choose_device
     from taskres_cache.evaluation import evaluate_zero_shot
     from taskres_cache.halves import open_cache
-    from taskres_cache.store import find_cache
     from taskres_cache.tables import Table
 
     from .console import print_json, print_table

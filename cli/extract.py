@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,9 +19,14 @@ from .options import (
     Seeds,
     Shots,
     Templates,
+    Views,
+    ViewsSeed,
     Workers,
     numbers,
 )
+
+if TYPE_CHECKING:
+    from taskres_cache.extraction import Extraction
 
 
 def extract(
@@ -33,6 +38,8 @@ def extract(
     pretrained: Pretrained = None,
     shots: Shots = PAPER_SHOTS,
     seeds: Seeds = PAPER_SEEDS,
+    views: Views = 0,
+    views_seed: ViewsSeed = 0,
     cache_dir: CacheDir = Path("cache"),
     device: Device = "auto",
     precision: Precision = "auto",
@@ -51,10 +58,10 @@ def extract(
 ) -> None:
     """Run CLIP once over all images that the few-shot splits need, into one cache file.
 
-    Only what the cache lacks is encoded: a killed run goes on where it stopped, more shots or seeds cost only
-    their own images.
+    Only what the cache lacks is encoded: a killed run goes on where it stopped, more shots, seeds or views cost only
+    their own images. Under torchrun, every process takes its share.
 
-    Example: taskres extract photos --backbone ViT-B-16
+    Example: taskres extract photos --backbone ViT-B-16 --views 10
     """
     from taskres_cache.backbones import load_backbone
     from taskres_cache.contents import cache_path
@@ -62,12 +69,19 @@ def extract(
     from taskres_cache.extraction import ExtractOptions
     from taskres_cache.extraction import extract as extract_features
     from taskres_cache.published import read_templates
+    from taskres_cache.ranks import joined_ranks
 
-    from .console import progress, say
+    from .console import kept_when_interrupted, progress
 
-    unreadable = "skip" if skip_unreadable else "fail"
     options = ExtractOptions(
-        numbers("--shots", shots), numbers("--seeds", seeds), classnames, batch_size, workers, unreadable
+        shots=numbers("--shots", shots),
+        seeds=numbers("--seeds", seeds),
+        classnames_form=classnames,
+        views=views,
+        views_seed=views_seed,
+        batch_size=batch_size,
+        workers=workers,
+        unreadable="skip" if skip_unreadable else "fail",
     )
     images = load_dataset(dataset, root, split_seed, name)
     if templates is not None:
@@ -75,15 +89,23 @@ def extract(
     default = default_backbone(images.name)
     encoder = load_backbone(backbone or default.name, pretrained or default.pretrained, device, precision)
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
-    try:
-        with progress() as heard:
-            done = extract_features(images, encoder, options, path, heard)
-    except KeyboardInterrupt:
-        say("interrupted; what is finished is kept: the same command goes on from there")
-        raise typer.Exit(130) from None
+    with kept_when_interrupted(), joined_ranks() as ranks, progress(watched=ranks.first) as heard:
+        done = extract_features(images, encoder, options, path, heard, ranks)
+    if ranks.first:
+        _tell(done, "eval RUN --on" if images.test_only else "fit")
+
+
+def _tell(done: "Extraction", command: str) -> None:
+    """Say what was done, where the time went, and which command comes next."""
+    from .console import say
+
     for note in done.notes:
         say(f"note: {note}")
     say(f"{done.path}: {done.images} images, {done.encoded} of them encoded now")
+    if done.views:
+        say(f"{done.views} augmented views of each train image, {done.views_encoded} of all encoded now")
+    if done.encoded or done.views_encoded:
+        say("time: " + ", ".join(f"{part} {share:.0f} %" for part, share in done.seconds.shares().items()))
     if not done.changed:
         say("nothing was missing")
-    say(f"next: taskres {'eval RUN --on' if images.test_only else 'fit'} {images.name}")
+    say(f"next: taskres {command} {done.path.stem}")

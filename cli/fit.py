@@ -52,9 +52,9 @@ def fit(
 
     Example: taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3 --alpha auto
     """
+    from taskres_cache.catalogue import find_cache
     from taskres_cache.devices import choose_device
     from taskres_cache.halves import open_cache
-    from taskres_cache.store import find_cache
     from taskres_cache.study import recipe_of, run_study
     from taskres_cache.summary import summarise
     from taskres_cache.tables import percent

@@ -18,7 +18,8 @@ def inspect_cache(
 
     Example: taskres inspect digits --verify
     """
-    from taskres_cache.store import FeatureCache, describe_cache, find_cache
+    from taskres_cache.catalogue import describe_cache, find_cache
+    from taskres_cache.store import FeatureCache
     from taskres_cache.tables import Table
 
     from .console import print_json, print_table

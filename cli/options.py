@@ -36,7 +36,14 @@ Pretrained = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Where runs are left.")]
-Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="fp32, bf16, fp16, or auto: the cache's own, else the fastest that the device is good at."
+    ),
+]
+Views = Annotated[int, typer.Option("--views", help="Augmented views of each train image, beside the image itself.")]
+ViewsSeed = Annotated[int, typer.Option("--views-seed", help="Seed of the augmented views.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a batch.", show_default="by device")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Decoding processes.", show_default="by device")]
 

@@ -1,10 +1,11 @@
 """The frozen CLIP: the only module that knows open_clip.
 
-Axes: B images or prompts of a batch, D embedding, W width of the text tower.
+Axes: B images or prompts of a batch, H and W height and width of an image, D embedding, K width of the text tower.
 """
 
 import hashlib
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,24 +19,48 @@ import open_clip
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import Normalize, ToTensor
 
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
-from taskres_cache.devices import choose_device
+from taskres_cache.devices import choose_device, has_fast_bfloat16
 from taskres_cache.errors import OptionError, UnknownNameError, WeightsError
 
 BUNDLED_TAG = "bundled"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+BATCH_ON_CPU = 16  # for one thread; larger ones leave the processor's cache (measured)
+TRIAL_BATCH = 8
+SHARE_OF_FREE_MEMORY = 0.7
+
 Tokenizer = Callable[[list[str]], Tensor]
-Transform = Callable[[Image.Image], Tensor]
 
 open_clip.add_model_config(GLYPH_CLIP_CONFIG)
 logging.getLogger("open_clip").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
+class Framing:
+    """What open_clip does to an image before it becomes numbers: resize, crop. Knows no model, so that it can travel.
+
+    Parameters
+    ----------
+    steps : torchvision transforms from image to image.
+    size : (H, W) that they end in.
+    """
+
+    steps: tuple[Callable[[Image.Image], Image.Image], ...]
+    size: tuple[int, int]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the part of an image that the encoder is to see, in RGB and at its size."""
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+@dataclass(frozen=True)
 class TextFeatures:
-    """Un-normalised text features of B prompts: embeddings (B, D) and what the projection was fed, (B, W) or None."""
+    """Un-normalised text features of B prompts: embeddings (B, D) and what the projection was fed, (B, K) or None."""
 
     embeddings: np.ndarray
     pre_projection: np.ndarray | None
@@ -53,6 +78,8 @@ class Backbone:
     logit_scale : the multiplier exp(logit_scale), 100 for OpenAI's models.
     preprocess : open_clip's own preprocessing as plain values.
     precision : what the image tower computes in: fp32, bf16 or fp16. The text tower always computes in fp32.
+    adapts : whether nobody asked for that precision, so that a cache's own may take its place.
+    framing : open_clip's own resize and crop.
     """
 
     name: str
@@ -62,17 +89,44 @@ class Backbone:
     logit_scale: float
     preprocess: dict[str, Any]
     precision: str
+    adapts: bool
     device: torch.device
     model: nn.Module
-    transform: Transform
+    framing: Framing
     tokenizer: Tokenizer
+
+    def on_device(self, pixels: np.ndarray) -> Tensor:
+        """Return framed images (B, H, W, 3), uint8, on the device; a quarter of what they would be as float32."""
+        images = torch.from_numpy(pixels)
+        if self.device.type != "cuda":
+            return images.to(self.device)
+        moved = images.pin_memory().to(self.device, non_blocking=True)
+        torch.cuda.current_stream(self.device).synchronize()  # of this thread's own stream: others go on
+        return moved
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> np.ndarray:
-        """Return un-normalised image features (B, D), float32, of preprocessed images (B, 3, H, W)."""
+        """Return un-normalised image features (B, D), float32, of framed images (B, H, W, 3), uint8, on the device."""
+        mean, std = (torch.tensor(self.preprocess[name], device=self.device) for name in ("mean", "std"))
+        scaled = (pixels.float() / 255 - mean) / std  # as open_clip's own ToTensor and Normalize
         with _autocast(self.device, self.precision):
-            features = self.model.encode_image(pixels.to(self.device, non_blocking=True))  # type: ignore[operator]
+            features = self.model.encode_image(scaled.permute(0, 3, 1, 2))  # type: ignore[operator] # channels last
         return _as_array(features)  # (B, D)
+
+    def batch_that_fits(self, most: int, at_once: int) -> int:
+        """Return how many images make a good batch, up to `most`, when so many batches are encoded at once.
+
+        On a graphics card that is the largest power of two that its free memory has room for.
+        """
+        if self.device.type != "cuda":
+            return min(most, BATCH_ON_CPU)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self.encode_images(self.on_device(np.zeros((TRIAL_BATCH, *self.framing.size, 3), np.uint8)))
+        of_an_image = (torch.cuda.max_memory_allocated(self.device) - before) / TRIAL_BATCH
+        free = SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(self.device)[0]
+        fitting = max(1.0, free / at_once / max(of_an_image, 1.0))
+        return min(most, 1 << int(math.log2(fitting)))
 
     @torch.inference_mode()
     def encode_texts(self, prompts: Sequence[str]) -> TextFeatures:
@@ -86,12 +140,12 @@ class Backbone:
         if weight is None:
             return TextFeatures(_as_array(self.model.encode_text(tokens)), None)  # type: ignore[operator]
         with _without_projection(tower):
-            pre_projection = _as_array(self.model.encode_text(tokens))  # type: ignore[operator] # (B, W)
+            pre_projection = _as_array(self.model.encode_text(tokens))  # type: ignore[operator] # (B, K)
         return TextFeatures(pre_projection @ _as_array(weight), pre_projection)
 
     @property
     def projection(self) -> np.ndarray | None:
-        """The text projection (W, D), float32; None for towers that do not end in a linear map."""
+        """The text projection (K, D), float32; None for towers that do not end in a linear map."""
         weight = _text_projection(self.model)[1]
         return None if weight is None else _as_array(weight)
 
@@ -105,7 +159,7 @@ def load_backbone(name: str, pretrained: str, device: str = "auto", precision: s
     pretrained : a tag of the model, or the path of a local checkpoint (open_clip's .safetensors, .pt or .bin, or
         OpenAI's TorchScript archives).
     device : auto, cpu, cuda, cuda:1, mps.
-    precision : auto (fp16 on CUDA, else fp32), fp32, bf16 or fp16.
+    precision : fp32, bf16, fp16, or auto: fp16 on CUDA, bf16 on processors that are faster in it, else fp32.
 
     Raises
     ------
@@ -115,21 +169,23 @@ def load_backbone(name: str, pretrained: str, device: str = "auto", precision: s
     """
     name = name.replace("/", "-")
     target = choose_device(device)
-    precision = _choose_precision(precision, target)
+    chosen = _choose_precision(precision, target)
     weights = _find_weights(name, pretrained)
     model, transform = _build(weights, pretrained)
     model = model.eval().requires_grad_(False)
+    preprocess = plain_preprocess(model)
     return Backbone(
         name=name,
         pretrained=weights.label,
         model_config=weights.config,
         weights_sha256=digest_of_weights(model),
         logit_scale=float(model.state_dict()["logit_scale"].exp()),
-        preprocess=plain_preprocess(model),
-        precision=precision,
+        preprocess=preprocess,
+        precision=chosen,
+        adapts=precision == "auto",
         device=target,
-        model=model.to(target),
-        transform=transform,
+        model=model.to(target, memory_format=torch.channels_last),  # type: ignore[call-overload]
+        framing=_framing(transform, preprocess["size"]),
         tokenizer=open_clip.get_tokenizer(weights.config),
     )
 
@@ -155,6 +211,16 @@ def digest_of_weights(model: nn.Module) -> str:
         digest.update(f"{name}:{array.dtype}:{array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _framing(transform: Any, size: list[int] | int) -> Framing:
+    """Return open_clip's preprocessing up to where the image becomes numbers, which `encode_images` does by itself."""
+    steps = list(transform.transforms)
+    numbers = next((place for place, step in enumerate(steps) if isinstance(step, ToTensor)), len(steps))
+    if [type(step) for step in steps[numbers + 1 :]] != [Normalize]:
+        raise WeightsError(f"this model's preprocessing is not known here: {transform}; use an open_clip of version 3")
+    height, width = (size, size) if isinstance(size, int) else size
+    return Framing(tuple(steps[:numbers]), (height, width))
 
 
 def plain_preprocess(model: nn.Module) -> dict[str, Any]:
@@ -214,7 +280,7 @@ def _with_quick_gelu(name: str) -> str:
     return sibling
 
 
-def _build(weights: _Weights, pretrained: str) -> tuple[nn.Module, Transform]:
+def _build(weights: _Weights, pretrained: str) -> tuple[nn.Module, Any]:
     """Return the model with its weights loaded, in fp32 on the CPU, and its preprocessing."""
     source = str(weights.file) if weights.file else pretrained
     try:
@@ -233,7 +299,7 @@ def _build(weights: _Weights, pretrained: str) -> tuple[nn.Module, Transform]:
         ) from error
 
 
-def _build_from_torchscript(weights: _Weights) -> tuple[nn.Module, Transform]:
+def _build_from_torchscript(weights: _Weights) -> tuple[nn.Module, Any]:
     state = torch.jit.load(str(weights.file), map_location="cpu").state_dict()
     for no_weight in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
         state.pop(no_weight, None)
@@ -251,7 +317,7 @@ def _is_torchscript(file: Path) -> bool:
 
 def _choose_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
-        return "fp16" if device.type == "cuda" else "fp32"
+        return "fp16" if device.type == "cuda" else "bf16" if has_fast_bfloat16(device) else "fp32"
     if precision not in PRECISIONS:
         raise OptionError(f"precision must be auto, {', '.join(PRECISIONS)}, got {precision!r}")
     return precision
@@ -262,7 +328,7 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager[An
 
 
 def _text_projection(model: Any) -> tuple[nn.Module, Tensor | None]:
-    """Return the module that owns the text projection, and the projection as (W, D) where it is a plain linear map."""
+    """Return the module that owns the text projection, and the projection as (K, D) where it is a plain linear map."""
     tower = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
     projection = getattr(tower, "text_projection", None)
     if isinstance(projection, nn.Linear):  # affine where it has a bias: not the linear map that a cache can tune

@@ -1,17 +1,19 @@
 """What a cache holds, as plain values and arrays; knows neither HDF5 nor torch.
 
-Axes: N images, C classes, T templates, D embedding, W width of the text tower.
+Axes: N images, M train images, V augmented views, C classes, T templates, D embedding, W width of the text tower.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 UNKNOWN = "unknown"  # stands in the provenance of imported features for what nobody said
+
+DICTIONARIES = ("views", "recipe", "versions")  # fields that a cache by another program may leave out
 
 SplitName = tuple[int, int]  # (shots, seed)
 
@@ -30,6 +32,7 @@ class Provenance:
     precision : that image features were computed in.
     classnames_form : how class names stand in prompts, see `prompts.PromptForm`.
     split : how the data set came by its train, val and test part.
+    views : what augmented views were made by; empty where there are none.
     recipe : the data set's own training recipe as plain values.
     versions : library name -> version.
     """
@@ -44,6 +47,7 @@ class Provenance:
     precision: str
     classnames_form: str
     split: str
+    views: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -57,10 +61,10 @@ class Provenance:
 
         Caches by other programs may lack what goes beyond the list that the format began with.
         """
-        unsaid = {"precision": UNKNOWN, "classnames_form": UNKNOWN, "split": UNKNOWN, "recipe": "{}", "versions": "{}"}
+        unsaid = dict.fromkeys(("precision", "classnames_form", "split"), UNKNOWN) | dict.fromkeys(DICTIONARIES, "{}")
         said = {"model_config": plain["backbone"], **unsaid, **plain}
         values: dict[str, Any] = {known.name: said[known.name] for known in fields(cls)}
-        values |= {name: json.loads(values[name]) for name in ("preprocess", "recipe", "versions")}
+        values |= {name: json.loads(values[name]) for name in ("preprocess", *DICTIONARIES)}
         values["logit_scale"] = float(values["logit_scale"])
         return cls(**values)
 
@@ -91,6 +95,21 @@ class TextBases:
     projection: np.ndarray | None = None
 
 
+class Rows(Protocol):
+    """Features as far as writing them goes: an array, or what reads a slice when it is taken."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        """Return some rows."""
+
+
 @dataclass(frozen=True)
 class CacheContents:
     """All that one cache file holds.
@@ -102,6 +121,8 @@ class CacheContents:
     paths, stamps : (N,) each image's path and what changes when its file does.
     labels, partitions : (N,) int32; uint8 as positions in `PARTITIONS`.
     image_features : (N, D) float16 or float32, un-normalised.
+    augmented, augmented_rows : (M, V, D) features of augmented views, likewise, and (M,) the rows that they are of;
+        None where there are no views.
     splits : (shots, seed) -> rows.
     skipped : path -> why the image was left out.
     """
@@ -112,11 +133,13 @@ class CacheContents:
     stamps: tuple[str, ...]
     labels: np.ndarray
     partitions: np.ndarray
-    image_features: np.ndarray
+    image_features: Rows
     text: TextBases
     splits: dict[SplitName, Split]
     skipped: dict[str, str] = field(default_factory=dict)
     class_ids: tuple[str, ...] | None = None
+    augmented: Rows | None = None
+    augmented_rows: np.ndarray | None = None
 
 
 def cache_path(cache_dir: Path, backbone: str, pretrained: str, dataset: str) -> Path:

@@ -1,16 +1,58 @@
-"""Which device to compute on."""
+"""Which device to compute on, and how much of the machine there is to use."""
+
+import os
+from pathlib import Path
 
 import torch
 
 from taskres_cache.errors import OptionError
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000" in a container that may use two cores
+FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # a processor that has either computes faster in it than in float32
+
 
 def choose_device(device: str) -> torch.device:
-    """Return the device by its name; auto takes CUDA, then Apple's MPS, then the CPU."""
+    """Return the device by its name; auto takes CUDA, then Apple's MPS, then the CPU.
+
+    Under torchrun, each process of a machine takes a graphics card of its own unless a number is given.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"device {device!r} cannot be used here ({reason}); use --device auto or cpu") from error
+
+
+def available_cores() -> int:
+    """Return how many cores this process may keep busy, at least one.
+
+    That is what the system and the container grant, shared out among the processes that torchrun started here, or what
+    OMP_NUM_THREADS says (which torchrun sets to 1 for everybody, so that it says nothing there).
+    """
+    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    granted = min(granted, _container_quota() or granted)
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return max(1, granted // int(os.environ["LOCAL_WORLD_SIZE"]))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(granted, max(1, int(asked))) if asked.isdigit() else granted
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether a processor has instructions for bfloat16, with which it is twice as fast as in float32."""
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in FAST_BFLOAT16)
+
+
+def _container_quota() -> int | None:
+    """Return the cores that a container may use, at least one; None where there is no limit."""
+    try:
+        quota, period = CPU_QUOTA.read_text().split()[:2]
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        return None

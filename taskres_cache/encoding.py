@@ -1,107 +1,179 @@
-"""Images through the frozen encoder, block after block: decode, stack, encode. Knows no file format.
+"""Pixels through the frozen encoder, several batches side by side. Knows no files.
 
-Axes: B images of a batch, R of a block, D embedding.
+On a processor, each core is a lane that encodes batches of its own with one thread: nothing waits for anything, and a
+feature is the same to the last bit however many cores there are. On a graphics card two lanes take turns, so that one's
+pixels travel while the other's are encoded.
+
+Axes: B renderings of a batch, R of a block, D embedding.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from math import ceil
+from time import perf_counter
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
-from taskres_cache.backbones import Backbone, Transform
-from taskres_cache.datasets.images import ImageSource
+from taskres_cache.backbones import Backbone
+from taskres_cache.decoding import DecodedBatch, WantedImage
+from taskres_cache.devices import available_cores
+from taskres_cache.errors import OptionError
 
 BLOCK_ROWS = 256  # what a killed run loses at most: seconds to a minute of encoding on a CPU
-MANY_WORKERS = 8
+LANES_ON_GPU = 2
+
+Block = Sequence[WantedImage]
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time went, summed over processes and threads; of processor time where images are decoded."""
+
+    decode: float = 0.0
+    transfer: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+
+    def __add__(self, other: "Seconds") -> "Seconds":
+        """Return the sum of both, part by part."""
+        return Seconds(*(one + another for one, another in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def shares(self) -> dict[str, float]:
+        """Return the percentage of each part."""
+        total = sum(vars(self).values())
+        return {part: 100.0 * seconds / total if total else 0.0 for part, seconds in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """Un-normalised features (R, D), float32, of the readable images of one block, and why the others are not there."""
-
-    paths: tuple[str, ...]
-    image_features: np.ndarray
-    unreadable: dict[str, str]
-
-
-def encode_image_blocks(
-    source: ImageSource, paths: Sequence[str], backbone: Backbone, batch_size: int | None, workers: int | None
-) -> Iterator[EncodedBlock]:
-    """Yield the features of `paths` in their order, `BLOCK_ROWS` images a block.
+    """What came of a block of images.
 
     Parameters
     ----------
-    source, paths : the images.
-    backbone : the frozen encoder.
-    batch_size : images a batch; None is 32 on a CPU and 256 elsewhere.
-    workers : decoding processes; None is none on a CPU, which the encoder fills by itself, and up to 8 elsewhere.
+    images : those that could be read.
+    image_features : (R, D) un-normalised, float32, of each image its renderings in their order.
+    unreadable : path -> why an image could not be read.
+    seconds : where the time went.
     """
-    on_cpu = backbone.device.type == "cpu"
-    batch_size = batch_size or (32 if on_cpu else BLOCK_ROWS)
-    workers = workers if workers is not None else 0 if on_cpu else min(MANY_WORKERS, os.cpu_count() or 1)
-    blocks = [paths[start : start + BLOCK_ROWS] for start in range(0, len(paths), BLOCK_ROWS)]
-    # Batches never straddle a block, so that a resumed run stacks the same images and gets the same bits.
-    batches = [
-        list(range(number * BLOCK_ROWS + start, number * BLOCK_ROWS + min(start + batch_size, len(block))))
-        for number, block in enumerate(blocks)
-        for start in range(0, len(block), batch_size)
-    ]
-    loader = DataLoader(
-        _Decoder(source, paths, backbone.transform),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=backbone.device.type == "cuda",
-    )
-    decoded = iter(loader)
-    for block in blocks:
-        yield _encode_block(block, islice(decoded, ceil(len(block) / batch_size)), backbone)
 
-
-@dataclass(frozen=True)
-class _Batch:
-    """Pixels of the readable images (B, 3, H, W), or None when there are none, and path -> reason for the others."""
-
-    pixels: Tensor | None
+    images: tuple[WantedImage, ...]
+    image_features: np.ndarray
     unreadable: dict[str, str]
+    seconds: Seconds
 
 
-class _Decoder(TorchDataset[tuple[str, Tensor | str]]):
-    """Decodes and preprocesses one image; one that cannot be read comes back as the reason why."""
-
-    def __init__(self, source: ImageSource, paths: Sequence[str], transform: Transform) -> None:
-        self._source, self._paths, self._transform = source, paths, transform
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, position: int) -> tuple[str, Tensor | str]:
-        path = self._paths[position]
-        try:
-            return path, self._transform(self._source.read(path))
-        except Exception as error:  # noqa: BLE001  broken files make Pillow's many decoders raise nearly anything
-            return path, " ".join(str(error).split()) or type(error).__name__
+def in_blocks(images: Sequence[WantedImage], rows: int) -> list[Block]:
+    """Return images in groups of up to `rows` renderings, never parting those of one image."""
+    groups: list[list[WantedImage]] = []
+    filled = rows
+    for image in images:
+        if filled + len(image.views) > rows:
+            groups.append([])
+            filled = 0
+        groups[-1].append(image)
+        filled += len(image.views)
+    return list(groups)
 
 
-def _collate(samples: list[tuple[str, Tensor | str]]) -> _Batch:
-    pixels = [outcome for _, outcome in samples if isinstance(outcome, Tensor)]
-    unreadable = {path: outcome for path, outcome in samples if isinstance(outcome, str)}
-    return _Batch(torch.stack(pixels) if pixels else None, unreadable)
+@contextmanager
+def lanes(backbone: Backbone) -> Iterator[ThreadPoolExecutor]:
+    """Yield the threads that encode side by side."""
+    before = torch.get_num_threads()
+    threads = ThreadPoolExecutor(lane_count(backbone), initializer=_begin_lane, initargs=(backbone.device,))
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # what a thread sets for itself is what later threads start from
 
 
-def _encode_block(block: Sequence[str], batches: Iterable[_Batch], backbone: Backbone) -> EncodedBlock:
-    features: list[np.ndarray] = []
-    unreadable: dict[str, str] = {}
-    for batch in batches:
-        unreadable.update(batch.unreadable)
-        if batch.pixels is not None:
-            features.append(backbone.encode_images(batch.pixels))
-    readable = tuple(path for path in block if path not in unreadable)
-    return EncodedBlock(readable, np.concatenate(features) if features else np.empty((0, 0), np.float32), unreadable)
+def lane_count(backbone: Backbone) -> int:
+    """Return how many batches are encoded side by side."""
+    return {"cpu": available_cores(), "cuda": LANES_ON_GPU}.get(backbone.device.type, 1)
+
+
+def encoded_blocks(
+    blocks: Sequence[Sequence[Block]],
+    decoded: Iterator[DecodedBatch],
+    threads: ThreadPoolExecutor,
+    backbone: Backbone,
+    batch_size: int,
+) -> Iterator[EncodedBlock]:
+    """Yield the features of each block, in their order.
+
+    Batches never straddle blocks, so that a resumed run stacks the same images and gets the same bits.
+
+    Parameters
+    ----------
+    blocks : the batches of each block.
+    decoded : what came of those batches, one after the other.
+    threads : of `lanes`.
+    backbone : the frozen encoder.
+    batch_size : renderings that are encoded together at most.
+    """
+    encoded = _in_order(decoded, threads, backbone, batch_size)
+    for batches in blocks:
+        yield _joined(list(islice(encoded, len(batches))))
+
+
+def _in_order(
+    decoded: Iterator[DecodedBatch], threads: ThreadPoolExecutor, backbone: Backbone, batch_size: int
+) -> Iterator[EncodedBlock]:
+    """Yield batches encoded, in their order, with enough of them under way that no lane waits for another."""
+    under_way: deque[Future[EncodedBlock]] = deque()
+    for batch in decoded:
+        under_way.append(threads.submit(_encode, batch, backbone, batch_size))
+        if len(under_way) > lane_count(backbone) + 1:
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()
+
+
+def _encode(batch: DecodedBatch, backbone: Backbone, batch_size: int) -> EncodedBlock:
+    """Return the features of one batch, of which an image with many views may be larger than asked; runs in a lane."""
+    if len(batch.pixels) == 0:
+        return EncodedBlock((), np.empty((0, 0), np.float32), batch.unreadable, Seconds(decode=batch.seconds))
+    started = perf_counter()
+    pixels = backbone.on_device(batch.pixels)
+    moved = perf_counter()
+    features = np.concatenate([_encode_what_fits(piece, backbone) for piece in pixels.split(batch_size)])
+    seconds = Seconds(batch.seconds, moved - started, perf_counter() - moved)
+    return EncodedBlock(batch.images, features, batch.unreadable, seconds)
+
+
+def _encode_what_fits(pixels: torch.Tensor, backbone: Backbone) -> np.ndarray:
+    """Return the features of a batch, in halves where the device has too little memory for the whole."""
+    try:
+        return backbone.encode_images(pixels)
+    except torch.OutOfMemoryError as error:
+        if len(pixels) == 1:
+            raise OptionError(
+                f"device {backbone.device} has too little memory to encode one image with {backbone.name}; free some, "
+                "or use --device cpu"
+            ) from error
+    torch.cuda.empty_cache()
+    return np.concatenate([_encode_what_fits(half, backbone) for half in pixels.tensor_split(2)])
+
+
+def _joined(parts: Sequence[EncodedBlock]) -> EncodedBlock:
+    """Return the batches of a block as one."""
+    features = [part.image_features for part in parts if part.images]
+    return EncodedBlock(
+        images=tuple(image for part in parts for image in part.images),
+        image_features=np.concatenate(features) if features else np.empty((0, 0), np.float32),
+        unreadable={path: reason for part in parts for path, reason in part.unreadable.items()},
+        seconds=sum((part.seconds for part in parts), Seconds()),
+    )
+
+
+def _begin_lane(device: torch.device) -> None:
+    """Set up a thread: one core on a processor, a stream of its own on a graphics card."""
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    elif device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.set_stream(torch.cuda.Stream(device))

@@ -98,6 +98,18 @@ class StorageError(TaskresError):
     """A file or folder cannot be written."""
 
 
+class BusyError(TaskresError):
+    """Another process is making the same cache."""
+
+
+class DecodingError(TaskresError):
+    """A process that decodes images died."""
+
+
+class RankError(TaskresError):
+    """Several processes work together, and one of them cannot go on."""
+
+
 def near_matches(name: str, known: Iterable[str]) -> list[str]:
     """Return up to three known names that look like `name`, whatever the case."""
     by_lower = {candidate.lower(): candidate for candidate in known}

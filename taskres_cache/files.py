@@ -31,6 +31,15 @@ def replaced(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def discard_leftovers(path: Path) -> None:
+    """Remove what killed processes left beside `path` while they were writing it; nobody must be writing it now."""
+    if path.parent.is_dir():
+        for file in path.parent.iterdir():
+            if file.name.startswith(f".{path.name}.") and file.suffix == ".tmp":
+                with suppress(OSError):
+                    file.unlink()
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,22 +1,36 @@
-"""The rows of a cache, by key: taken over where a cache or a killed run has them, encoded where nobody has.
+"""Encoding what is missing, of images and of prompts; what a cache or a killed run has is taken over.
 
-Axes: N images, C classes, T templates, D embedding, W width of the text tower.
+Axes: C classes, T templates, D embedding, W width of the text tower.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
 
 from taskres_cache.backbones import Backbone, TextFeatures
-from taskres_cache.blocks import BlockFolder
-from taskres_cache.contents import CacheContents, Provenance, TextBases
+from taskres_cache.blocks import BlockFolder, read_rows
+from taskres_cache.contents import TextBases
 from taskres_cache.datasets.images import ImageSource
-from taskres_cache.encoding import encode_image_blocks
-from taskres_cache.errors import WeightsError
+from taskres_cache.decoding import Decoding, WantedImage, decoded_batches
+from taskres_cache.devices import available_cores
+from taskres_cache.encoding import (
+    BLOCK_ROWS,
+    Block,
+    EncodedBlock,
+    Seconds,
+    encoded_blocks,
+    in_blocks,
+    lane_count,
+    lanes,
+)
+from taskres_cache.errors import TaskresError, WeightsError
 from taskres_cache.prompts import fill_templates
+from taskres_cache.rows import CENTER, Already, KnownRows, Rendering
+from taskres_cache.store import FeatureCache
 
 PROMPTS_PER_BLOCK = 64
 
@@ -42,70 +56,114 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class Already:
-    """What need not be made again.
+class Gathered:
+    """What a rank did of its share of the missing images.
 
     Parameters
     ----------
-    made_from : what the rows have to be made from to count.
-    existing : a cache made from just that, or None.
-    parts : folder of a killed run's finished blocks, there or not.
+    images, views : center renderings and augmented views that were encoded.
+    unreadable : path -> why an image could not be read.
+    seconds : where the time went.
+    failure : why the share was not finished; None when it was.
     """
 
-    made_from: Provenance
-    existing: CacheContents | None
-    parts: Path
-
-    def blocks(self, kind: str, *decisive: str) -> BlockFolder:
-        """Return the finished blocks of a kind whose rows depend on the fields named."""
-        return BlockFolder(self.parts, kind, {name: getattr(self.made_from, name) for name in decisive})
+    images: int = 0
+    views: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=Seconds)
+    failure: TaskresError | None = None
 
 
 @dataclass(frozen=True)
-class GatheredImages:
-    """Feature (D,) of each readable path, why the others cannot be read, and how many were encoded just now."""
-
-    rows: dict[str, np.ndarray]
-    unreadable: dict[str, str]
-    encoded: int
-
-
-def gather_images(
-    source: ImageSource,
-    stamps: Mapping[str, str],
-    backbone: Backbone,
-    already: Already,
-    batch_size: int | None,
-    workers: int | None,
-    progress: Progress,
-) -> GatheredImages:
-    """Return the features of the paths in `stamps`, each encoded once; a path with another stamp is another image.
+class Encoder:
+    """How missing images become rows of blocks.
 
     Parameters
     ----------
-    source, stamps : the images, and path -> stamp.
+    source : where images come from.
     backbone : the frozen encoder.
-    already : rows that are taken over.
-    batch_size, workers : see `encoding.encode_image_blocks`.
+    blocks : where rows go.
+    views_seed : of augmented views.
+    batch_size : renderings a batch; None is 16 for each core of a processor, and what fits on a graphics card.
+    workers : decoding processes; None is one a core, which leave a processor that encodes as well to the encoder.
+    """
+
+    source: ImageSource
+    backbone: Backbone
+    blocks: BlockFolder
+    views_seed: int
+    batch_size: int | None = None
+    workers: int | None = None
+
+
+def missing_images(wanted: Mapping[str, Sequence[Rendering]], known: KnownRows) -> list[WantedImage]:
+    """Return the images of which a rendering is missing, with those that are; `wanted` is by path."""
+    missing = (
+        WantedImage(path, tuple(rendering.view for rendering in renderings if rendering not in known))
+        for path, renderings in wanted.items()
+    )
+    return [image for image in missing if image.views]
+
+
+def encode_missing(share: Sequence[Block], stamps: Mapping[str, str], encoder: Encoder, progress: Progress) -> Gathered:
+    """Encode some blocks of images and keep each; what goes wrong is part of what is returned.
+
+    Parameters
+    ----------
+    share : of the missing images.
+    stamps : by path; a path with another stamp is another image.
+    encoder : how to go about it.
     progress : told of every block.
     """
-    blocks = already.blocks("image", "weights_sha256", "model_config", "precision", "preprocess")
-    known = blocks.load() | _known_images(already.existing)
-    keys = {path: _key(path, stamp) for path, stamp in stamps.items()}
-    missing = [path for path, key in keys.items() if key not in known]
-    unreadable: dict[str, str] = {}
-    progress.begin(f"images of {already.made_from.dataset}", len(keys), len(keys) - len(missing))
-    for block in encode_image_blocks(source, missing, backbone, batch_size, workers):
-        features = block.image_features.astype(storage_dtype(backbone.precision))
-        _refuse_unusable(block.paths, features, backbone)
-        block_keys = [keys[path] for path in block.paths]
-        if block_keys:
-            blocks.write(block_keys, features)
-        known.update(zip(block_keys, features, strict=True))
-        unreadable.update(block.unreadable)
-        progress.advance(len(block.paths) + len(block.unreadable))
-    rows = {path: known[key] for path, key in keys.items() if path not in unreadable}
-    return GatheredImages(rows, unreadable, len(missing) - len(unreadable))
+    done = Gathered()
+    try:
+        with _encoded_share(share, encoder) as encoded:
+            for block in encoded:
+                seconds = _keep(block, stamps, encoder)
+                done = _added(done, block, seconds)
+                progress.advance(len(block.images) + len(block.unreadable))
+    except TaskresError as error:
+        return replace(done, failure=error)
+    return done
+
+
+@contextmanager
+def _encoded_share(share: Sequence[Block], encoder: Encoder) -> Iterator[Iterator[EncodedBlock]]:
+    """Yield an iterator over blocks that are decoded and encoded side by side."""
+    if not share:
+        yield iter(())
+        return
+    backbone = encoder.backbone
+    size = encoder.batch_size or backbone.batch_that_fits(BLOCK_ROWS, lane_count(backbone))
+    workers = available_cores() if encoder.workers is None else encoder.workers
+    on_cpu = backbone.device.type == "cpu"
+    how = Decoding(encoder.source, backbone.framing, encoder.views_seed, workers, polite=on_cpu)
+    batches = [in_blocks(block, size) for block in share]
+    with decoded_batches([batch for block in batches for batch in block], how) as decoded, lanes(backbone) as threads:
+        yield encoded_blocks(batches, decoded, threads, backbone, size)
+
+
+def _keep(block: EncodedBlock, stamps: Mapping[str, str], encoder: Encoder) -> float:
+    """Write a block's rows; return the seconds that took."""
+    started = perf_counter()
+    renderings = [Rendering(image.path, stamps[image.path], view) for image in block.images for view in image.views]
+    with np.errstate(over="ignore"):
+        features = block.image_features.astype(storage_dtype(encoder.backbone.precision))
+    _refuse_unusable([rendering.path for rendering in renderings], features, encoder.backbone)
+    if renderings:
+        encoder.blocks.write([rendering.key(encoder.views_seed) for rendering in renderings], features)
+    return perf_counter() - started
+
+
+def _added(done: Gathered, block: EncodedBlock, seconds: float) -> Gathered:
+    """Return what has been done with one more block."""
+    centers = sum(CENTER in image.views for image in block.images)
+    return Gathered(
+        images=done.images + centers,
+        views=done.views + len(block.image_features) - centers,
+        unreadable=done.unreadable | block.unreadable,
+        seconds=done.seconds + block.seconds + Seconds(write=seconds),
+    )
 
 
 def gather_text(
@@ -115,8 +173,9 @@ def gather_text(
     form = already.made_from.classnames_form
     prompts = fill_templates(templates, classnames, form)
     wanted = list(dict.fromkeys(prompt for row in prompts for prompt in row))
-    blocks = already.blocks("text", "weights_sha256", "model_config")
-    known = blocks.load() | _known_prompts(already.existing, form)
+    blocks = already.text_blocks()
+    places = blocks.places()
+    known = dict(zip(places, read_rows(list(places.values())), strict=True)) | _known_prompts(already.existing, form)
     missing = [prompt for prompt in wanted if prompt not in known]
     progress.begin(f"prompts of {already.made_from.dataset}", len(wanted), len(wanted) - len(missing))
     for start in range(0, len(missing), PROMPTS_PER_BLOCK):
@@ -147,26 +206,15 @@ def storage_dtype(precision: str) -> type[np.floating]:
     return np.float32 if precision == "fp32" else np.float16
 
 
-def _known_images(existing: CacheContents | None) -> dict[str, np.ndarray]:
-    """Return key -> feature, from a cache."""
-    if existing is None:
-        return {}
-    return dict(zip(map(_key, existing.paths, existing.stamps), existing.image_features, strict=True))
-
-
-def _known_prompts(existing: CacheContents | None, form: str) -> dict[str, np.ndarray]:
+def _known_prompts(existing: FeatureCache | None, form: str) -> dict[str, np.ndarray]:
     """Return prompt -> what the text tower made of it, from a cache."""
     if existing is None:
         return {}
-    outputs = _tower_output(existing.text)
-    prompts = fill_templates(existing.text.templates, existing.classnames, form)
+    outputs = _tower_output(existing.text_bases())
+    prompts = fill_templates(existing.templates, existing.classnames, form)
     return {prompt: outputs[c, t] for c, row in enumerate(prompts) for t, prompt in enumerate(row)}
 
 
 def _tower_output(text: TextFeatures | TextBases) -> np.ndarray:
     """Return what the projection is fed, or the embeddings of towers that have none."""
     return text.embeddings if text.pre_projection is None else text.pre_projection
-
-
-def _key(path: str, stamp: str) -> str:
-    return f"{path}|{stamp}"

@@ -1,28 +1,22 @@
 """The cache file: HDF5 format `taskres-cache`, version 1, as described in `cache/README.md`. Knows no torch.
 
-Axes: N images, C classes, T templates, D embedding, W width of the text tower.
+Axes: N images, M train images, V augmented views, C classes, T templates, D embedding, W width of the text tower.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
 from taskres_cache.contents import UNKNOWN, CacheContents, Provenance, Split, SplitName, TextBases, listed_splits
 from taskres_cache.datasets import PARTITIONS
-from taskres_cache.errors import (
-    CacheDamagedError,
-    CacheError,
-    CacheMismatchError,
-    OptionError,
-    UnknownNameError,
-)
+from taskres_cache.errors import CacheDamagedError, CacheError, CacheMismatchError, OptionError
 from taskres_cache.files import replaced
 from taskres_cache.version import __version__
 
@@ -32,10 +26,22 @@ SLICE_BYTES = 1 << 20  # one chunk; a checksum covers a chunk, and a read brings
 
 
 def write_cache(path: Path, contents: CacheContents) -> None:
-    """Write a cache so that it appears whole or not at all; raises StorageError when it cannot be written."""
-    image = _file_image(contents)
-    with replaced(path) as temporary:
-        temporary.write_bytes(image)
+    """Write a cache so that it appears whole or not at all; raises StorageError when it cannot be written.
+
+    Features are taken a slice at a time, so that memory never holds all of them.
+    """
+    with replaced(path) as temporary, temporary.open("w+b") as stream:
+        patient = _Patient(stream)
+        # From version 1.10 on HDF5's own metadata carries checksums, so that a flipped byte there is found too.
+        with h5py.File(patient, "w", libver=("v110", "v110")) as file:
+            _write_attributes(file, contents.provenance)
+            file.create_group("splits")  # there even when no split is
+            for name, array in _arrays(contents).items():
+                _write_array(file, name, array)
+                if patient.failure is not None:
+                    break
+        if patient.failure is not None:
+            raise patient.failure
 
 
 class FeatureCache:
@@ -65,6 +71,8 @@ class FeatureCache:
             self.templates = _read_strings(file["text/templates"])
             self.splits = _read_splits(file["splits"])
             self.skipped = _read_skipped(file)
+            has_views = "features/augmented_rows" in file
+            self.augmented_rows: np.ndarray = file["features/augmented_rows"][:] if has_views else np.zeros(0, np.int64)
             self.shapes = {name: tuple(file[name].shape) for name in _array_names(file)}
         self._check_agreement()
 
@@ -75,6 +83,12 @@ class FeatureCache:
     def dim(self) -> int:
         """D, the width of the features."""
         return int(self.shapes["features/center"][1])
+
+    @property
+    def views(self) -> int:
+        """V, the number of augmented views of each train image; 0 where there are none."""
+        shape = self.shapes.get("features/augmented", ())
+        return int(shape[1]) if len(shape) == 3 else 0
 
     def rows(self, partition: str) -> np.ndarray:
         """Return the rows of a partition (train, val or test), int64."""
@@ -112,16 +126,41 @@ class FeatureCache:
 
         Every chunk is read once, and memory never holds more than one.
         """
-        order = np.argsort(rows, kind="stable")
-        ascending = rows[order]
+        yield from self._pieces("features/center", rows)
+
+    def augmented_pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield positions in `rows` and the features of their augmented views (.., V, D), likewise.
+
+        Raises
+        ------
+        CacheError : a row of which there are no views.
+        """
+        place_of = {row: place for place, row in enumerate(self.augmented_rows.tolist())}
+        places = [place_of.get(row) for row in rows.tolist()]
+        if None in places:
+            row = int(rows[places.index(None)])
+            raise CacheError(f"{self.path} has no augmented views of row {row}; add them with taskres extract --views")
+        yield from self._pieces("features/augmented", np.array(places, np.int64))
+
+    def stored(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Return some rows of an array of the file, in their order and in the type that they are stored in."""
         with self._reading() as file:
-            stored = file["features/center"]
-            step = stored.chunks[0] if stored.chunks else max(len(stored), 1)
-            for start in range(0, len(stored), step):
-                first, last = np.searchsorted(ascending, (start, start + step))
-                if first < last:
-                    chunk = stored[start : start + step]
-                    yield order[first:last], chunk[ascending[first:last] - start].astype(np.float32)
+            found = np.empty((len(rows), *file[name].shape[1:]), file[name].dtype)
+            for positions, chunk in _read_chunks(file[name], rows):
+                found[positions] = chunk
+        return found
+
+    def files(self) -> list[tuple[str, str]]:
+        """Return path and stamp of each image, (N,); a cache by another program may have no stamps."""
+        with self._reading() as file:
+            paths = _read_strings(file["images/path"])
+            stamps = _read_strings(file["images/stamp"]) if "images/stamp" in file else (UNKNOWN,) * len(paths)
+        return list(zip(paths, stamps, strict=True))
+
+    def _pieces(self, name: str, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        with self._reading() as file:
+            for positions, chunk in _read_chunks(file[name], rows):
+                yield positions, chunk.astype(np.float32)
 
     def text_bases(self) -> TextBases:
         """Return the text tower's arrays."""
@@ -132,14 +171,15 @@ class FeatureCache:
             return TextBases(self.templates, file["text/embeddings"][:], **optional)
 
     def contents(self) -> CacheContents:
-        """Return all of the file, for extending it."""
+        """Return all of the file."""
+        files = self.files()
         with self._reading() as file:
-            paths = _read_strings(file["images/path"])
-            stamps = _read_strings(file["images/stamp"]) if "images/stamp" in file else (UNKNOWN,) * len(paths)
             features = file["features/center"][:]
+            augmented = file["features/augmented"][:] if self.views else None
         return CacheContents(
-            self.provenance, self.classnames, paths, stamps, self.labels, self.partitions, features,
-            self.text_bases(), self.splits, self.skipped, self.class_ids,
+            self.provenance, self.classnames, tuple(path for path, _ in files), tuple(stamp for _, stamp in files),
+            self.labels, self.partitions, features, self.text_bases(), self.splits, self.skipped, self.class_ids,
+            augmented, self.augmented_rows if self.views else None,
         )  # fmt: skip
 
     def expect(self, remedy: str, **expected: object) -> None:
@@ -202,6 +242,7 @@ class FeatureCache:
             "images/partition": (count,),
             "features/center": (count, *features[1:2]),
             "text/embeddings": (classes, len(self.templates), *features[1:2]),
+            **({"features/augmented": (len(self.augmented_rows), self.views, *features[1:2])} if self.views else {}),
         }
         for name, shape in expected.items():
             if name not in self.shapes:
@@ -212,72 +253,42 @@ class FeatureCache:
         rows = np.concatenate(
             [np.zeros(0, np.int64), *(part for s in self.splits.values() for part in (s.train, s.val))]
         )
-        for name, numbers, end in (("images/label", self.labels, classes), ("splits", rows, count)):
+        row_numbers = (("splits", rows, count), ("features/augmented_rows", self.augmented_rows, count))
+        for name, numbers, end in (("images/label", self.labels, classes), *row_numbers):
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < end:
                 raise CacheError(f"{self.path}: {name} leave the range 0 to {end - 1}; make the cache again")
 
 
-def find_cache(file_or_name: str, cache_dir: Path, checkpoint: str | None = None) -> Path:
-    """Return the cache that a file's path, a data set's name, or the folder that it was made of means.
+class _Patient:
+    """A file as HDF5 is to see it: writing never fails, what went wrong is kept.
 
-    Parameters
-    ----------
-    file_or_name : what the user says.
-    cache_dir : where caches live.
-    checkpoint : `<backbone>-<pretrained>` whose cache is meant when there are several, and the first choice then.
-
-    Raises
-    ------
-    UnknownNameError : neither a file nor the name of a cached data set.
-    OptionError : the data set is cached for several checkpoints.
+    A disk that is full as HDF5 writes leaves HDF5 with a file that it can neither close nor forget.
     """
-    path = Path(file_or_name)
-    if path.is_file() or path.suffix == ".h5":
-        return path
-    name = path.resolve().name if path.is_dir() else file_or_name
-    cached = sorted(cache_dir.glob("*/*.h5"))
-    found = [candidate for candidate in cached if candidate.stem == name]
-    if not found:
-        remedy = f"no such cache below {cache_dir}; make it with `taskres extract {file_or_name}` or pass --cache-dir"
-        raise UnknownNameError("cache", file_or_name, {candidate.stem for candidate in cached}, remedy)
-    preferred = [candidate for candidate in found if candidate.parent.name == checkpoint]
-    if preferred:
-        return preferred[0]
-    if len(found) > 1:
-        raise OptionError(
-            f"{file_or_name!r} is cached for several checkpoints; pass one of {', '.join(map(str, found))}"
-        )
-    return found[0]
 
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+        self.read, self.readinto, self.seek, self.tell = stream.read, stream.readinto, stream.seek, stream.tell  # type: ignore[attr-defined]
 
-def describe_cache(cache: FeatureCache) -> dict[str, Any]:
-    """Return what a cache was made from and holds, as plain values in the order in which a person asks."""
-    counts = {partition: len(cache.rows(partition)) for partition in PARTITIONS}
-    return {
-        **asdict(cache.provenance),
-        "created_at": cache.created_at,
-        "created_by": cache.created_by,
-        "classes": len(cache.classnames),
-        "templates": list(cache.templates),
-        "images": counts,
-        "skipped_images": len(cache.skipped),
-        "splits": listed_splits(cache.splits),
-    }
+    def write(self, content: bytes) -> int:
+        """Write, or take note that it cannot be done."""
+        return self._tried(lambda: self._stream.write(content), len(content))
 
+    def truncate(self, size: int) -> int:
+        """Give the file its size, or take note that it cannot be done."""
+        return self._tried(lambda: self._stream.truncate(size), size)
 
-def _file_image(contents: CacheContents) -> memoryview:
-    """Return the bytes of the file.
+    def flush(self) -> None:
+        """Hand over what is written, or take note that it cannot be done."""
+        self._tried(lambda: self._stream.flush() or 0, 0)
 
-    Put together in memory, for a disk that is full as HDF5 writes leaves HDF5 with a file that it can neither close
-    nor forget. From version 1.10 on HDF5's own metadata carries checksums, so that a flipped byte there is found too.
-    """
-    stream = BytesIO()
-    with h5py.File(stream, "w", libver=("v110", "v110")) as file:
-        _write_attributes(file, contents.provenance)
-        file.create_group("splits")  # there even when no split is
-        for name, array in _arrays(contents).items():
-            _write_array(file, name, array)
-    return stream.getbuffer()
+    def _tried(self, action: Callable[[], int], otherwise: int) -> int:
+        if self.failure is None:
+            try:
+                return action()
+            except OSError as error:
+                self.failure = error
+        return otherwise
 
 
 def _arrays(contents: CacheContents) -> dict[str, Any]:
@@ -297,6 +308,9 @@ def _arrays(contents: CacheContents) -> dict[str, Any]:
     }
     if contents.class_ids is not None:
         arrays["class_ids"] = contents.class_ids
+    if contents.augmented is not None and contents.augmented_rows is not None:
+        arrays["features/augmented"] = contents.augmented
+        arrays["features/augmented_rows"] = contents.augmented_rows.astype(np.int64)
     if text.pre_projection is not None and text.projection is not None:
         arrays["text/pre_projection"] = text.pre_projection.astype(np.float32)
         arrays["text/projection"] = text.projection.astype(np.float32)
@@ -309,11 +323,14 @@ def _arrays(contents: CacheContents) -> dict[str, Any]:
 def _write_array(file: h5py.File, name: str, array: Any) -> None:
     """Write one array with a checksum; strings are fixed-length, since HDF5 checks no variable-length ones."""
     stored = _fixed_length(array) if isinstance(array, tuple) else array
-    if stored.size == 0:  # nothing to protect, and a chunk cannot be empty
-        file.create_dataset(name, data=stored)
+    count, *others = stored.shape
+    if 0 in stored.shape:  # nothing to protect, and a chunk cannot be empty
+        file.create_dataset(name, shape=stored.shape, dtype=stored.dtype)
         return
-    rows = max(1, min(len(stored), SLICE_BYTES // max(stored[0:1].nbytes, 1)))
-    file.create_dataset(name, data=stored, chunks=(rows, *stored.shape[1:]), fletcher32=True)
+    rows = max(1, min(count, SLICE_BYTES // max(math.prod(others) * stored.dtype.itemsize, 1)))
+    written = file.create_dataset(name, stored.shape, stored.dtype, chunks=(rows, *others), fletcher32=True)
+    for start in range(0, count, rows):
+        written[start : start + rows] = stored[start : start + rows]
 
 
 def _fixed_length(strings: tuple[str, ...]) -> np.ndarray:
@@ -342,6 +359,17 @@ def _text(stored: Any) -> str:
 
 def _read_strings(stored: h5py.Dataset) -> tuple[str, ...]:
     return tuple(_text(string) for string in stored[:])
+
+
+def _read_chunks(stored: h5py.Dataset, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield positions in `rows` and what the file has there, a chunk of it at a time, each read once."""
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    step = stored.chunks[0] if stored.chunks else max(len(stored), 1)
+    for start in range(0, len(stored), step):
+        first, last = np.searchsorted(ascending, (start, start + step))
+        if first < last:
+            yield order[first:last], stored[start : start + step][ascending[first:last] - start]
 
 
 def _read_splits(group: h5py.Group) -> dict[SplitName, Split]:

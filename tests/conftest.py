@@ -77,7 +77,7 @@ def as_the_protocol_says(split: dict, shots: int, seed: int) -> tuple[list[str],
 
 @pytest.fixture(scope="session")
 def glyph_clip() -> Backbone:
-    return load_backbone("glyph-clip", "bundled", device="cpu")
+    return load_backbone("glyph-clip", "bundled", device="cpu", precision="fp32")
 
 
 def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> None:

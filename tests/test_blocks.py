@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taskres_cache.blocks import BlockFolder, discard_blocks
-from taskres_cache.errors import StorageError
+from taskres_cache.blocks import BlockFolder, discard_blocks, read_rows
+from taskres_cache.errors import CacheDamagedError, StorageError
 
 MADE_FROM = {"weights": "ab", "precision": "fp32"}
 
@@ -19,15 +19,25 @@ def test_blocks_come_back_by_key(tmp_path: Path) -> None:
     blocks = BlockFolder(tmp_path / "parts", "image", MADE_FROM)
     blocks.write(["a", "b", "é c"], rows(1))
     blocks.write(["d", "e", "f"], rows(2))
-    known = BlockFolder(tmp_path / "parts", "image", MADE_FROM).load()
-    assert set(known) == {"a", "b", "é c", "d", "e", "f"}
-    assert np.array_equal(known["é c"], rows(1)[2])
+    places = BlockFolder(tmp_path / "parts", "image", MADE_FROM).places()
+    assert set(places) == {"a", "b", "é c", "d", "e", "f"}
+    mixed = read_rows([places[key] for key in ("f", "é c", "d", "f")])
+    assert np.array_equal(mixed, np.stack([rows(2)[2], rows(1)[2], rows(2)[0], rows(2)[2]]))
+
+
+def test_a_block_that_is_damaged_after_it_was_found(tmp_path: Path) -> None:
+    blocks = BlockFolder(tmp_path, "image", MADE_FROM)
+    blocks.write(["a", "b", "c"], rows(1))
+    place = blocks.places()["b"]
+    place.file.unlink()
+    with pytest.raises(CacheDamagedError, match="damaged or removed just now; run the same command again"):
+        read_rows([place])
 
 
 def test_blocks_made_from_something_else_are_left_alone(tmp_path: Path) -> None:
     BlockFolder(tmp_path, "image", MADE_FROM).write(["a"], rows(1, 1))
-    assert BlockFolder(tmp_path, "text", MADE_FROM).load() == {}
-    assert BlockFolder(tmp_path, "image", {**MADE_FROM, "precision": "bf16"}).load() == {}
+    assert BlockFolder(tmp_path, "text", MADE_FROM).places() == {}
+    assert BlockFolder(tmp_path, "image", {**MADE_FROM, "precision": "bf16"}).places() == {}
 
 
 @pytest.mark.parametrize(
@@ -40,7 +50,7 @@ def test_a_damaged_block_counts_as_not_there(tmp_path: Path, harm) -> None:
     file = sorted(tmp_path.glob("*.npz"))[0]
     lost = set(np.load(file)["keys"].tolist())
     file.write_bytes(harm(file.read_bytes()))
-    assert set(blocks.load()) == set("abcdef") - lost
+    assert set(blocks.places()) == set("abcdef") - lost
 
 
 def test_a_flipped_value_is_not_believed(tmp_path: Path) -> None:
@@ -50,7 +60,7 @@ def test_a_flipped_value_is_not_believed(tmp_path: Path) -> None:
     raw = bytearray(file.read_bytes())
     raw[bytes(raw).index(rows(1).tobytes()) + 5] ^= 1
     file.write_bytes(raw)
-    assert blocks.load() == {}
+    assert blocks.places() == {}
 
 
 def test_an_unfinished_file_is_no_block(tmp_path: Path) -> None:
@@ -58,7 +68,7 @@ def test_an_unfinished_file_is_no_block(tmp_path: Path) -> None:
     blocks.write(["a", "b", "c"], rows(1))
     (file,) = tmp_path.glob("*.npz")
     (tmp_path / f".{file.name}.123.tmp").write_bytes(file.read_bytes()[:40])
-    assert set(blocks.load()) == {"a", "b", "c"}
+    assert set(blocks.places()) == {"a", "b", "c"}
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

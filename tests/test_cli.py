@@ -256,7 +256,7 @@ def test_a_cache_folder_that_cannot_be_written(here: Path, photos: Path, taskres
     (here / "file").write_text("in the way")
     outcome = taskres("extract", photos, *BUNDLED, "--cache-dir", "file")
     assert outcome.status == 1
-    assert "cannot be made" in one_line(outcome)
+    assert "cannot be written" in one_line(outcome)
     assert (here / "file").read_text() == "in the way"
 
 

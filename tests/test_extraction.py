@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taskres_cache import encoding
+from taskres_cache import extraction
 from taskres_cache.backbones import Backbone
 from taskres_cache.datasets import Dataset, labels_of, load_dataset, sample_few_shot
 from taskres_cache.datasets.images import ImageFolder
@@ -65,8 +65,8 @@ def test_cache_holds_the_splits_and_the_features_of_each_image(
         assert [contents.paths[row] for row in rows.val] == [dataset.val[position].path for position in drawn.val]
     assert {contents.paths[row] for row in cache.rows("test")} == {item.path for item in dataset.test}
     for row in (0, len(contents.paths) - 1):
-        pixels = glyph_clip.transform(dataset.source.read(contents.paths[row]))
-        alone = glyph_clip.encode_images(pixels[None])[0]
+        pixels = np.asarray(glyph_clip.framing(dataset.source.read(contents.paths[row])))
+        alone = glyph_clip.encode_images(glyph_clip.on_device(pixels[None]))[0]
         assert np.allclose(contents.image_features[row], alone, atol=1e-4 * np.abs(alone).max())
     assert contents.provenance.preprocess["orientation"] == "exif"
     assert contents.provenance.weights_sha256 == glyph_clip.weights_sha256
@@ -120,7 +120,7 @@ def test_more_shots_and_seeds_cost_only_their_own_images(dataset: Dataset, glyph
 def test_a_run_that_died_goes_on_with_the_missing_blocks(
     dataset: Dataset, glyph_clip: Backbone, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "BLOCK_ROWS", 5)
+    monkeypatch.setattr(extraction, "BLOCK_ROWS", 5)
     extract(dataset, glyph_clip, OPTIONS, path.with_name("whole.h5"))
 
     class Dies(Recorder):
@@ -258,7 +258,7 @@ def test_a_folder_that_cannot_be_written_fails_before_anything_is_encoded(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     recorder = Recorder()
-    with pytest.raises(StorageError, match="cannot be made"):
+    with pytest.raises(StorageError, match="cannot be written"):
         extract(dataset, glyph_clip, OPTIONS, tmp_path / "file" / "photos.h5", recorder)
     assert recorder.heard == []
 

@@ -8,9 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
+from taskres_cache.catalogue import find_cache
 from taskres_cache.contents import CacheContents, Provenance, cache_path
 from taskres_cache.errors import CacheDamagedError, CacheError, CacheMismatchError, OptionError, UnknownNameError
-from taskres_cache.store import FeatureCache, find_cache, write_cache
+from taskres_cache.store import FeatureCache, write_cache
 
 
 def test_round_trip(cache_file: Path, contents: CacheContents) -> None:

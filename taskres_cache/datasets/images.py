@@ -1,20 +1,24 @@
 """Where images come from: a folder on disk or a zip archive, both answering to the same questions."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import IO, Literal, Protocol
 from zipfile import BadZipFile, ZipFile
 from zlib import crc32
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from taskres_cache.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 ABSENT = "absent"  # the stamp of a file that is not there
+# Whatever a file is called, these are tried on it and nothing else: Pillow also knows formats that run other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+HIGHEST_16_BIT = 65535
 
 Orientation = Literal["exif", "stored"]
 
@@ -82,8 +86,11 @@ class ImageFolder:
 
     def read(self, path: str) -> Image.Image:
         """Return the image, decoded, in RGB, and upright where the orientation is "exif"."""
-        with Image.open(self.location / path) as image:
-            return upright_rgb(image) if self.orientation == "exif" else image.convert("RGB")
+        file = self.location / path
+        if file.exists() and not file.is_file():
+            raise OSError("not a file")  # opening a pipe would wait for ever
+        with file.open("rb") as stream:
+            return decode(stream, self.orientation)
 
 
 @dataclass(frozen=True)
@@ -122,8 +129,7 @@ class ImageArchive:
 
     def read(self, path: str) -> Image.Image:
         """Return the image, decoded and in RGB."""
-        with Image.open(BytesIO(self.files[path])) as image:
-            return upright_rgb(image)
+        return decode(BytesIO(self.files[path]), self.orientation)
 
 
 def is_image_name(name: str) -> bool:
@@ -131,9 +137,35 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return an opened image decoded, turned as its EXIF orientation says, in RGB.
+def decode(stream: IO[bytes], orientation: Orientation) -> Image.Image:
+    """Return an image file decoded, in RGB, of an animation the first frame.
 
-    Cameras store sideways pixels and a note; an encoder sees only the pixels. Images without the note are unchanged.
+    Parameters
+    ----------
+    stream : of the file.
+    orientation : "exif" turns the image as its EXIF note says. Cameras store sideways pixels and a note, an encoder
+        sees only the pixels; images without the note are unchanged.
+
+    Raises
+    ------
+    Exception : of nearly any kind, since Pillow's many decoders raise what they like: not an image, cut short, or with
+        more than 179 million pixels.
     """
-    return ImageOps.exif_transpose(image).convert("RGB")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of half that many pixels, or odd notes: those can be read all the same
+        try:
+            with Image.open(stream, formats=FORMATS) as image:
+                upright = ImageOps.exif_transpose(image) if orientation == "exif" else image
+                return _eight_bits(upright).convert("RGB")
+        except UnidentifiedImageError as error:
+            raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image of 16 bits a pixel in 8 (Pillow's own conversion would cut off at 255), others as they are."""
+    if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
+        return image
+    lowest, highest = image.getextrema()
+    if image.mode == "F" or not 0 <= lowest <= highest <= HIGHEST_16_BIT:  # type: ignore[operator]
+        raise ValueError(f"samples from {lowest} to {highest}, of which nobody says what is white; save it with 8 bits")
+    return image.point(lambda sample: sample / 256).convert("L")
