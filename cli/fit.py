@@ -38,6 +38,16 @@ def fit(
             show_default="keep the last",
         ),
     ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Train on so many augmented views of each image, another one each epoch; 0 for the images themselves.",
+            show_default="all that the cache has",
+        ),
+    ] = None,
+    views_average: Annotated[
+        bool, typer.Option("--views-average", help="Train on the mean of each image's views, as Tip-Adapter does.")
+    ] = False,
     precision: Annotated[str, typer.Option(help="Of the matrix products: fp32, bf16, or tf32 (CUDA).")] = "fp32",
     classes: Classes = "all",
     device: Device = "auto",
@@ -63,7 +73,8 @@ def fit(
 
     features = open_cache(find_cache(cache, cache_dir), classes)
     chosen = {"epochs": epochs, "batch_size": batch_size, "weight_decay": weight_decay, "base": base}
-    recipe = recipe_of(features, **chosen, patience=patience, precision=precision)
+    use = {"views": views, "view_use": "average" if views_average else None}
+    recipe = recipe_of(features, **chosen, **use, patience=patience, precision=precision)
     recipes = [
         recipe.changed(**weight, **rate)
         for weight in _alphas(alpha)

@@ -2,7 +2,7 @@
 
 Fits of one shape are stacked and take their steps together where that is faster; a stacked fit is the fit alone.
 
-Axes: K fits of a stack, N training images, B images of a batch, C classes, T templates, D embedding.
+Axes: K fits of a stack, N training images, V views of each, B images of a batch, C classes, T templates, D embedding.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,22 +28,36 @@ MATMUL_PRECISION = {"fp32": "highest", "tf32": "high", "bf16": "highest"}
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The features a fit may see: directions (N, D), normalised once and for all, and labels (N,)."""
+    """The features a fit may see: directions (V, N, D), normalised once and for all, and labels (N,).
+
+    Epoch e takes view e mod V: the paper's re-augmentation, which draws anew in each epoch, with V draws to go round.
+    """
 
     directions: np.ndarray
     labels: np.ndarray
 
     @classmethod
     def of(cls, image_features: np.ndarray, labels: np.ndarray) -> "TrainingSet":
-        """Return un-normalised features (N, D), which stay as they are, and labels as a training set."""
-        return cls(normalise(torch.from_numpy(image_features)).numpy(), labels)
+        """Return un-normalised features (N, D), which stay as they are, and labels as a training set of one view."""
+        return cls(normalise(torch.from_numpy(image_features)).numpy()[None], labels)
 
     @classmethod
     def read(cls, pieces: Iterable[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, dim: int) -> "TrainingSet":
-        """Return a training set from pieces, positions and un-normalised features, none of which is kept."""
-        directions = np.empty((len(labels), dim), np.float32)
+        """Return a training set of one view from pieces, positions and un-normalised features (.., D), none kept."""
+        directions = np.empty((1, len(labels), dim), np.float32)
         for positions, features in pieces:
-            directions[positions] = normalise(torch.from_numpy(features)).numpy()
+            directions[0, positions] = normalise(torch.from_numpy(features)).numpy()
+        return cls(directions, labels)
+
+    @classmethod
+    def read_views(
+        cls, pieces: Iterable[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, dim: int, views: int
+    ) -> "TrainingSet":
+        """Return a training set of so many views from pieces, positions and un-normalised features (.., V, D)."""
+        directions = np.empty((views, len(labels), dim), np.float32)
+        for positions, features in pieces:
+            taken = normalise(torch.from_numpy(features[:, :views])).numpy()
+            directions[:, positions] = taken.swapaxes(0, 1)
         return cls(directions, labels)
 
 
@@ -137,7 +151,7 @@ def stacks(tasks: Sequence[FitTask], elements: int, device: torch.device) -> lis
     for number, task in enumerate(tasks):
         recipe = task.recipe
         rules = (recipe.batch_size, recipe.alpha_rule == "learn", recipe.patience, recipe.precision)
-        alike.setdefault((len(task.training.labels), task.epochs, *rules), []).append(number)
+        alike.setdefault((*task.training.directions.shape, task.epochs, *rules), []).append(number)
     most = stack_size(elements, device)
     return [group[start : start + most] for group in alike.values() for start in range(0, len(group), most)]
 
@@ -150,7 +164,7 @@ def stack_size(elements: int, device: torch.device) -> int:
 def _fit_stack(tasks: Sequence[FitTask], base: Tensor, logit_scale: float) -> list[Fit]:
     """Train the residuals of tasks of one shape together."""
     started = perf_counter()
-    count, recipe = len(tasks[0].training.labels), tasks[0].recipe
+    (views, count, _), recipe = tasks[0].training.directions.shape, tasks[0].recipe
     batch = min(recipe.batch_size, count)
     directions, labels, first_rows = _stacked(tasks, base)
     step = ResidualStep(directions, base, logit_scale, [task.recipe for task in tasks], batch)
@@ -163,8 +177,10 @@ def _fit_stack(tasks: Sequence[FitTask], base: Tensor, logit_scale: float) -> li
     )
     losses = []
     for number in range(tasks[0].epochs):
+        view = number % views * count
         orders = [
-            epoch_order(count, batch, shuffler) + row for shuffler, row in zip(shufflers, first_rows, strict=True)
+            epoch_order(count, batch, shuffler) + row + view
+            for shuffler, row in zip(shufflers, first_rows, strict=True)
         ]
         step.set_rates([learning_rate(number, task.recipe.lr, task.epochs) for task in tasks])
         losses.append(epoch.run(torch.stack(orders)))
@@ -181,15 +197,17 @@ def epoch_order(count: int, batch: int, shuffler: torch.Generator) -> Tensor:
 def _stacked(tasks: Sequence[FitTask], base: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     """Return the directions and labels of all training sets one below the other, and where each task's begin.
 
-    Tasks that share a training set share its rows.
+    Tasks that share a training set share its rows; the views of a set lie one below the other as well.
     """
     sets = list({id(task.training): task.training for task in tasks}.values())
-    count = len(sets[0].labels)
+    views, count, dim = sets[0].directions.shape
     product_type = torch.bfloat16 if tasks[0].recipe.precision == "bf16" else base.dtype
-    placed = [torch.from_numpy(training.directions).to(base.device, product_type) for training in sets]
+    flat = [torch.from_numpy(training.directions).reshape(views * count, dim) for training in sets]
+    placed = [directions.to(base.device, product_type) for directions in flat]
     directions = placed[0] if len(placed) == 1 else torch.cat(placed)  # a set alone is used where it lies
-    labels = torch.from_numpy(np.concatenate([training.labels for training in sets])).to(base.device, torch.int64)
-    row_of = {id(training): number * count for number, training in enumerate(sets)}
+    tiled = np.concatenate([np.tile(training.labels, views) for training in sets])
+    labels = torch.from_numpy(tiled).to(base.device, torch.int64)
+    row_of = {id(training): number * views * count for number, training in enumerate(sets)}
     return directions, labels, [row_of[id(task.training)] for task in tasks]
 
 

@@ -9,11 +9,13 @@ from taskres_cache.errors import OptionError
 Base = Literal["regular"]
 AlphaRule = Literal["fixed", "auto", "learn"]
 Precision = Literal["fp32", "tf32", "bf16"]
+ViewUse = Literal["walk", "average"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "base": get_args(Base),
     "alpha_rule": get_args(AlphaRule),
     "precision": get_args(Precision),
+    "view_use": get_args(ViewUse),
 }
 
 WARMUP_LR = 1e-5  # epoch 0 of the paper's schedule runs at this constant rate
@@ -36,6 +38,9 @@ class Recipe:
     patience : epochs without a better val accuracy after which a fit stops and keeps its best epoch; None keeps the
         last epoch, as the paper does.
     precision : of the two products' operands: "fp32", "tf32" (CUDA) or "bf16"; everything else stays in float32.
+    views : augmented views of each training image to train on, the first so many of the cache; 0 is the image itself.
+    view_use : "walk" takes view e mod `views` in epoch e, in place of the paper's re-augmentation; "average" trains on
+        the mean of their un-normalised features, as Tip-Adapter builds its cache.
 
     Raises
     ------
@@ -51,6 +56,8 @@ class Recipe:
     alpha_rule: AlphaRule = "fixed"
     patience: int | None = None
     precision: Precision = "fp32"
+    views: int = 0
+    view_use: ViewUse = "walk"
 
     def __post_init__(self) -> None:
         positive = {
@@ -66,6 +73,10 @@ class Recipe:
             raise OptionError(f"alpha must be a finite number, got {self.alpha}")
         if not 0 <= self.weight_decay < float("inf"):
             raise OptionError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if self.views < 0 or (self.views == 0 and self.view_use == "average"):
+            raise OptionError(
+                f"views must be {'1 or more to be averaged' if self.views == 0 else '0 or more'}, got {self.views}"
+            )
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise OptionError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
@@ -100,11 +111,11 @@ class Recipe:
         not count.
         """
         marks = self.deviations()
-        rule = marks.pop("alpha_rule", None)
+        rule, use = marks.pop("alpha_rule", None), marks.pop("view_use", None)
         if rule == "auto":
             marks.pop("alpha", None)
         words = [f"{name.replace('_', '-')}{str(value).removesuffix('.0')}" for name, value in marks.items()]
-        return "-".join(["taskres", self.base, *([f"alpha-{rule}"] if rule else []), *words])
+        return "-".join(["taskres", self.base, *([f"alpha-{rule}"] if rule else []), *words, *([use] if use else [])])
 
 
 def learning_rate(epoch: int, lr: float, epochs: int) -> float:

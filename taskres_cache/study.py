@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from taskres_cache.contents import SplitName
-from taskres_cache.errors import CacheError, RunError
+from taskres_cache.errors import CacheError, OptionError, RunError
 from taskres_cache.evaluation import percent_correct
 from taskres_cache.fitting import (
     Fit,
@@ -41,6 +41,8 @@ class RunResult:
 def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
     """Return the data set's own recipe, as the cache records it, with the choices that are not None put in.
 
+    A cache with augmented views is fitted on all of them, as the paper augments, unless the choices say otherwise.
+
     Raises CacheError when the recipe has fields that this version does not know, OptionError for an unusable choice.
     """
     try:
@@ -49,7 +51,7 @@ def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
         raise CacheError(
             f"{cache.path} records a recipe of a newer version ({error}); upgrade taskres-cache"
         ) from error
-    return recipe.changed(**choices)
+    return recipe.changed(**{"views": cache.views, **{name: one for name, one in choices.items() if one is not None}})
 
 
 def run_study(
@@ -62,11 +64,12 @@ def run_study(
 
     Raises
     ------
-    OptionError : a split that the cache does not hold, before anything is fitted.
+    OptionError : a split or views that the cache does not hold, before anything is fitted.
     StorageError : a run folder cannot be written.
     """
     for name in splits:
         cache.split(*name)
+    _refuse_missing_views(cache, recipes)
     shared = _shared(cache, device)
     at_once = max(1, stack_size(shared.base.size, device) // len(recipes))
     for start in range(0, len(splits), at_once):
@@ -84,7 +87,9 @@ def finished_runs(
     for name in splits:
         folder = run_folder(out, cache.provenance, recipe, cache.half, *name)
         metrics = _metrics_of_intact_run(folder)
-        inputs = _digest(shared, *_sets(cache, name))
+        inputs = _digest(
+            shared, _training_set(cache, name, recipe.views, recipe.view_use), _validation_set(cache, name)
+        )
         if metrics.get("inputs_sha256") == inputs and metrics.get("recipe") == recipe.as_dict():
             found[name] = RunResult(folder, metrics)
     return found
@@ -118,10 +123,15 @@ def _run_together(
     out: Path,
 ) -> Iterator[RunResult]:
     """Fit some splits with every recipe, evaluate all of them, write them one by one."""
+    uses = dict.fromkeys((recipe.views, recipe.view_use) for recipe in recipes)
     named_tasks = [
-        (name, FitTask(training, recipe, recipe.epochs_for(name[0]), name[1], validation))
+        (
+            name,
+            FitTask(trainings[recipe.views, recipe.view_use], recipe, recipe.epochs_for(name[0]), name[1], validation),
+        )
         for name in names
-        for training, validation in [_sets(cache, name)]
+        for trainings in [{use: _training_set(cache, name, *use) for use in uses}]
+        for validation in [_validation_set(cache, name)]
         for recipe in recipes
     ]
     fitted = _fitted(named_tasks, shared.base, cache.provenance.logit_scale, device)
@@ -157,11 +167,33 @@ def _fitted(
     ]
 
 
-def _sets(cache: FeatureCache, name: SplitName) -> tuple[TrainingSet, ValidationSet]:
-    """Return the train and val images of a split."""
-    split = cache.split(*name)
-    training = TrainingSet.read(cache.pieces(split.train), cache.labels[split.train], cache.dim)
-    return training, ValidationSet(cache.image_features(split.val), cache.labels[split.val])
+def _training_set(cache: FeatureCache, name: SplitName, views: int, view_use: str) -> TrainingSet:
+    """Return the train images of a split: themselves, their first augmented views, or the mean of those."""
+    rows = cache.split(*name).train
+    labels = cache.labels[rows]
+    if views == 0:
+        return TrainingSet.read(cache.pieces(rows), labels, cache.dim)
+    pieces = cache.augmented_pieces(rows)
+    if view_use == "walk":
+        return TrainingSet.read_views(pieces, labels, cache.dim, views)
+    means = ((positions, features[:, :views].mean(axis=1)) for positions, features in pieces)
+    return TrainingSet.read(means, labels, cache.dim)
+
+
+def _validation_set(cache: FeatureCache, name: SplitName) -> ValidationSet:
+    """Return the val images of a split."""
+    rows = cache.split(*name).val
+    return ValidationSet(cache.image_features(rows), cache.labels[rows])
+
+
+def _refuse_missing_views(cache: FeatureCache, recipes: Sequence[Recipe]) -> None:
+    """Raise OptionError when a recipe wants more augmented views than the cache has."""
+    most = max(recipe.views for recipe in recipes)
+    if most > cache.views:
+        raise OptionError(
+            f"{cache.path} has {cache.views or 'no'} augmented views of its train images, expected {most}; add them "
+            f"with the command that made the cache and --views {most}"
+        )
 
 
 def _classifier(cache: FeatureCache, base: np.ndarray, fitted: _Fitted) -> Classifier:

@@ -35,7 +35,7 @@ def few_shots(count: int, classes: int, dim: int) -> tuple[TrainingSet, np.ndarr
 def train_and_val() -> tuple[TrainingSet, ValidationSet, np.ndarray]:
     both, _ = few_shots(90, classes=5, dim=12)
     base = 0.3 * np.random.default_rng(8).normal(size=(5, 12))  # that knows nothing, so that there is much to learn
-    features, labels = both.directions, both.labels
+    features, labels = both.directions[0], both.labels
     return TrainingSet.of(features[:40], labels[:40]), ValidationSet(features[40:], labels[40:]), base
 
 
@@ -55,7 +55,7 @@ def reference_residual(
     stop: int | None = None,
 ) -> np.ndarray:
     """The recipe a second time, as research code writes it: a module, autograd, torch's own optimiser."""
-    features, labels = torch.from_numpy(training.directions), torch.from_numpy(training.labels)
+    views, labels = torch.from_numpy(training.directions), torch.from_numpy(training.labels)
     text = torch.from_numpy(base)
     residual = torch.nn.Parameter(torch.zeros_like(text))
     optimiser = torch.optim.Adam([residual], lr=lr, weight_decay=decay)
@@ -66,7 +66,7 @@ def reference_residual(
         order = torch.randperm(len(labels), generator=shuffler)
         full = len(labels) // batch
         for rows in [order[n * batch : (n + 1) * batch] for n in range(full)] if full else [order]:
-            cosines = normalize(features[rows], dim=-1) @ normalize(text + alpha * residual, dim=-1).T
+            cosines = normalize(views[epoch % len(views)][rows], dim=-1) @ normalize(text + alpha * residual, dim=-1).T
             optimiser.zero_grad()
             cross_entropy(SCALE * cosines, labels[rows]).backward()
             optimiser.step()
@@ -103,7 +103,7 @@ def test_losses_fall_and_there_is_one_an_epoch() -> None:
 def test_first_loss_is_that_of_zero_shot() -> None:
     training, base = few_shots(20, classes=5, dim=12)
     fit = fit_alone(training, base, Recipe(), epochs=1, seed=1)
-    features, text = torch.from_numpy(training.directions), torch.from_numpy(base)
+    features, text = torch.from_numpy(training.directions[0]), torch.from_numpy(base)
     cosines = normalize(features, dim=-1) @ normalize(text, dim=-1).T
     assert fit.losses[0] == pytest.approx(cross_entropy(SCALE * cosines, torch.from_numpy(training.labels)).item())
 
@@ -131,9 +131,11 @@ def tasks_of_a_grid() -> tuple[list[FitTask], np.ndarray]:
     _, base = few_shots(50, classes=5, dim=12)
     sets = [
         TrainingSet.of(*one)
-        for one in ((few.directions[:n], few.labels[:n]) for n in (50, 50, 30, 16) for few in [few_shots(60, 5, 12)[0]])
+        for one in (
+            (few.directions[0, :n], few.labels[:n]) for n in (50, 50, 30, 16) for few in [few_shots(60, 5, 12)[0]]
+        )
     ]
-    sets[1] = TrainingSet.of(sets[1].directions[::-1].copy(), sets[1].labels[::-1].copy())
+    sets[1] = TrainingSet.of(sets[1].directions[0, ::-1].copy(), sets[1].labels[::-1].copy())
     recipes = [
         Recipe(alpha=alpha, lr=lr, weight_decay=decay, batch_size=16)
         for alpha, lr, decay in ((0.5, 2e-3, 5e-4), (2.0, 5e-3, 0.0))
@@ -232,6 +234,42 @@ def test_tf32_is_refused_where_there_is_none() -> None:
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.parametrize("views", [2, 3, 40])
+def test_epoch_e_takes_view_e_mod_v(views: int) -> None:
+    rng = np.random.default_rng(views)
+    one, base = few_shots(50, classes=5, dim=12)
+    several = TrainingSet(np.stack([rng.permutation(one.directions[0], axis=1) for _ in range(views)]), one.labels)
+    fitted = fit_alone(several, base, Recipe(batch_size=16), epochs=30, seed=3)
+    reference = reference_residual(several, base, 0.5, 2e-3, 5e-4, 30, 16, 3)
+    assert np.abs(fitted.residual - reference).max() <= 1e-9 * np.abs(reference).max()
+    only_first = reference_residual(one, base, 0.5, 2e-3, 5e-4, 30, 16, 3)
+    assert np.abs(fitted.residual - only_first).max() > 0.01 * np.abs(reference).max()
+
+
+def test_fits_with_views_are_stacked_with_their_like() -> None:
+    rng = np.random.default_rng(1)
+    one, base = few_shots(48, classes=5, dim=12)
+    stacks_of_views = [
+        TrainingSet(np.stack([rng.permutation(one.directions[0], axis=1) for _ in range(count)]), one.labels)
+        for count in (3, 3, 1)
+    ]
+    tasks = [FitTask(training, Recipe(batch_size=16), 7, seed) for seed, training in enumerate(stacks_of_views)]
+    assert stacks(tasks, base.size, CPU) == [[0, 1], [2]]
+    for task, fit in zip(tasks, fit_residuals(tasks, base, SCALE, CPU), strict=True):
+        (alone,) = fit_residuals([task], base, SCALE, CPU)
+        assert np.abs(fit.residual - alone.residual).max() <= 1e-9 * np.abs(alone.residual).max()
+
+
+def test_views_in_pieces_are_the_first_of_each_image() -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(20, 4, 12)).astype(np.float32), np.arange(20) % 5
+    pieces = ((positions, features[positions]) for positions in np.array_split(rng.permutation(20), 3))
+    read = TrainingSet.read_views(pieces, labels, 12, views=3)
+    expected = features[:, :3] / np.linalg.norm(features[:, :3], axis=-1, keepdims=True)
+    assert read.directions.shape == (3, 20, 12)
+    assert np.allclose(read.directions, expected.transpose(1, 0, 2), atol=1e-6)
+
+
 def test_features_that_were_handed_in_stay_as_they_were() -> None:
     features = np.random.default_rng(0).normal(size=(20, 12))
     before = features.copy()
@@ -240,7 +278,7 @@ def test_features_that_were_handed_in_stay_as_they_were() -> None:
     fit_alone(training, few_shots(20, classes=5, dim=12)[1], Recipe(), epochs=1, seed=1)
     assert np.array_equal(features, before)
     assert np.array_equal(training.directions, normalised)
-    assert np.allclose(np.linalg.norm(normalised, axis=1), 1)
+    assert np.allclose(np.linalg.norm(normalised, axis=-1), 1)
 
 
 def test_a_training_set_in_pieces_is_the_set_at_once() -> None:

@@ -14,6 +14,13 @@ def test_schedule() -> None:
     assert learning_rate(99, 2e-3, 100) == pytest.approx(0.5 * 2e-3 * (1 - 0.998026728428272), rel=1e-9)
 
 
+def test_there_is_nothing_to_average_without_views() -> None:
+    assert Recipe(views=4, view_use="average").method_name() == "taskres-regular-views4-average"
+    for unusable in ({"views": -1}, {"view_use": "average"}):
+        with pytest.raises(OptionError, match="views must be"):
+            Recipe(**unusable)
+
+
 @pytest.mark.parametrize(("shots", "epochs"), [(1, 100), (2, 100), (4, 100), (8, 200), (16, 200)])
 def test_epochs_follow_the_shots(shots: int, epochs: int) -> None:
     assert Recipe().epochs_for(shots) == epochs
@@ -31,6 +38,8 @@ def test_paper_defaults() -> None:
         "alpha_rule": "fixed",
         "patience": None,
         "precision": "fp32",
+        "views": 0,
+        "view_use": "walk",
     }
 
 
@@ -55,6 +64,9 @@ def test_every_choice_that_changes_a_fit_changes_its_name() -> None:
         {"batch_size": 32},
         {"weight_decay": 0.0},
         {"alpha": 0.25},
+        {"views": 4},
+        {"views": 8},
+        {"views": 8, "view_use": "average"},
     ]
     names = {Recipe(**change).method_name() for change in changes}
     assert len(names) == len(changes)
