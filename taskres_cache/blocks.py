@@ -31,23 +31,22 @@ class BlockFolder:
 
     Parameters
     ----------
-    folder : `<dataset>.h5.parts`, made when it is missing.
+    folder : `<dataset>.h5.parts`, there or not.
     kind : what the rows are; blocks of another kind in the same folder are left alone.
     made_from : everything that changes the rows' values; blocks made from anything else are left alone.
-
-    Raises
-    ------
-    StorageError : the folder cannot be made.
     """
 
     def __init__(self, folder: Path, kind: str, made_from: Mapping[str, object]) -> None:
         self.folder = folder
         self._prefix = f"{kind}-{_digest(json.dumps(made_from, sort_keys=True))}"
+
+    def prepare(self) -> None:
+        """Make the folder before hours of work go into it; raises StorageError when it cannot be made."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"{folder} cannot be made ({error.strerror or error}); choose another --cache-dir"
+                f"{self.folder} cannot be made ({error.strerror or error}); choose another --cache-dir"
             ) from error
 
     def places(self) -> dict[str, Place]:

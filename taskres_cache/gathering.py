@@ -117,6 +117,8 @@ def encode_missing(share: Sequence[Block], stamps: Mapping[str, str], encoder: E
     """
     done = Gathered()
     try:
+        if share:
+            encoder.blocks.prepare()
         with _encoded_share(share, encoder) as encoded:
             for block in encoded:
                 seconds = _keep(block, stamps, encoder)

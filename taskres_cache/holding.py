@@ -19,6 +19,8 @@ LONGEST = 1000  # bytes that a holder may write about itself
 def held(target: Path) -> Iterator[str | None]:
     """Hold `target` while it is being made; yields who held it and died of it, or None.
 
+    A target that is there in a folder that may only be read is held by nobody: it can be used, and not be made.
+
     The system keeps the lock and drops it when the process ends, whatever ends it, so that a dead holder keeps nobody
     out; what it wrote about itself tells that it was there. (A POSIX lock: decoding processes do not inherit it.)
 
@@ -28,6 +30,9 @@ def held(target: Path) -> Iterator[str | None]:
     StorageError : its folder cannot be made or written.
     """
     path = target.with_name(f".{target.name}.lock")
+    if target.exists() and not os.access(target.parent, os.W_OK):
+        yield None
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(path, target)

@@ -74,7 +74,7 @@ def test_an_unfinished_file_is_no_block(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be made"):
-        BlockFolder(tmp_path / "file" / "parts", "image", MADE_FROM)
+        BlockFolder(tmp_path / "file" / "parts", "image", MADE_FROM).prepare()
 
 
 def test_discarding(tmp_path: Path) -> None:
