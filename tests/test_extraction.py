@@ -65,7 +65,7 @@ def test_cache_holds_the_splits_and_the_features_of_each_image(
         assert [contents.paths[row] for row in rows.val] == [dataset.val[position].path for position in drawn.val]
     assert {contents.paths[row] for row in cache.rows("test")} == {item.path for item in dataset.test}
     for row in (0, len(contents.paths) - 1):
-        pixels = np.asarray(glyph_clip.framing(dataset.source.read(contents.paths[row])))
+        pixels = np.array(glyph_clip.framing(dataset.source.read(contents.paths[row])))
         alone = glyph_clip.encode_images(glyph_clip.on_device(pixels[None]))[0]
         assert np.allclose(contents.image_features[row], alone, atol=1e-4 * np.abs(alone).max())
     assert contents.provenance.preprocess["orientation"] == "exif"
