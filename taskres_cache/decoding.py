@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.sharedctypes import RawArray
-from time import thread_time
+from threading import Thread
+from time import sleep, thread_time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from taskres_cache.errors import DecodingError
 from taskres_cache.rows import CENTER
 from taskres_cache.views import augmented_view
 
+SECONDS_BETWEEN_LOOKS = 0.5
 POLITE = 19  # the least of priorities: decoding takes what the encoder leaves, and all of it while the encoder waits
 
 
@@ -145,7 +147,18 @@ def _as_it_is(batch: DecodedBatch) -> DecodedBatch:
 
 
 def _begin_work(polite: bool, _: int) -> None:
-    """Set up a decoding process: Ctrl-C is the caller's to answer."""
+    """Set up a decoding process: Ctrl-C is the caller's to answer, and its end is the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if polite and hasattr(os, "nice"):
         os.nice(POLITE)
+
+
+def _end_with(caller: int) -> None:
+    """End this process soon after its caller's, which was killed if it left this one behind.
+
+    torch's own watch over that comes too late here: it waits for the pipe to be read, and nobody reads it any more.
+    """
+    while os.getppid() == caller:
+        sleep(SECONDS_BETWEEN_LOOKS)
+    os._exit(1)

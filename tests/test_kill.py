@@ -1,5 +1,6 @@
-"""`kill -9` in the middle of `taskres extract`, then the same command again."""
+"""`taskres extract` killed or interrupted in the middle, as its user does it, then the same command again."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,11 +8,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from taskres_cache.store import FeatureCache
 from tests.conftest import save_image
 
 PATIENCE = 120.0
+BLOCKS_MADE = "image-*.npz"
 
 
 def extract(folder: Path, cache_dir: Path) -> list[str]:
@@ -20,31 +23,53 @@ def extract(folder: Path, cache_dir: Path) -> list[str]:
     return [*command, "--batch-size", "8", "--shots", "1", "--seeds", "1", "--cache-dir", str(cache_dir)]
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    folder = tmp_path / "noise"
-    for number in range(702):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kill") / "noise"
+    for number in range(1214):
         part = "train" if number < 4 else "test"
         save_image(folder / part / ("even" if number % 2 else "odd") / f"{number}.png", number, size=(160, 160))
-    cache_dir = tmp_path / "cache"
-    parts = cache_dir / "glyph-clip-bundled" / "noise.h5.parts"
+    return folder
 
-    running = subprocess.Popen(extract(folder, cache_dir), stderr=subprocess.DEVNULL)
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    cache_dir = tmp_path_factory.mktemp("whole")
+    subprocess.run(extract(folder, cache_dir), capture_output=True, check=True)
+    return FeatureCache(cache_dir / "glyph-clip-bundled" / "noise.h5")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_what_was_stopped_goes_on_where_it_was(
+    folder: Path, whole: FeatureCache, tmp_path: Path, how: signal.Signals
+) -> None:
+    parts = tmp_path / "glyph-clip-bundled" / "noise.h5.parts"
+    running = subprocess.Popen(extract(folder, tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(lambda: bool(list(parts.glob(BLOCKS_MADE))) or running.poll() is not None)
+    if how is signal.SIGINT:
+        os.killpg(running.pid, how)  # as the terminal does: to the decoding processes as well
+    else:
+        running.send_signal(how)
+    _, said = running.communicate(timeout=PATIENCE)  # which ends when the decoding processes have ended as well
+    assert not parts.with_name("noise.h5").exists(), "the run was over before it could be stopped"
+    assert running.returncode == (130 if how is signal.SIGINT else -how)
+    if how is signal.SIGINT:
+        assert said.splitlines()[-1].startswith("interrupted; what is finished is kept")
+    assert "Traceback" not in said
+    kept = sum(len(np.load(block)["keys"]) for block in parts.glob(BLOCKS_MADE))
+    assert 0 < kept < 1212
+
+    again = subprocess.run(extract(folder, tmp_path), capture_output=True, text=True, check=True)
+    assert f"1212 images, {1212 - kept} of them encoded now" in again.stderr
+    assert ("ended before its work was done" in again.stderr) == (how is not signal.SIGINT)
+    resumed, expected = FeatureCache(parts.with_name("noise.h5")).contents(), whole.contents()
+    assert resumed.paths == expected.paths
+    assert np.array_equal(resumed.image_features, expected.image_features)
+    assert np.array_equal(resumed.text.embeddings, expected.text.embeddings)
+    assert [file.name for file in parts.parent.iterdir()] == ["noise.h5"]
+
+
+def wait_until(true) -> None:
     deadline = time.monotonic() + PATIENCE
-    while not list(parts.glob("image-*.npz")) and running.poll() is None and time.monotonic() < deadline:
+    while not true() and time.monotonic() < deadline:
         time.sleep(0.005)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    assert not parts.with_name("noise.h5").exists(), "the run was over before it could be killed"
-    finished = {block: block.stat().st_mtime_ns for block in parts.glob("image-*.npz")}
-    kept = sum(len(np.load(block)["keys"]) for block in finished)
-    assert 0 < kept < 700
-
-    again = subprocess.run(extract(folder, cache_dir), capture_output=True, text=True, check=True)
-    assert f"700 images, {700 - kept} of them encoded now" in again.stderr
-    subprocess.run(extract(folder, tmp_path / "whole"), capture_output=True, check=True)
-    bases = (cache_dir, tmp_path / "whole")
-    resumed, whole = (FeatureCache(base / "glyph-clip-bundled" / "noise.h5").contents() for base in bases)
-    assert resumed.paths == whole.paths
-    assert np.array_equal(resumed.image_features, whole.image_features)
-    assert np.array_equal(resumed.text.embeddings, whole.text.embeddings)
-    assert not parts.exists()
