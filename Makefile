@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo benchmark bench-fit test check format train-glyph-clip clean
+.PHONY: help demo benchmark bench-extract bench-fit test check format train-glyph-clip clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,6 +25,9 @@ ASKED = $(if $(ROOT),--root "$(ROOT)") $(if $(DATASETS),--datasets "$(DATASETS)"
 
 benchmark: $(INSTALLED) ## The paper's tables: ROOT=/data [BACKBONE=RN50] [PRETRAINED=openai] [DATASETS="..."] [SHOTS=...] [SEEDS=...].
 	$(BIN)/taskres benchmark $(strip $(ASKED))
+
+bench-extract: $(INSTALLED) ## How near stage one comes to what decoding and encoding cost by themselves [DEVICE=cuda].
+	$(BIN)/python tests/bench_extract.py $(if $(DEVICE),--device $(DEVICE))
 
 bench-fit: $(INSTALLED) ## What stage two costs beside its two products: ratios, measured side by side [DEVICE=cuda].
 	$(BIN)/python tests/bench_fit.py $(if $(DEVICE),--device $(DEVICE))

@@ -19,6 +19,7 @@ import open_clip
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 from torchvision.transforms import Normalize, ToTensor
 
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
@@ -173,12 +174,13 @@ def load_backbone(name: str, pretrained: str, device: str = "auto", precision: s
     weights = _find_weights(name, pretrained)
     model, transform = _build(weights, pretrained)
     model = model.eval().requires_grad_(False)
-    preprocess = plain_preprocess(model)
+    preprocess, sha256 = plain_preprocess(model), digest_of_weights(model)
+    model.visual = _folded(model.visual)
     return Backbone(
         name=name,
         pretrained=weights.label,
         model_config=weights.config,
-        weights_sha256=digest_of_weights(model),
+        weights_sha256=sha256,
         logit_scale=float(model.state_dict()["logit_scale"].exp()),
         preprocess=preprocess,
         precision=chosen,
@@ -211,6 +213,22 @@ def digest_of_weights(model: nn.Module) -> str:
         digest.update(f"{name}:{array.dtype}:{array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _folded(visual: Any) -> nn.Module:
+    """Return an image tower whose batch norms are part of the convolutions before them, in place.
+
+    The same function to float32's rounding, a tenth faster for RN50. A tower that torch.fx cannot follow stays what it
+    was.
+    """
+    tower: nn.Module = visual
+    if not any(isinstance(module, nn.BatchNorm2d) for module in tower.modules()):
+        return tower
+    try:
+        folded: nn.Module = fuse(tower, inplace=True)
+    except Exception:  # noqa: BLE001  tracing meets arbitrary code, and nothing has been changed when it fails
+        return tower
+    return folded.eval().requires_grad_(False)
 
 
 def _framing(transform: Any, size: list[int] | int) -> Framing:

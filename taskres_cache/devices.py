@@ -1,6 +1,9 @@
-"""Which device to compute on, and how much of the machine there is to use."""
+"""Which device to compute on, how much of the machine there is to use, and how memory is dealt with."""
 
+import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -8,6 +11,10 @@ import torch
 from taskres_cache.errors import OptionError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000" in a container that may use two cores
+# glibc's parameters of its allocator, from malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
+EVERYTHING = (1 << 31) - 1
+AS_GLIBC_ENDS_UP = 32 << 20  # the threshold that glibc by itself arrives at once large blocks have been freed
 FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # a processor that has either computes faster in it than in float32
 
 
@@ -47,6 +54,29 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in FAST_BFLOAT16)
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Let what is freed stay with the process until the end, so that each batch computes in the last one's memory.
+
+    Otherwise every large tensor is new from the system, page by page: 1,000 to 5,000 faults an image, a tenth of the
+    time of RN50 (measured). On systems whose C library is not glibc nothing is done.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        yield
+        return
+    library.mallopt(MMAP_THRESHOLD, 1 << 30)
+    library.mallopt(TRIM_THRESHOLD, EVERYTHING)
+    library.mallopt(ARENA_MAX, 1)  # threads that are started now share one heap, which alone is never given back
+    try:
+        yield
+    finally:
+        library.mallopt(MMAP_THRESHOLD, AS_GLIBC_ENDS_UP)
+        library.mallopt(TRIM_THRESHOLD, 2 * AS_GLIBC_ENDS_UP)
+        library.mallopt(ARENA_MAX, 0)
+        library.malloc_trim(0)
 
 
 def _container_quota() -> int | None:

@@ -10,7 +10,7 @@ Axes: B renderings of a batch, R of a block, D embedding.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
@@ -20,7 +20,7 @@ import torch
 
 from taskres_cache.backbones import Backbone
 from taskres_cache.decoding import DecodedBatch, WantedImage
-from taskres_cache.devices import available_cores
+from taskres_cache.devices import available_cores, freed_memory_kept
 from taskres_cache.errors import OptionError
 
 BLOCK_ROWS = 256  # what a killed run loses at most: seconds to a minute of encoding on a CPU
@@ -82,13 +82,14 @@ def in_blocks(images: Sequence[WantedImage], rows: int) -> list[Block]:
 @contextmanager
 def lanes(backbone: Backbone) -> Iterator[ThreadPoolExecutor]:
     """Yield the threads that encode side by side."""
-    before = torch.get_num_threads()
-    threads = ThreadPoolExecutor(lane_count(backbone), initializer=_begin_lane, initargs=(backbone.device,))
-    try:
-        yield threads
-    finally:
-        threads.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # what a thread sets for itself is what later threads start from
+    before, on_cpu = torch.get_num_threads(), backbone.device.type == "cpu"
+    with freed_memory_kept() if on_cpu else nullcontext():
+        threads = ThreadPoolExecutor(lane_count(backbone), initializer=_begin_lane, initargs=(backbone.device,))
+        try:
+            yield threads
+        finally:
+            threads.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)  # what a thread sets for itself is what later threads start from
 
 
 def lane_count(backbone: Backbone) -> int:
