@@ -150,43 +150,6 @@ def test_a_real_rn50_with_random_weights(tmp_path: Path) -> None:
     assert (features.pre_projection.shape, features.embeddings.shape) == ((1, 512), (1, 1024))
 
 
-def test_batch_norms_are_folded_into_convolutions_and_change_nothing(tmp_path: Path) -> None:
-    model, _ = untrained_model("RN50", seed=0)
-    generator = torch.Generator().manual_seed(1)
-    norms = [module for module in model.visual.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:  # as after training, in which they are not the identity
-        for value, low in (
-            (norm.running_mean, -0.3),
-            (norm.running_var, 0.5),
-            (norm.weight.data, 0.5),
-            (norm.bias.data, 0),
-        ):
-            value.copy_(low + torch.rand(value.shape, generator=generator))
-    torch.save(model.state_dict(), tmp_path / "trained.pt")
-    backbone = load_backbone("RN50", str(tmp_path / "trained.pt"), device="cpu", precision="fp32")
-    assert len(norms) == 55
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone.model.modules())
-    assert backbone.weights_sha256 == digest_of_weights(model)  # of the checkpoint, not of what became of it
-    pixels = random_pixels(2, 224)
-    mean, std = (torch.tensor(backbone.preprocess[name])[:, None, None] for name in ("mean", "std"))
-    with torch.no_grad():
-        expected = model.eval().encode_image((pixels.permute(0, 3, 1, 2) / 255 - mean) / std).numpy()
-    assert np.abs(backbone.encode_images(pixels) - expected).max() <= 2e-5 * np.abs(expected).max()
-
-
-def test_a_tower_that_cannot_be_followed_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Branching(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm = torch.nn.BatchNorm2d(3)
-
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return self.norm(pixels) if pixels.sum() > 0 else pixels
-
-    tower = Branching().eval()
-    assert backbones._folded(tower) is tower
-
-
 def test_unknown_names_offer_near_matches() -> None:
     with pytest.raises(UnknownNameError, match="unknown backbone 'RN5O'; did you mean .*'RN50'"):
         load_backbone("RN5O", "openai")
