@@ -5,6 +5,7 @@ Axes: B renderings of a batch, H and W height and width that the encoder takes.
 
 import os
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,15 +86,18 @@ def decoded_batches(batches: Sequence[Sequence[WantedImage]], how: Decoding) -> 
     """
     workers = min(how.workers, len(batches))
     at_work = RawArray("q", 2 * max(1, workers))
-    loader: DataLoader[DecodedBatch] = DataLoader(
-        _Batches(batches, how, at_work),  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
-        worker_init_fn=partial(_begin_work, how.polite) if workers else None,
-    )
     try:
-        yield iter(loader)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of more processes than cores, which somebody asked for
+            loader: DataLoader[DecodedBatch] = DataLoader(
+                _Batches(batches, how, at_work),  # type: ignore[arg-type]
+                batch_size=None,
+                num_workers=workers,
+                collate_fn=_as_it_is,  # type: ignore[arg-type]
+                worker_init_fn=partial(_begin_work, how.polite, os.getpid()) if workers else None,
+            )
+            decoded = iter(loader)
+        yield decoded
     except RuntimeError as error:  # raised by a signal, wherever the caller is when a process dies
         if "DataLoader worker" not in str(error):
             raise
@@ -146,10 +150,10 @@ def _as_it_is(batch: DecodedBatch) -> DecodedBatch:
     return batch
 
 
-def _begin_work(polite: bool, _: int) -> None:
+def _begin_work(polite: bool, caller: int, _: int) -> None:
     """Set up a decoding process: Ctrl-C is the caller's to answer, and its end is the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    Thread(target=_end_with, args=(caller,), daemon=True).start()
     if polite and hasattr(os, "nice"):
         os.nice(POLITE)
 
@@ -159,6 +163,15 @@ def _end_with(caller: int) -> None:
 
     torch's own watch over that comes too late here: it waits for the pipe to be read, and nobody reads it any more.
     """
-    while os.getppid() == caller:
+    parent = os.getppid()  # the caller, or who starts processes for it
+    while os.getppid() == parent and _is_alive(caller):
         sleep(SECONDS_BETWEEN_LOOKS)
     os._exit(1)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    return True

@@ -24,11 +24,10 @@ from taskres_cache.datasets import (
     refuse_unusable_splits,
     shortage_notes,
 )
-from taskres_cache.decoding import WantedImage
-from taskres_cache.encoding import BLOCK_ROWS, Seconds, in_blocks
+from taskres_cache.encoding import BLOCK_ROWS, Block, Seconds
 from taskres_cache.errors import OptionError, RankError, UnreadableImagesError
 from taskres_cache.files import discard_leftovers
-from taskres_cache.gathering import Encoder, Gathered, Progress, Silent, encode_missing, gather_text, missing_images
+from taskres_cache.gathering import Encoder, Gathered, Progress, Silent, encode_missing, gather_text, missing_blocks
 from taskres_cache.holding import held
 from taskres_cache.planning import Plan, existing_cache, plan_cache, refuse_absent, refuse_other_dataset
 from taskres_cache.prompts import fill_templates
@@ -152,7 +151,7 @@ class _Work:
     """What every rank has to know: what to encode, as what, and how many images there are already."""
 
     made_from: Provenance
-    missing: Sequence[WantedImage]
+    blocks: Sequence[Block]
     stamps: dict[str, str]
     there: int
 
@@ -185,9 +184,9 @@ def _planned(dataset: Dataset, backbone: Backbone, options: ExtractOptions, path
     if options.unreadable == "fail":
         refuse_absent(plan)
     already = Already(made_from, existing, parts)
-    missing = missing_images(plan.renderings(), KnownRows(already))
-    stamps = {image.path: plan.stamps[image.path] for image in missing}
-    return _Planned(plan, already, _Work(made_from, missing, stamps, len(plan.needed) - len(missing)))
+    blocks = missing_blocks(plan.renderings(), KnownRows(already), BLOCK_ROWS)
+    stamps = {image.path: plan.stamps[image.path] for block in blocks for image in block}
+    return _Planned(plan, already, _Work(made_from, blocks, stamps, len(plan.needed) - len(stamps)))
 
 
 def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions) -> Provenance:
@@ -229,9 +228,9 @@ def _encode_share(
     progress: Progress,
 ) -> Gathered:
     """Encode what falls to this rank of what is missing: every so manieth block."""
-    share = in_blocks(work.missing, BLOCK_ROWS)[ranks.number :: ranks.count]
-    blocks = Already(work.made_from, None, parts).image_blocks()
-    encoder = Encoder(dataset.source, backbone, blocks, work.views_seed, options.batch_size, options.workers)
+    share = work.blocks[ranks.number :: ranks.count]
+    kept = Already(work.made_from, None, parts).image_blocks()
+    encoder = Encoder(dataset.source, backbone, kept, work.views_seed, options.batch_size, options.workers)
     part = f", part {ranks.number + 1} of {ranks.count}" if ranks.count > 1 else ""
     images = sum(len(block) for block in share)
     progress.begin(f"images of {dataset.name}{part}", work.there + images, work.there)

@@ -96,13 +96,20 @@ class Encoder:
     workers: int | None = None
 
 
-def missing_images(wanted: Mapping[str, Sequence[Rendering]], known: KnownRows) -> list[WantedImage]:
-    """Return the images of which a rendering is missing, with those that are; `wanted` is by path."""
-    missing = (
-        WantedImage(path, tuple(rendering.view for rendering in renderings if rendering not in known))
+def missing_blocks(wanted: Mapping[str, Sequence[Rendering]], known: KnownRows, rows: int) -> list[Block]:
+    """Return what is missing of the images, `wanted` by path, in blocks of up to so many renderings.
+
+    A block of which all is missing is what it was in the first run: its batches are the same, and so are the bits.
+    """
+    whole = [WantedImage(path, tuple(one.view for one in renderings)) for path, renderings in wanted.items()]
+    lacking = {
+        path: WantedImage(path, tuple(one.view for one in renderings if one not in known))
         for path, renderings in wanted.items()
-    )
-    return [image for image in missing if image.views]
+    }
+    untouched = [block for block in in_blocks(whole, rows) if all(lacking[image.path] == image for image in block)]
+    inside = {image.path for block in untouched for image in block}
+    others = [image for image in lacking.values() if image.views and image.path not in inside]
+    return [*untouched, *in_blocks(others, rows)]
 
 
 def encode_missing(share: Sequence[Block], stamps: Mapping[str, str], encoder: Encoder, progress: Progress) -> Gathered:

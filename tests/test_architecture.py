@@ -71,6 +71,12 @@ def test_one_module_knows_open_clip_and_one_knows_hdf5() -> None:
         ("taskres_cache.step", {"h5py", "open_clip", "PIL", "numpy"}),
         ("taskres_cache.selection", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.store", {"torch", "open_clip", "torchvision"}),
+        ("taskres_cache.planning", {"torch", "open_clip", "torchvision"}),
+        ("taskres_cache.views", {"torch", "open_clip", "h5py", "numpy"}),
+        ("taskres_cache.blocks", {"torch", "open_clip", "h5py"}),
+        ("taskres_cache.holding", {"torch", "open_clip", "h5py", "numpy"}),
+        ("taskres_cache.towers", {"open_clip", "h5py", "PIL"}),
+        ("taskres_cache.catalogue", {"torch", "open_clip", "torchvision"}),
         ("taskres_cache.datasets", {"torch", "open_clip", "h5py", "numpy"}),
         ("taskres_cache.arrays", {"torch", "open_clip"}),
         ("taskres_cache.study", {"open_clip", "torchvision"}),
@@ -120,6 +126,11 @@ def test_readme_names_every_option_of_extract_and_fit() -> None:
         "patience",
         "precision",
         "lr",
+        "views",
+        "views-average",
+        "views-seed",
+        "workers",
+        "batch-size",
     ):
         assert f"--{name}" in readme
 

@@ -1,5 +1,6 @@
-"""How much memory a study takes beyond the interpreter and its libraries, measured in a process of its own."""
+"""How much memory both stages take beyond the interpreter and its libraries, measured in processes of their own."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +12,21 @@ from taskres_cache.arrays import ImportOptions, import_contents
 
 CLASSES, DIM, SHOTS, TESTS = 400, 1024, 16, 24_000
 
-PROGRAM = """
+MEBIBYTES = """
 import sys
 from pathlib import Path
 import torch
-from taskres_cache.recipe import Recipe
-from taskres_cache.store import FeatureCache
-from taskres_cache.study import run_study
 
 def mebibytes(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+"""
+
+PROGRAM = f"""
+{MEBIBYTES}
+from taskres_cache.recipe import Recipe
+from taskres_cache.store import FeatureCache
+from taskres_cache.study import run_study
 
 def study(shots):
     cache, out = map(Path, sys.argv[1:])
@@ -49,3 +54,51 @@ def test_a_study_takes_twice_its_training_features_and_eight_classifiers_at_most
     training, classifier, test = (rows * DIM * 4 / 2**20 for rows in (CLASSES * SHOTS, CLASSES, TESTS))
     assert peak < 2 * training + 8 * classifier
     assert peak < test  # which is therefore never held as a whole
+
+
+IMAGES, WIDTH = 6000, 4096
+
+EXTRACTING = f"""
+{MEBIBYTES}
+from dataclasses import replace
+import open_clip
+from taskres_cache.backbones import load_backbone, untrained_model
+from taskres_cache.datasets import load_dataset
+from taskres_cache.extraction import ExtractOptions, extract
+
+place = Path(sys.argv[1])
+open_clip.add_model_config(place / "wide.json")
+torch.save(untrained_model("wide", seed=0)[0].state_dict(), place / "wide.pt")
+backbone = load_backbone("wide", str(place / "wide.pt"), device="cpu", precision="fp32")
+dataset = load_dataset(str(place / "images"), Path())
+
+def take(images):
+    part = replace(dataset, test=dataset.test[:images])
+    options = ExtractOptions(shots=(1,), seeds=(1,), workers=2)
+    assert extract(part, backbone, options, place / f"{{images}}.h5").encoded == images + 2
+
+take(600)  # so that what libraries set up once is there
+before = mebibytes("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+take({IMAGES})
+print(mebibytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured as Linux measures it")
+def test_extraction_holds_a_fraction_of_the_features_at_a_time(tmp_path: Path) -> None:
+    towers = {
+        "embed_dim": WIDTH,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    (tmp_path / "wide.json").write_text(json.dumps(towers))
+    for number in range(IMAGES + 2):
+        part, kind = ("train" if number < 2 else "test"), ("even" if number % 2 else "odd")
+        file = tmp_path / "images" / part / kind / f"{number}.ppm"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"P6 4 4 255\n" + number.to_bytes(2, "big") * 24)
+    command = [sys.executable, "-c", EXTRACTING, str(tmp_path)]
+    peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    features = IMAGES * WIDTH * 4 / 2**20
+    assert peak < features / 2, f"{peak:.0f} MiB at most, for {features:.0f} MiB of features"
