@@ -51,10 +51,8 @@ def print_table(table: Table) -> None:
     console.print(drawn)
 
 
-def progress(watched: bool = True) -> "Bar | Lines | Unwatched":
+def progress() -> "Bar | Lines":
     """Return what shows stage one's progress: a bar where somebody watches, a line now and then in a log."""
-    if not watched:
-        return Unwatched()
     return Bar() if sys.stderr.isatty() else Lines()
 
 
@@ -99,22 +97,6 @@ class Bar:
         """Move the bar on."""
         if self._task is not None:
             self._bar.advance(self._task, count)
-
-
-class Unwatched:
-    """Shows nothing: another process of the same work speaks."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def begin(self, what: str, total: int, done: int) -> None:
-        """Take no notice."""
-
-    def advance(self, count: int) -> None:
-        """Take no notice."""
 
 
 class Lines:

@@ -1,5 +1,6 @@
 """`taskres extract`: stage one."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,7 +90,7 @@ def extract(
     default = default_backbone(images.name)
     encoder = load_backbone(backbone or default.name, pretrained or default.pretrained, device, precision)
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
-    with kept_when_interrupted(), joined_ranks() as ranks, progress(watched=ranks.first) as heard:
+    with kept_when_interrupted(), joined_ranks() as ranks, progress() if ranks.first else nullcontext() as heard:
         done = extract_features(images, encoder, options, path, heard, ranks)
     if ranks.first:
         _tell(done, "eval RUN --on" if images.test_only else "fit")

@@ -12,7 +12,7 @@ from platform import python_version
 
 import numpy as np
 
-from taskres_cache.backbones import Backbone
+from taskres_cache.backbones import PRECISIONS, Backbone
 from taskres_cache.blocks import discard_blocks
 from taskres_cache.contents import CacheContents, Provenance, SplitName, TextBases
 from taskres_cache.datasets import (
@@ -174,7 +174,8 @@ def _planned(dataset: Dataset, backbone: Backbone, options: ExtractOptions, path
     discard_leftovers(path)
     made_from = provenance_of(dataset, backbone, options)
     if backbone.adapts and path.exists():
-        made_from = replace(made_from, precision=FeatureCache(path).provenance.precision)
+        cached = FeatureCache(path).provenance.precision
+        made_from = replace(made_from, precision=cached if cached in PRECISIONS else backbone.precision)
     existing = existing_cache(path, dataset, made_from)
     if existing and existing.views:
         made_from = replace(made_from, views=existing.provenance.views)

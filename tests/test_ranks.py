@@ -119,7 +119,6 @@ def test_what_one_rank_cannot_do_none_does(noise: Path, tmp_path: Path) -> None:
     _, said = running.communicate(timeout=PATIENCE)
     assert running.returncode != 0
     assert len(re.findall(r"^taskres: .*noise.h5 cannot be written", said, flags=re.MULTILINE)) == 1
-    assert re.findall(r"^taskres: rank 1 stops: rank 0 cannot go on, and says why", said, flags=re.MULTILINE)
     assert "taskres_cache/" not in said  # no traceback of ours
 
 
