@@ -97,10 +97,9 @@ def _read(file: Path) -> tuple[list[str], np.ndarray] | None:
     """Return a block's keys and values; None for a file that is damaged (a zip member carries a CRC-32)."""
     try:
         with np.load(file, allow_pickle=False) as block:
-            keys, values = block["keys"].tolist(), block["values"]
+            return block["keys"].tolist(), block["values"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
-    return (keys, values) if len(keys) == len(values) else None
 
 
 def _digest(text: str) -> str:

@@ -329,3 +329,23 @@ def test_an_interrupted_extract_says_that_nothing_is_lost(
     outcome = taskres("extract", "digits", "--device", "cpu")
     assert outcome.status == 130
     assert outcome.err == "interrupted; what is finished is kept: the same command goes on from there\n"
+
+
+def test_views_from_extract_to_fit(taskres: Taskres, here: Path, photos: Path) -> None:
+    weights = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")
+    made = taskres("extract", photos, *weights, "--shots", "1", "--seeds", "1", "--views", "2", "--views-seed", "3")
+    assert made.status == 0, made.err
+    assert "2 augmented views of each train image, 6 of all encoded now" in made.err
+    assert "time: decode " in made.err
+    methods = {
+        (): "taskres-regular-views2",
+        ("--views", "1"): "taskres-regular-views1",
+        ("--views", "0"): "taskres-regular",
+        ("--views-average",): "taskres-regular-views2-average",
+    }
+    for options, method in methods.items():
+        fitted = taskres("fit", "photos", "--shots", "1", *options, "--json")
+        assert [run["method"] for run in json.loads(fitted.out)["runs"]] == [method]
+    refused = taskres("fit", "photos", "--shots", "1", "--views", "5")
+    assert refused.status == 2
+    assert "has 2 augmented views of its train images, expected 5" in one_line(refused)

@@ -1,6 +1,7 @@
 """What must not cost anyone anything: kills, full disks, read-only folders, two at once, workers that die."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import re
@@ -157,6 +158,24 @@ def test_only_one_of_many_gets_hold_of_a_cache(path: Path, tmp_path: Path) -> No
     assert list(overlaps.glob("*.overlap")) == []
     assert list(overlaps.glob("*.had"))
     assert [child.exitcode for child in children] == [0] * 10
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_counts_for_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our opening the file and our locking it, its holder finishes and removes it."""
+    lock, asked = fcntl.lockf, []
+
+    def after_its_holder(descriptor: int, how: int) -> None:
+        asked.append(descriptor)
+        if len(asked) == 1:
+            lock_of(path).unlink()
+        lock(descriptor, how)
+
+    monkeypatch.setattr("fcntl.lockf", after_its_holder)
+    with held(path):
+        assert lock_of(path).exists()
+        assert len(asked) == 2
 
 
 def lock_of(path: Path) -> Path:

@@ -92,6 +92,54 @@ def test_a_fit_in_a_study_is_the_fit_alone(results: list[RunResult], contents: C
     assert np.abs(stored - alone.residual).max() <= 1e-5 * np.abs(alone.residual).max()
 
 
+@pytest.fixture
+def with_views(contents: CacheContents, tmp_path: Path) -> tuple[FeatureCache, np.ndarray]:
+    """The same cache with three augmented views of each train image, and those views."""
+    noise = np.random.default_rng(11).normal(scale=0.7, size=(12, 3, 8))
+    views = (contents.image_features[:12, None] + noise).astype(np.float32)
+    path = tmp_path / "cache" / "tower-random" / "views.h5"
+    write_cache(path, replace(contents, augmented=views, augmented_rows=np.arange(12)))
+    return FeatureCache(path), views
+
+
+def residual_of(cache: FeatureCache, recipe: Recipe, out: Path) -> np.ndarray:
+    (done,) = run_study(cache, [(4, 2)], [recipe], CPU, out)
+    return read_classifier(done.folder).residual
+
+
+def test_fits_go_round_the_views_of_a_cache(
+    with_views: tuple[FeatureCache, np.ndarray], contents: CacheContents, tmp_path: Path
+) -> None:
+    cache, views = with_views
+    rows, base = contents.splits[4, 2].train, contents.text.embeddings.mean(axis=1)
+    labels = contents.labels[rows]
+    normalised = views / np.linalg.norm(views, axis=-1, keepdims=True)
+    expected = {
+        ("walk", 3): TrainingSet(normalised[rows].swapaxes(0, 1), labels),
+        ("walk", 2): TrainingSet(normalised[rows, :2].swapaxes(0, 1), labels),
+        ("average", 2): TrainingSet.of(views[rows, :2].mean(axis=1), labels),  # of un-normalised features
+    }
+    for (use, count), training in expected.items():
+        recipe = RECIPE.changed(views=count, view_use=use)
+        (alone,) = fit_residuals([FitTask(training, recipe, 30, 2)], base, 100.0, CPU)
+        found = residual_of(cache, recipe, tmp_path / "runs")
+        assert np.abs(found - alone.residual).max() <= 1e-5 * np.abs(alone.residual).max()
+    assert recipe_of(cache).views == 3  # what a fit takes unless it is told otherwise
+    assert recipe_of(cache, views=0).views == 0
+    names = sorted(folder.name for folder in (tmp_path / "runs" / "tower-random" / "toy").iterdir())
+    plain = "taskres-regular-lr0.02-epochs30"
+    assert names == [f"{plain}-views2", f"{plain}-views2-average", f"{plain}-views3"]
+
+
+def test_views_that_a_cache_has_not_are_refused(
+    with_views: tuple[FeatureCache, np.ndarray], cache: FeatureCache, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match="has 3 augmented views of .*, expected 4; add them .*--views 4"):
+        list(run_study(with_views[0], [(4, 2)], [RECIPE.changed(views=4)], CPU, tmp_path))
+    with pytest.raises(OptionError, match="has no augmented views of its train images, expected 1"):
+        list(run_study(cache, [(4, 2)], [RECIPE.changed(views=1)], CPU, tmp_path))
+
+
 def test_test_features_cannot_change_a_fit(cache: FeatureCache, contents: CacheContents, tmp_path: Path) -> None:
     poisoned = contents.image_features.copy()
     poisoned[15:] = np.random.default_rng(1).normal(size=(9, 8))
