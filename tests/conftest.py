@@ -12,6 +12,7 @@ from PIL import Image
 
 from taskres_cache.backbones import Backbone, load_backbone
 from taskres_cache.contents import CacheContents, Provenance, Split, TextBases
+from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.store import write_cache
 
 
@@ -96,6 +97,18 @@ def photos(tmp_path: Path) -> Path:
             suffix = "jpg" if number % 2 else "png"
             save_image(folder / classname / f"image {number}.{suffix}", seed=100 * label + number)
     return folder
+
+
+@pytest.fixture
+def dataset(photos: Path) -> Dataset:
+    """The same photos as a data set."""
+    return load_dataset(str(photos), Path())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where their cache belongs."""
+    return tmp_path / "cache" / "glyph-clip-bundled" / "photos.h5"
 
 
 @pytest.fixture

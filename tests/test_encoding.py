@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from taskres_cache.backbones import Backbone
-from taskres_cache.datasets import Dataset, load_dataset
+from taskres_cache.datasets import Dataset
 from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.decoding import Decoding, WantedImage, decoded_batches, rendered
 from taskres_cache.encoding import Seconds, in_blocks, lanes
@@ -22,11 +22,6 @@ from taskres_cache.views import augmented_view
 from tests.conftest import save_image
 
 OPTIONS = ExtractOptions(shots=(1, 2), seeds=(1,), views=3)
-
-
-@pytest.fixture
-def dataset(photos: Path) -> Dataset:
-    return load_dataset(str(photos), Path())
 
 
 def wanted(*counts: int) -> list[WantedImage]:

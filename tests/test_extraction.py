@@ -40,16 +40,6 @@ class Recorder:
         self.advanced += count
 
 
-@pytest.fixture
-def dataset(photos: Path) -> Dataset:
-    return load_dataset(str(photos), Path())
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "cache" / "glyph-clip-bundled" / "photos.h5"
-
-
 def test_cache_holds_the_splits_and_the_features_of_each_image(
     dataset: Dataset, glyph_clip: Backbone, path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from taskres_cache import extraction
 from taskres_cache.backbones import Backbone
-from taskres_cache.datasets import Dataset, load_dataset
+from taskres_cache.datasets import Dataset
 from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.errors import BusyError, DecodingError, OptionError, StorageError, UnreadableImagesError
 from taskres_cache.extraction import ExtractOptions, extract
@@ -35,16 +35,6 @@ PATIENCE = 30.0
 forked = multiprocessing.get_context(
     "fork"
 )  # a child that has torch and the model already takes milliseconds to start, and to kill
-
-
-@pytest.fixture
-def dataset(photos: Path) -> Dataset:
-    return load_dataset(str(photos), Path())
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "cache" / "glyph-clip-bundled" / "photos.h5"
 
 
 @pytest.fixture(autouse=True)
