@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml
 
 demo: $(INSTALLED) ## Real images through a real CLIP into a cache, and a residual fitted on it.
 	$(BIN)/taskres extract digits
-	$(BIN)/taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3
+	$(BIN)/taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3 --base regular,enhanced
 
 # A variable that is not set leaves the command's own default: no root (the bundled digits), RN50, all shots and seeds.
 ASKED = $(if $(ROOT),--root "$(ROOT)") $(if $(DATASETS),--datasets "$(DATASETS)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \

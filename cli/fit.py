@@ -1,15 +1,22 @@
 """`taskres fit`: stage two."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from taskres_cache.errors import OptionError
+
 from .options import Cache, CacheDir, Classes, Device, Json, Out, Seeds, Shots, decimals, numbers
 
 if TYPE_CHECKING:
-    from taskres_cache.summary import Summary
+    from taskres_cache.base_files import BaseFile
+    from taskres_cache.recipe import Recipe
+    from taskres_cache.store import FeatureCache
+    from taskres_cache.study import RunResult
 
 
 def fit(
@@ -29,8 +36,29 @@ def fit(
     ] = None,
     epochs: Annotated[int | None, typer.Option(show_default="100 below 8 shots, 200 from 8 on")] = None,
     batch_size: Annotated[int | None, typer.Option(show_default="256")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Added to the gradient.", show_default="0.0005")] = None,
-    base: Annotated[str | None, typer.Option(help="Text classifier to start from.", show_default="regular")] = None,
+    weight_decay: Annotated[
+        str | None, typer.Option(help="Added to the gradient; several with commas.", show_default="0.0005")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BASE",
+            help="Text classifier to start from: regular, enhanced (its projection is tuned on the same shots first), "
+            "enhanced-only (no residual), several with commas; or a file: the authors' model.pth.tar, a safetensors "
+            "file with base or projection, a run.",
+            show_default="regular",
+        ),
+    ] = None,
+    residual: Annotated[
+        str | None,
+        typer.Option(help="What is trained: text, image (one row, added to every image) or both.", show_default="text"),
+    ] = None,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search", help="Choose alpha, rate and decay by val accuracy, among those given or around the recipe."
+        ),
+    ] = False,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -55,7 +83,7 @@ def fit(
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
 ) -> None:
-    """Train the task residual on a cache: one run for every shot count, seed, alpha and rate.
+    """Train the task residual on a cache: one run for every shot count, seed, base, alpha, rate and decay.
 
     Each run leaves classifier.safetensors and metrics.json. The recipe is the paper's, or the data set's own where
     the cache records one. Nothing is ever chosen by test accuracy.
@@ -66,63 +94,84 @@ def fit(
     from taskres_cache.devices import choose_device
     from taskres_cache.halves import open_cache
     from taskres_cache.study import recipe_of, run_study
-    from taskres_cache.summary import summarise
-    from taskres_cache.tables import percent
 
-    from .console import print_json, say
+    from .console import say
 
     features = open_cache(find_cache(cache, cache_dir), classes)
-    chosen = {"epochs": epochs, "batch_size": batch_size, "weight_decay": weight_decay, "base": base}
-    use = {"views": views, "view_use": "average" if views_average else None}
-    recipe = recipe_of(features, **chosen, **use, patience=patience, precision=precision)
-    recipes = [
-        recipe.changed(**weight, **rate)
-        for weight in _alphas(alpha)
-        for rate in ([{"lr": value} for value in decimals("--lr", lr)] if lr else [{}])
-    ]
+    bases, file = _bases(base, features)
+    said = {"epochs": epochs, "batch_size": batch_size, "residual": residual, "patience": patience}
+    use = {"views": views, "view_use": "average" if views_average else None, "precision": precision}
+    own = [recipe_of(features, **said, **use, **chosen) for chosen in bases]
+    recipes = [recipe for one in own for recipe in _recipes(one, alpha, lr, weight_decay, search)]
     splits = [(count, seed) for count in numbers("--shots", shots) for seed in numbers("--seeds", seeds)]
     results = []
-    for result in run_study(features, splits, recipes, choose_device(device), out):
-        test, seconds = result.metrics["test_accuracy"], result.metrics["seconds"]["fit"]
-        say(f"{result.folder}: test {percent(test)} %, fitted in {seconds:.2f} s")
+    for result in run_study(features, splits, recipes, choose_device(device), out, file):
+        say(_told(result))
         results.append(result)
-    summaries = summarise(result.metrics for result in results)
     if as_json:
-        runs = [{"folder": str(result.folder), **result.metrics} for result in results]
-        print_json({"cache": str(features.path), "summary": [asdict(summary) for summary in summaries], "runs": runs})
-        return
-    source, only = features.provenance, "" if classes == "all" else f", {classes} classes"
-    for method in dict.fromkeys(summary.method for summary in summaries):
-        title = f"{source.dataset}, {source.backbone} ({source.pretrained}), {method}{only}"
-        _print_summary(title, [summary for summary in summaries if summary.method == method])
+        _print_json(features, results)
+    else:
+        _print_tables(features, results)
 
 
-def _alphas(text: str | None) -> list[dict[str, Any]]:
-    """Return what an --alpha changes in a recipe, for each recipe that it asks for."""
-    if text is None:
-        return [{}]
-    if text in ("auto", "learn"):
-        return [{"alpha_rule": text}]
-    return [{"alpha": value} for value in decimals("--alpha", text)]
+def _bases(base: str | None, cache: "FeatureCache") -> "tuple[list[dict[str, Any]], BaseFile | None]":
+    """Return what a --base changes in a recipe, for each recipe that it asks for, and the file if it names one."""
+    from taskres_cache.base_files import BASES, read_base
+
+    words = (base or "regular").split(",")
+    if all(word in BASES for word in words):
+        return [{"base": word} for word in dict.fromkeys(words)], None
+    file = read_base(str(base), cache.classnames, cache.provenance.weights_sha256)
+    return [{"base": "file", "base_sha256": file.sha256}], file
 
 
-def _print_summary(title: str, summaries: "list[Summary]") -> None:
-    from taskres_cache.tables import Table, percent
+def _recipes(
+    recipe: "Recipe", alpha: str | None, lr: str | None, weight_decay: str | None, search: bool
+) -> "list[Recipe]":
+    """Return a recipe for each combination of what was listed; with --search one that chooses among it all."""
+    rule = alpha if alpha in ("auto", "learn") else None
+    alphas = () if alpha is None or rule else decimals("--alpha", alpha)
+    lrs = decimals("--lr", lr) if lr else ()
+    weight_decays = decimals("--weight-decay", weight_decay) if weight_decay else ()
+    if search and rule == "learn":
+        raise OptionError("--search chooses alpha and --alpha learn trains it; pass one of them")
+    if search:
+        return [recipe.searching(alphas, lrs, weight_decays)]
+    grid = product(alphas or (None,), lrs or (None,), weight_decays or (None,))
+    return [recipe.changed(alpha_rule=rule, alpha=one, lr=rate, weight_decay=decay) for one, rate, decay in grid]
+
+
+def _told(result: "RunResult") -> str:
+    """Return one run as a line."""
+    from taskres_cache.tables import percent
+
+    test, seconds = result.metrics["test_accuracy"], result.metrics["seconds"]
+    enhanced = f", its base in {seconds['base']:.2f} s" if seconds["base"] else ""
+    return f"{result.folder}: test {percent(test)} %, fitted in {seconds['fit']:.2f} s{enhanced}"
+
+
+def _print_json(cache: "FeatureCache", results: "Sequence[RunResult]") -> None:
+    from taskres_cache.summary import summarise
+
+    from .console import print_json
+
+    summaries = [asdict(summary) for summary in summarise(result.metrics for result in results)]
+    runs = [{"folder": str(result.folder), **result.metrics} for result in results]
+    print_json({"cache": str(cache.path), "summary": summaries, "runs": runs})
+
+
+def _print_tables(cache: "FeatureCache", results: "Sequence[RunResult]") -> None:
+    """Print a table for each method, and what was chosen where there was a choice."""
+    from taskres_cache.reporting import choice_table, method_table
+    from taskres_cache.summary import summarise
 
     from .console import print_table
 
-    columns = ("shots", "seeds", "zero-shot %", "val %", "test %", "std", "gain")
-    rows = tuple(
-        (
-            str(row.shots),
-            ",".join(map(str, row.seeds)),
-            percent(row.zero_shot_accuracy),
-            percent(row.mean_val_accuracy),
-            percent(row.mean_test_accuracy),
-            percent(row.std_test_accuracy),
-            f"{row.mean_test_accuracy - row.zero_shot_accuracy:+.2f}",
-        )
-        for row in summaries
-    )
-    heading = f"{title}: test accuracy, mean and standard deviation over seeds"
-    print_table(Table(heading, columns, rows, left=0))
+    source, only = cache.provenance, "" if cache.half == "all" else f", {cache.half} classes"
+    summaries = summarise(result.metrics for result in results)
+    for method in dict.fromkeys(summary.method for summary in summaries):
+        title = f"{source.dataset}, {source.backbone} ({source.pretrained}), {method}{only}"
+        print_table(method_table([summary for summary in summaries if summary.method == method], title))
+        chosen = [result.metrics for result in results if result.metrics["method"] == method]
+        if "chosen" in chosen[0]:
+            print_table(choice_table(chosen, title))

@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from taskres_cache.step import ResidualStep
+from taskres_cache.step import Step
 
 CAPTURED_STEPS = 512  # the longest epoch that is captured
 
@@ -23,11 +23,12 @@ class Epoch:
     shape : (K, steps, B).
     """
 
-    def __init__(self, step: ResidualStep, labels: Tensor, shape: tuple[int, int, int]) -> None:
+    def __init__(self, step: Step, labels: Tensor, shape: tuple[int, int, int]) -> None:
         self._step, self._labels = step, labels
         self._rows = labels.new_zeros(shape)  # (K, steps, B)
         self._row_labels = labels.new_zeros(*shape, 1)
-        self._likelihoods = step.residual.new_ones(*shape, 1)
+        value = next(iter(step.parts.values())).value
+        self._likelihoods = value.new_ones(*shape, 1)
         self._graph = self._captured() if labels.is_cuda and shape[1] <= CAPTURED_STEPS else None
 
     def run(self, order: Tensor) -> Tensor:

@@ -6,46 +6,63 @@ Axes: N images, C classes of the cache, D embedding.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from taskres_cache.bases import regular_base
 from taskres_cache.contents import UNKNOWN
 from taskres_cache.errors import RunError
-from taskres_cache.fitting import regular_base
-from taskres_cache.residual import count_correct
-from taskres_cache.runs import Classifier
+from taskres_cache.residual import count_correct, moved
+from taskres_cache.runs import Classifier, Head
 from taskres_cache.store import FeatureCache
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies in percent of one run on one cache's test part: of the base alone, and of base + residual."""
+    """Accuracies in percent on one cache's test part: of its own zero-shot, of a run's base, and of base + residual."""
 
     cache: Path
     dataset: str
     images: int
     classes: int
     zero_shot_accuracy: float
+    base_accuracy: float
     test_accuracy: float
 
 
-def percent_correct(
-    cache: FeatureCache, rows: np.ndarray, weights: Sequence[np.ndarray], device: torch.device
-) -> list[float] | None:
-    """Return the accuracy in percent of each classifier (C, D) on some rows of a cache; None where there is no row.
+class Digest(Protocol):
+    """What takes in bytes, such as hashlib's."""
 
-    The rows are read once, a piece at a time, for all classifiers together.
+    def update(self, content: Any, /) -> None:
+        """Take in more."""
+
+
+def percent_correct(
+    cache: FeatureCache, rows: np.ndarray, heads: Sequence[Head], device: torch.device, digest: Digest | None = None
+) -> list[float] | None:
+    """Return the accuracy in percent of each head on some rows of a cache; None where there is no row.
+
+    The rows are read once, a piece at a time, for all heads together, and `digest` takes them in as they pass.
     """
     if len(rows) == 0:
         return None
-    on_device = torch.stack([torch.from_numpy(one) for one in weights]).to(device)  # (K, C, D)
-    correct = torch.zeros(len(weights), dtype=torch.int64, device=device)
+    correct = torch.zeros(len(heads), dtype=torch.int64, device=device)
+    placed = [(_placed(head.weights, device), _placed(head.image_shift, device)) for head in heads]
     for positions, features in cache.pieces(rows):
+        if digest is not None:
+            digest.update(features.data)
         labels = torch.from_numpy(cache.labels[rows[positions]]).to(device, torch.int64)
-        correct += count_correct(torch.from_numpy(features).to(device), labels, on_device)
+        images = torch.from_numpy(features).to(device)
+        for number, (weights, shift) in enumerate(placed):
+            assert weights is not None
+            correct[number] += count_correct(moved(images, shift), labels, weights)
     return [100.0 * count / len(rows) for count in correct.tolist()]
+
+
+def _placed(array: np.ndarray | None, device: torch.device) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array).to(device)
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,7 @@ def evaluate_zero_shot(cache: FeatureCache, device: torch.device) -> list[ZeroSh
     forms = zero_shot_weights(cache.text_bases().embeddings)
     nothing: list[float | None] = [None] * len(forms)
     val, test = (
-        percent_correct(cache, cache.rows(partition), list(forms.values()), device) or nothing
+        percent_correct(cache, cache.rows(partition), [Head(form) for form in forms.values()], device) or nothing
         for partition in ("val", "test")
     )
     return [
@@ -95,7 +112,9 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
     RunError : the cache has another checkpoint's features, or classes that the run does not know.
     """
     classes, test = class_rows(classifier, cache), cache.rows("test")
-    accuracies = percent_correct(cache, test, [classifier.base[classes], classifier.weights[classes]], device)
+    zero_shot = regular_base(cache.text_bases().embeddings)
+    head = Head(classifier.head.weights[classes], classifier.head.image_shift)
+    accuracies = percent_correct(cache, test, [Head(zero_shot), Head(classifier.base[classes]), head], device)
     if accuracies is None:
         raise RunError(f"{cache.path} has no test image")
     return Evaluation(cache.path, cache.provenance.dataset, len(test), len(classes), *accuracies)

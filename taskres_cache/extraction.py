@@ -204,7 +204,7 @@ def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions)
         classnames_form=options.classnames_form,
         split=dataset.split,
         views=view_recipe(options.views_seed) if options.views else {},
-        recipe=dataset.recipe.as_dict(),
+        recipe=dataset.recipe.deviations(),
         versions={"python": python_version(), **{library: version(library) for library in LIBRARIES}},
     )
 

@@ -2,12 +2,14 @@
 
 Fits of one shape are stacked and take their steps together where that is faster; a stacked fit is the fit alone.
 
-Axes: K fits of a stack, N training images, V views of each, B images of a batch, C classes, T templates, D embedding.
+Axes: K fits of a stack, N training images, V views of each, B images of a batch, C classes, T templates, D embedding,
+W width of the text tower.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -17,9 +19,9 @@ from torch import Tensor
 from taskres_cache.epoch import Epoch
 from taskres_cache.errors import FitError, OptionError
 from taskres_cache.recipe import Recipe, learning_rate
-from taskres_cache.residual import normalise
-from taskres_cache.step import ResidualStep
-from taskres_cache.stopping import BestEpoch, LastEpoch
+from taskres_cache.step import ProjectionStep, ResidualStep, Step
+from taskres_cache.stopping import BestEpoch, Kept, LastEpoch
+from taskres_cache.training import TrainingSet, ValidationSet
 
 STACKED_ON_CPU = 1 << 16  # elements of all residuals together; from there on a stack gains nothing (measured)
 STACKED_ON_GPU = 1 << 28  # elements: six arrays of this size, 6 GiB, and launches no longer count
@@ -27,51 +29,8 @@ MATMUL_PRECISION = {"fp32": "highest", "tf32": "high", "bf16": "highest"}
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """The features a fit may see: directions (V, N, D), normalised once and for all, and labels (N,).
-
-    Epoch e takes view e mod V: the paper's re-augmentation, which draws anew in each epoch, with V draws to go round.
-    """
-
-    directions: np.ndarray
-    labels: np.ndarray
-
-    @classmethod
-    def of(cls, image_features: np.ndarray, labels: np.ndarray) -> "TrainingSet":
-        """Return un-normalised features (N, D), which stay as they are, and labels as a training set of one view."""
-        return cls(normalise(torch.from_numpy(image_features)).numpy()[None], labels)
-
-    @classmethod
-    def read(cls, pieces: Iterable[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, dim: int) -> "TrainingSet":
-        """Return a training set of one view from pieces, positions and un-normalised features (.., D), none kept."""
-        directions = np.empty((1, len(labels), dim), np.float32)
-        for positions, features in pieces:
-            directions[0, positions] = normalise(torch.from_numpy(features)).numpy()
-        return cls(directions, labels)
-
-    @classmethod
-    def read_views(
-        cls, pieces: Iterable[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, dim: int, views: int
-    ) -> "TrainingSet":
-        """Return a training set of so many views from pieces, positions and un-normalised features (.., V, D)."""
-        directions = np.empty((views, len(labels), dim), np.float32)
-        for positions, features in pieces:
-            taken = normalise(torch.from_numpy(features[:, :views])).numpy()
-            directions[:, positions] = taken.swapaxes(0, 1)
-        return cls(directions, labels)
-
-
-@dataclass(frozen=True)
-class ValidationSet:
-    """The features that may choose between fits or epochs: (M, D) un-normalised, and labels (M,)."""
-
-    image_features: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class FitTask:
-    """One fit to be done.
+class Task:
+    """Something to be trained on one split.
 
     Parameters
     ----------
@@ -90,32 +49,55 @@ class FitTask:
 
 
 @dataclass(frozen=True)
+class FitTask(Task):
+    """A residual to be fitted on a base (C, D), whose floating type is the one that everything is computed in."""
+
+    base: np.ndarray = field(kw_only=True)
+
+
+@dataclass(frozen=True)
 class Fit:
-    """A trained residual (C, D), its alpha, the mean loss of each epoch, the epochs that it keeps, and its seconds."""
+    """A trained residual.
+
+    Parameters
+    ----------
+    residual : (C, D); zero where the image side alone is trained.
+    image_residual : (D,), or None where the text side alone is.
+    alpha : of both.
+    losses : the mean loss of each epoch.
+    kept_epochs : after how many it was taken.
+    seconds : that it took; a stack's time is shared out.
+    """
 
     residual: np.ndarray
+    image_residual: np.ndarray | None
     alpha: float
     losses: tuple[float, ...]
     kept_epochs: int
     seconds: float
 
-
-def regular_base(embeddings: np.ndarray) -> np.ndarray:
-    """Return the regular base (C, D): the mean over templates of un-normalised embeddings (C, T, D).
-
-    Nothing is normalised before the mean (TaskRes, section 3.2, and its released code), unlike in a prompt ensemble.
-    """
-    base: np.ndarray = embeddings.mean(axis=1)  # (C, D)
-    return base
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss or what was trained is NaN or infinite."""
+        return not all_finite(self.losses, self.residual, () if self.image_residual is None else self.image_residual)
 
 
-def fit_residuals(tasks: Sequence[FitTask], base: np.ndarray, logit_scale: float, device: torch.device) -> list[Fit]:
+@dataclass(frozen=True)
+class ProjectionFit:
+    """A tuned text projection (W, D), the mean loss of each epoch, the epochs that it keeps, and its seconds."""
+
+    projection: np.ndarray
+    losses: tuple[float, ...]
+    kept_epochs: int
+    seconds: float
+
+
+def fit_residuals(tasks: Sequence[FitTask], logit_scale: float, device: torch.device) -> list[Fit]:
     """Train every task's residual, stacked where that is faster.
 
     Parameters
     ----------
     tasks : what to fit; those of one shape may be stacked.
-    base : (C, D) un-normalised text classifier; its floating type is the one that everything is computed in.
     logit_scale : the multiplier s of the cosines.
     device : to compute on.
 
@@ -129,64 +111,132 @@ def fit_residuals(tasks: Sequence[FitTask], base: np.ndarray, logit_scale: float
     Source: TaskRes, section 4.1, and its released code: reshuffled each epoch; the last, short batch is dropped only
     when there is at least one full one.
     """
-    fixed_base = torch.from_numpy(base).to(device)  # (C, D)
-    fits: dict[int, Fit] = {}
-    for numbers in stacks(tasks, base.size, device):
+    fits = try_residuals(tasks, logit_scale, device)
+    for task, fit in zip(tasks, fits, strict=True):
+        if fit.diverged:
+            raise _divergence(fit.losses, task.recipe)
+    return fits
+
+
+def try_residuals(tasks: Sequence[FitTask], logit_scale: float, device: torch.device) -> list[Fit]:
+    """Train every task's residual as `fit_residuals` does, and return those that diverged as well."""
+    if not tasks:
+        return []
+    of_numbers: dict[int, Fit] = {}
+    for numbers in stacks(tasks, tasks[0].base.size, device):
         stack = [tasks[number] for number in numbers]
-        with _products_in(stack[0].recipe.precision, device):
-            fits |= zip(numbers, _fit_stack(stack, fixed_base, logit_scale), strict=True)
-    return [fits[number] for number in range(len(tasks))]
+        base = _stacked_bases(stack).to(device)
+        step = partial(ResidualStep, base=base, logit_scale=logit_scale, recipes=[task.recipe for task in stack])
+        trained = _trained(stack, base, step, logit_scale)
+        of_numbers |= zip(numbers, (_as_fit(one, task) for one, task in zip(trained, stack, strict=True)), strict=True)
+    return [of_numbers[number] for number in range(len(tasks))]
 
 
-def stacks(tasks: Sequence[FitTask], elements: int, device: torch.device) -> list[list[int]]:
+def tune_projections(
+    tasks: Sequence[Task], pre_projection: np.ndarray, projection: np.ndarray, logit_scale: float, device: torch.device
+) -> list[ProjectionFit]:
+    """Tune the text projection of an enhanced base on every task's images, and nothing else of the text tower.
+
+    Parameters
+    ----------
+    tasks : what to tune on; those of one shape may be stacked.
+    pre_projection : (C, W) mean over templates of what the projection is fed.
+    projection : (W, D) to start from; its floating type is the one that everything is computed in.
+    logit_scale, device : see `fit_residuals`.
+
+    Raises
+    ------
+    FitError, OptionError : see `fit_residuals`.
+
+    Notes
+    -----
+    Source: TaskRes, section 4.1 (enhanced base), whose code is not released; decay pulls towards zero, as there.
+    """
+    of_numbers: dict[int, ProjectionFit] = {}
+    prompts, first = torch.from_numpy(pre_projection).to(device), torch.from_numpy(projection).to(device)
+    for numbers in stacks(tasks, projection.size, device):
+        stack = [tasks[number] for number in numbers]
+        recipes = [task.recipe for task in stack]
+        step = partial(
+            ProjectionStep, pre_projection=prompts, projection=first, logit_scale=logit_scale, recipes=recipes
+        )
+        for number, one in zip(numbers, _trained(stack, first, step, logit_scale), strict=True):
+            tuned = one.values["projection"].cpu().numpy()
+            if not all_finite(one.losses, tuned):
+                raise _divergence(one.losses, tasks[number].recipe)
+            of_numbers[number] = ProjectionFit(tuned, one.losses, one.kept_epochs, one.seconds)
+    return [of_numbers[number] for number in range(len(tasks))]
+
+
+def all_finite(*arrays: Sequence[float] | np.ndarray) -> bool:
+    """Return whether nothing in any of the arrays is NaN or infinite."""
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def _divergence(losses: Sequence[float], recipe: Recipe) -> FitError:
+    """Return the error that names the first epoch whose loss is no number, or else the last."""
+    finite = np.isfinite(losses)
+    epoch = len(losses) - 1 if finite.all() else int(finite.argmin())
+    return FitError(f"the fit diverged in epoch {epoch} with lr {recipe.lr} and alpha {recipe.alpha}; lower them")
+
+
+def stacks(tasks: Sequence[Task], elements: int, device: torch.device) -> list[list[int]]:
     """Return the tasks' numbers in stacks of one shape, as many together as the device gains by.
 
     Parameters
     ----------
-    tasks : what to fit.
-    elements : of one residual, C times D.
+    tasks : what to train.
+    elements : of what one task trains, C times D or W times D.
     device : to compute on.
     """
     alike: dict[tuple[object, ...], list[int]] = {}
     for number, task in enumerate(tasks):
         recipe = task.recipe
-        rules = (recipe.batch_size, recipe.alpha_rule == "learn", recipe.patience, recipe.precision)
+        rules = (recipe.batch_size, recipe.alpha_rule == "learn", recipe.residual, recipe.patience, recipe.precision)
         alike.setdefault((*task.training.directions.shape, task.epochs, *rules), []).append(number)
     most = stack_size(elements, device)
     return [group[start : start + most] for group in alike.values() for start in range(0, len(group), most)]
 
 
 def stack_size(elements: int, device: torch.device) -> int:
-    """Return how many residuals of so many elements are worth a stack."""
+    """Return how many fits of so many elements are worth a stack."""
     return max(1, (STACKED_ON_CPU if device.type == "cpu" else STACKED_ON_GPU) // elements)
 
 
-def _fit_stack(tasks: Sequence[FitTask], base: Tensor, logit_scale: float) -> list[Fit]:
-    """Train the residuals of tasks of one shape together."""
-    started = perf_counter()
-    (views, count, _), recipe = tasks[0].training.directions.shape, tasks[0].recipe
-    batch = min(recipe.batch_size, count)
-    directions, labels, first_rows = _stacked(tasks, base)
-    step = ResidualStep(directions, base, logit_scale, [task.recipe for task in tasks], batch)
-    epoch = Epoch(step, labels, (len(tasks), count // batch, batch))
-    shufflers = [torch.Generator().manual_seed(task.seed) for task in tasks]
-    keeper = (
-        LastEpoch()
-        if recipe.patience is None
-        else BestEpoch(recipe.patience, _validations(tasks, base), base, logit_scale)
-    )
-    losses = []
-    for number in range(tasks[0].epochs):
-        view = number % views * count
-        orders = [
-            epoch_order(count, batch, shuffler) + row + view
-            for shuffler, row in zip(shufflers, first_rows, strict=True)
-        ]
-        step.set_rates([learning_rate(number, task.recipe.lr, task.epochs) for task in tasks])
-        losses.append(epoch.run(torch.stack(orders)))
-        if keeper.has_enough(step):
-            break
-    return _finished(tasks, step, keeper, torch.stack(losses), perf_counter() - started)
+@dataclass(frozen=True)
+class _Trained:
+    """What one task came to, by name, and how."""
+
+    values: dict[str, Tensor]
+    losses: tuple[float, ...]
+    kept_epochs: int
+    seconds: float
+
+
+def _trained(tasks: Sequence[Task], like: Tensor, step_of: Callable[..., Step], logit_scale: float) -> list[_Trained]:
+    """Train what tasks of one shape train, together, in the type and on the device of `like`."""
+    with _products_in(tasks[0].recipe.precision, like.device):
+        started = perf_counter()
+        (views, count, _), recipe = tasks[0].training.directions.shape, tasks[0].recipe
+        batch = min(recipe.batch_size, count)
+        directions, lengths, labels, first_rows = _stacked(tasks, like)
+        step = step_of(directions, lengths, batch_size=batch)
+        epoch = Epoch(step, labels, (len(tasks), count // batch, batch))
+        shufflers = [torch.Generator().manual_seed(task.seed) for task in tasks]
+        keeper = _keeper(tasks, like, logit_scale)
+        losses = []
+        for number in range(tasks[0].epochs):
+            view = number % views * count
+            orders = [
+                epoch_order(count, batch, shuffler) + row + view
+                for shuffler, row in zip(shufflers, first_rows, strict=True)
+            ]
+            step.set_rates([learning_rate(number, task.recipe.lr, task.epochs) for task in tasks])
+            losses.append(epoch.run(torch.stack(orders)))
+            if keeper.has_enough(step):
+                break
+        kept = keeper.kept(step, len(tasks), len(losses))
+        return _shared_out(tasks, kept, torch.stack(losses), perf_counter() - started)
 
 
 def epoch_order(count: int, batch: int, shuffler: torch.Generator) -> Tensor:
@@ -194,32 +244,44 @@ def epoch_order(count: int, batch: int, shuffler: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=shuffler)[: count // batch * batch].view(-1, batch)
 
 
-def _stacked(tasks: Sequence[FitTask], base: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-    """Return the directions and labels of all training sets one below the other, and where each task's begin.
+def _stacked(tasks: Sequence[Task], like: Tensor) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Return directions, lengths and labels of all training sets one below the other, and where each task's begin.
 
     Tasks that share a training set share its rows; the views of a set lie one below the other as well.
     """
     sets = list({id(task.training): task.training for task in tasks}.values())
     views, count, dim = sets[0].directions.shape
-    product_type = torch.bfloat16 if tasks[0].recipe.precision == "bf16" else base.dtype
+    product_type = torch.bfloat16 if tasks[0].recipe.precision == "bf16" else like.dtype
     flat = [torch.from_numpy(training.directions).reshape(views * count, dim) for training in sets]
-    placed = [directions.to(base.device, product_type) for directions in flat]
+    placed = [directions.to(like.device, product_type) for directions in flat]
     directions = placed[0] if len(placed) == 1 else torch.cat(placed)  # a set alone is used where it lies
+    lengths = torch.from_numpy(np.concatenate([training.lengths.reshape(-1) for training in sets])).to(like)
     tiled = np.concatenate([np.tile(training.labels, views) for training in sets])
-    labels = torch.from_numpy(tiled).to(base.device, torch.int64)
+    labels = torch.from_numpy(tiled).to(like.device, torch.int64)
     row_of = {id(training): number * views * count for number, training in enumerate(sets)}
-    return directions, labels, [row_of[id(task.training)] for task in tasks]
+    return directions, lengths, labels, [row_of[id(task.training)] for task in tasks]
 
 
-def _validations(tasks: Sequence[FitTask], base: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return each task's validation features and labels as tensors; raises OptionError where there are none."""
+def _stacked_bases(tasks: Sequence[FitTask]) -> Tensor:
+    """Return the base (C, D) of all tasks, or (K, C, D) where they have bases of their own."""
+    bases = {id(task.base): task.base for task in tasks}
+    if len(bases) == 1:
+        return torch.from_numpy(tasks[0].base)
+    return torch.stack([torch.from_numpy(task.base) for task in tasks])
+
+
+def _keeper(tasks: Sequence[Task], like: Tensor, logit_scale: float) -> LastEpoch | BestEpoch:
+    """Return what decides which epoch is kept; raises OptionError where there is nothing to decide it by."""
+    patience = tasks[0].recipe.patience
+    if patience is None:
+        return LastEpoch()
     found = []
     for task in tasks:
         if task.validation is None or len(task.validation.labels) == 0:
             raise OptionError("patience needs validation images to choose an epoch by, and this split has none")
-        features = torch.from_numpy(task.validation.image_features).to(base)
-        found.append((features, torch.from_numpy(task.validation.labels).to(base.device, torch.int64)))
-    return found
+        features = torch.from_numpy(task.validation.image_features).to(like)
+        found.append((features, torch.from_numpy(task.validation.labels).to(like.device, torch.int64)))
+    return BestEpoch(patience, found, logit_scale)
 
 
 @contextmanager
@@ -235,29 +297,25 @@ def _products_in(precision: str, device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _finished(
-    tasks: Sequence[FitTask], step: ResidualStep, keeper: LastEpoch | BestEpoch, losses: Tensor, seconds: float
-) -> list[Fit]:
-    """Return the fits of a stack, which share its time; raises FitError where one diverged."""
-    kept = keeper.kept(step, len(losses))
-    for fit, task in enumerate(tasks):
-        _refuse_divergence(losses[:, fit], kept.residuals[fit], task.recipe)
+def _shared_out(tasks: Sequence[Task], kept: Kept, losses: Tensor, seconds: float) -> list[_Trained]:
+    """Return what each task of a stack came to; they share its time."""
     # A fit alone would have ended with its patience; that others of its stack went on is not its history.
     lasted = [epochs + (task.recipe.patience or 0) for epochs, task in zip(kept.epochs, tasks, strict=True)]
     return [
-        Fit(
-            residual=kept.residuals[fit].cpu().numpy(),
-            alpha=kept.alphas[fit].item() if task.recipe.alpha_rule == "learn" else task.recipe.alpha,
-            losses=tuple(losses[: lasted[fit], fit].tolist()),
-            kept_epochs=kept.epochs[fit],
-            seconds=seconds / len(tasks),
-        )
-        for fit, task in enumerate(tasks)
+        _Trained(kept.values[fit], tuple(losses[: lasted[fit], fit].tolist()), kept.epochs[fit], seconds / len(tasks))
+        for fit in range(len(tasks))
     ]
 
 
-def _refuse_divergence(losses: Tensor, residual: Tensor, recipe: Recipe) -> None:
-    finite = losses.isfinite()
-    if not (finite.all() and residual.isfinite().all()):
-        epoch = int(finite.int().argmin()) if not finite.all() else len(losses) - 1
-        raise FitError(f"the fit diverged in epoch {epoch} with lr {recipe.lr} and alpha {recipe.alpha}; lower them")
+def _as_fit(trained: _Trained, task: FitTask) -> Fit:
+    """Return what a residual's training came to; a side that was not trained is zero, or not there."""
+    values = {name: value.cpu().numpy() for name, value in trained.values.items()}
+    image = values.get("image_residual")
+    return Fit(
+        residual=values.get("residual", np.zeros_like(task.base)),
+        image_residual=None if image is None else image[0],
+        alpha=values["alpha"].item() if task.recipe.alpha_rule == "learn" else task.recipe.alpha,
+        losses=trained.losses,
+        kept_epochs=trained.kept_epochs,
+        seconds=trained.seconds,
+    )

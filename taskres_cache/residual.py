@@ -1,23 +1,32 @@
 """The numerics of task residual tuning as pure functions of tensors: normalise, scale, multiply, compare.
 
-Axes: N images, K classifiers, C classes, D embedding. Everything comes un-normalised. What training does to a batch, in
-place and in closed form, is in `step`.
+Axes: N images, C classes, D embedding. Everything comes un-normalised. What training does to a batch, in place and in
+closed form, is in `step` and `tuned`.
 """
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 
 def normalise(features: Tensor) -> Tensor:
     """Return features (..., D) divided by their length."""
-    lengths: Tensor = features.norm(dim=-1, keepdim=True)
-    return features / lengths
+    return directions_and_lengths(features)[0]
+
+
+def directions_and_lengths(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features (..., D) divided by their length, and the lengths (...,)."""
+    lengths: Tensor = features.norm(dim=-1)
+    return features / lengths[..., None], lengths
 
 
 def classifier(base: Tensor, residual: Tensor, alpha: float | Tensor) -> Tensor:
     """Return the un-normalised weights `base + alpha * residual` (C, D); with a zero residual exactly the base."""
     return base + alpha * residual
+
+
+def moved(image_features: Tensor, shift: Tensor | None) -> Tensor:
+    """Return un-normalised features (N, D) with `alpha * image_residual` (D,) or (1, D) added, where there is one."""
+    return image_features if shift is None else image_features + shift
 
 
 def logits(image_features: Tensor, weights: Tensor, logit_scale: float) -> Tensor:
@@ -26,13 +35,27 @@ def logits(image_features: Tensor, weights: Tensor, logit_scale: float) -> Tenso
 
 
 def count_correct(image_features: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return how many images (N, D) each of K classifiers (K, C, D) gets right, (K,); everything un-normalised.
-
-    Scaling the logits changes no rank and is left out.
-    """
-    return torch.stack([(logits(image_features, rows, 1.0).argmax(dim=-1) == labels).sum() for rows in weights])
+    """Return how many images (N, D) a classifier (C, D) gets right; a scale of the logits would change no rank."""
+    return (logits(image_features, weights, 1.0).argmax(dim=-1) == labels).sum()
 
 
 def mean_loss(image_features: Tensor, labels: Tensor, weights: Tensor, logit_scale: float) -> Tensor:
-    """Return the mean cross-entropy (K,) of images (N, D) under each of K classifiers (K, C, D), all un-normalised."""
-    return torch.stack([cross_entropy(logits(image_features, rows, logit_scale), labels) for rows in weights])
+    """Return the mean cross-entropy of images (N, D) under a classifier (C, D)."""
+    return cross_entropy(logits(image_features, weights, logit_scale), labels)
+
+
+def score(
+    image_features: Tensor, labels: Tensor, head: tuple[Tensor, Tensor | None], logit_scale: float
+) -> tuple[float, float]:
+    """Return by what fits and epochs are compared on val images: accuracy in percent, then minus the loss.
+
+    Parameters
+    ----------
+    image_features, labels : (M, D) un-normalised, and (M,).
+    head : un-normalised classifier (C, D), and what it adds to image features, if anything.
+    logit_scale : the multiplier s of the cosines.
+    """
+    weights, shift = head
+    features = moved(image_features, shift)
+    correct = count_correct(features, labels, weights).item()
+    return 100.0 * correct / len(labels), -mean_loss(features, labels, weights, logit_scale).item()

@@ -1,10 +1,10 @@
 """What a fit leaves: a folder with `classifier.safetensors` and `metrics.json`.
 
-Axes: C classes, D embedding.
+Axes: C classes, D embedding, W width of the text tower.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,16 @@ from taskres_cache.recipe import Recipe
 CLASSIFIER_FILE = "classifier.safetensors"
 METRICS_FILE = "metrics.json"
 JSON_FIELDS = ("classnames", "templates", "alpha", "shots", "seed", "class_ids", "half")  # of the file's metadata
+TENSORS, OPTIONAL_TENSORS = ("base", "residual"), ("image_residual", "projection")
 UNSAID = {"class_ids": "null", "half": '"all"'}  # what runs of earlier versions do not say
+
+
+@dataclass(frozen=True)
+class Head:
+    """An un-normalised classifier (C, D), and what is added to un-normalised image features (D,), if anything."""
+
+    weights: np.ndarray
+    image_shift: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Classifier:
 
     Parameters
     ----------
-    base, residual : (C, D) float32, un-normalised.
+    base, residual : (C, D) float32, un-normalised; a residual of the image side alone leaves zeros here.
     classnames : (C,) in the rows' order.
     templates : (T,) prompts that the base was made from.
     alpha : the weights are `base + alpha * residual`; the logits `provenance.logit_scale * cosine`.
@@ -38,6 +47,9 @@ class Classifier:
     provenance : where the features came from.
     class_ids : (C,) what classes go by across data sets; None when that is their names.
     half : of the data set's classes that it was fitted on: all, base or new.
+    image_residual : (D,) float32; `alpha * image_residual` is added to every image feature before it is normalised;
+        None where the image side is left alone.
+    projection : (W, D) float32, the text projection that the base was made with; None where that is the checkpoint's.
     """
 
     base: np.ndarray
@@ -51,11 +63,14 @@ class Classifier:
     provenance: Provenance
     class_ids: tuple[str, ...] | None = None
     half: str = "all"
+    image_residual: np.ndarray | None = None
+    projection: np.ndarray | None = None
 
     @property
-    def weights(self) -> np.ndarray:
-        """The un-normalised classifier `base + alpha * residual` (C, D)."""
-        return self.base + self.alpha * self.residual
+    def head(self) -> Head:
+        """The classifier as it is used: `base + alpha * residual`, and what it adds to image features."""
+        shift = None if self.image_residual is None else self.alpha * self.image_residual
+        return Head(self.base + self.alpha * self.residual, shift)
 
 
 def run_folder(out: Path, source: Provenance, recipe: Recipe, half: str, shots: int, seed: int) -> Path:
@@ -73,9 +88,9 @@ def checkpoint_folder(above: Path, source: Provenance) -> Path:
 def write_run(folder: Path, classifier: Classifier, metrics: dict[str, Any]) -> None:
     """Write a run, each file whole or not at all; raises StorageError when the folder cannot be written."""
     with replaced(folder / CLASSIFIER_FILE) as temporary:
-        temporary.write_bytes(
-            save({"base": classifier.base, "residual": classifier.residual}, _as_metadata(classifier))
-        )
+        tensors = {name: getattr(classifier, name) for name in (*TENSORS, *OPTIONAL_TENSORS)}
+        present = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
+        temporary.write_bytes(save(present, _as_metadata(classifier)))
     with replaced(folder / METRICS_FILE) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
@@ -87,7 +102,8 @@ def read_classifier(folder: Path) -> Classifier:
         raise RunError(f"{folder} holds no {CLASSIFIER_FILE}; pass a run folder that `taskres fit` wrote")
     try:
         with safe_open(file, framework="numpy") as stored:
-            tensors = {name: stored.get_tensor(name) for name in ("base", "residual")}
+            optional = [name for name in OPTIONAL_TENSORS if name in stored.keys()]  # noqa: SIM118
+            tensors = {name: stored.get_tensor(name) for name in (*TENSORS, *optional)}
             return _from_metadata(tensors, stored.metadata() or {})
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{file} is not an intact run ({' '.join(str(error).split())}); fit it again") from error
@@ -141,7 +157,11 @@ def _from_metadata(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> 
     base, residual = tensors["base"], tensors["residual"]
     if not base.shape == residual.shape == (len(classnames), base.shape[-1]):
         raise ValueError(f"base {base.shape}, residual {residual.shape}, {len(classnames)} class names")
+    image_residual, projection = (tensors.get(name) for name in OPTIONAL_TENSORS)
+    if image_residual is not None and image_residual.shape != base.shape[1:]:
+        raise ValueError(f"image_residual {image_residual.shape}, base {base.shape}")
     recipe = Recipe(**provenance.recipe)
     class_ids = None if class_ids is None else tuple(class_ids)
     names = tuple(classnames), tuple(templates)
-    return Classifier(base, residual, *names, alpha, recipe, shots, seed, provenance, class_ids, half)
+    fitted = Classifier(base, residual, *names, alpha, recipe, shots, seed, provenance, class_ids, half)
+    return replace(fitted, image_residual=image_residual, projection=projection)

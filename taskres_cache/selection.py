@@ -1,4 +1,4 @@
-"""Choosing alpha by validation images, never by anything else: test features are not even handed in.
+"""Choosing alpha, rate and decay by validation images, never by anything else: test features are not even handed in.
 
 Axes: C classes, D embedding.
 """
@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from taskres_cache.errors import OptionError
-from taskres_cache.fitting import Fit, FitTask, fit_residuals
-from taskres_cache.residual import classifier, count_correct, mean_loss
+from taskres_cache.errors import FitError, OptionError
+from taskres_cache.fitting import Fit, FitTask, try_residuals
+from taskres_cache.recipe import Recipe
+from taskres_cache.residual import classifier, score
 
 PAPER_ALPHA = 0.5
 OPENAI_BASE_RMS = 0.3  # of a coordinate of OpenAI's text features, for which the paper's alpha is right
@@ -20,18 +21,28 @@ ALPHA_MULTIPLES = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 @dataclass(frozen=True)
 class Candidate:
-    """An alpha that was tried, with the val accuracy in percent and the val loss that it came to."""
+    """What was tried, with the val accuracy in percent and the val loss that it came to; None where it diverged."""
 
     alpha: float
-    val_accuracy: float
-    val_loss: float
+    lr: float
+    weight_decay: float
+    val_accuracy: float | None
+    val_loss: float | None
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """By what candidates are compared, the greater the better: accuracy, then the lower loss."""
+        if self.val_accuracy is None or self.val_loss is None:
+            return -1.0, 0.0
+        return self.val_accuracy, -self.val_loss
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The fit of the alpha that val chose, and all that were tried."""
+    """The fit that val chose, what it was fitted with, and all that was tried."""
 
     fit: Fit
+    choice: Candidate
     candidates: tuple[Candidate, ...]
 
 
@@ -45,41 +56,53 @@ def alpha_grid(base: np.ndarray) -> tuple[float, ...]:
     return tuple(float(f"{multiple * own:.3g}") for multiple in ALPHA_MULTIPLES)
 
 
-def fit_with_chosen_alpha(
-    tasks: Sequence[FitTask], base: np.ndarray, logit_scale: float, device: torch.device
-) -> list[Chosen]:
-    """Fit every task with every alpha of the grid, and return each task's fit of the best val accuracy.
+def candidates_of(recipe: Recipe, base: np.ndarray) -> list[Recipe]:
+    """Return every recipe to be chosen between; one that leaves nothing to choose is the only one."""
+    return recipe.candidates(alpha_grid(base)) if recipe.chooses else [recipe]
 
-    Ties go to the lower val loss.
+
+def fit_by_choice(tasks: Sequence[FitTask], logit_scale: float, device: torch.device) -> list[Chosen]:
+    """Fit every task with everything that its recipe leaves open, and return each task's fit of the best val accuracy.
+
+    All candidates of all tasks go through the training loop together. Ties go to the lower val loss.
 
     Parameters
     ----------
-    tasks : with validation images; the alpha of their recipes is not used.
-    base, logit_scale, device : see `fitting.fit_residuals`.
+    tasks : with validation images; alpha, rate and decay of their recipes count only where there is no choice of them.
+    logit_scale, device : see `fitting.fit_residuals`.
 
     Raises
     ------
     OptionError : a task without validation images.
+    FitError : everything that was tried for a task diverged.
     """
     if any(task.validation is None or len(task.validation.labels) == 0 for task in tasks):
-        raise OptionError("alpha auto needs validation images to choose by, and this split has none; pass a number")
-    grid = alpha_grid(base)
-    tried = [replace(task, recipe=task.recipe.changed(alpha=alpha)) for task in tasks for alpha in grid]
-    fits = fit_residuals(tried, base, logit_scale, device)
-    candidates = [_candidate(task, fit, base, logit_scale, device) for task, fit in zip(tried, fits, strict=True)]
-    chosen = []
-    for start in range(0, len(tried), len(grid)):
-        own = range(start, start + len(grid))
-        best = max(own, key=lambda number: (candidates[number].val_accuracy, -candidates[number].val_loss))
-        chosen.append(Chosen(fits[best], tuple(candidates[number] for number in own)))
-    return chosen
+        raise OptionError(
+            "alpha auto and --search need validation images to choose by, and this split has none; pass numbers"
+        )
+    tried = [[replace(task, recipe=recipe) for recipe in candidates_of(task.recipe, task.base)] for task in tasks]
+    flat = [task for group in tried for task in group]
+    fits = iter(try_residuals(flat, logit_scale, device))
+    return [_chosen([(task, next(fits)) for task in group], logit_scale, device) for group in tried]
 
 
-def _candidate(task: FitTask, fit: Fit, base: np.ndarray, logit_scale: float, device: torch.device) -> Candidate:
+def _chosen(tried: Sequence[tuple[FitTask, Fit]], logit_scale: float, device: torch.device) -> Chosen:
+    candidates = tuple(_candidate(task, fit, logit_scale, device) for task, fit in tried)
+    best = max(range(len(tried)), key=lambda number: candidates[number].rank)
+    if candidates[best].val_accuracy is None:
+        raise FitError(f"all {len(tried)} candidates diverged; search around a lower lr")
+    return Chosen(tried[best][1], candidates[best], candidates)
+
+
+def _candidate(task: FitTask, fit: Fit, logit_scale: float, device: torch.device) -> Candidate:
+    """Return what a fit comes to on its val images."""
     assert task.validation is not None
-    arrays = (task.validation.image_features, task.validation.labels, fit.residual, base)
-    features, labels, residual, fixed_base = (torch.from_numpy(array).to(device) for array in arrays)
-    features, labels = features.to(residual.dtype), labels.to(torch.int64)
-    weights = classifier(fixed_base, residual, fit.alpha)[None]  # (1, C, D)
-    accuracy = 100.0 * count_correct(features, labels, weights).item() / len(labels)
-    return Candidate(fit.alpha, accuracy, mean_loss(features, labels, weights, logit_scale).item())
+    tried = (fit.alpha, task.recipe.lr, task.recipe.weight_decay)
+    if fit.diverged:
+        return Candidate(*tried, None, None)
+    base, residual = (torch.from_numpy(array).to(device) for array in (task.base, fit.residual))
+    features = torch.from_numpy(task.validation.image_features).to(base)
+    labels = torch.from_numpy(task.validation.labels).to(device, torch.int64)
+    shift = None if fit.image_residual is None else fit.alpha * torch.from_numpy(fit.image_residual).to(device)
+    accuracy, minus_loss = score(features, labels, (classifier(base, residual, fit.alpha), shift), logit_scale)
+    return Candidate(*tried, accuracy, -minus_loss)

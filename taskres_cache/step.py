@@ -1,65 +1,56 @@
-"""One optimisation step of K residuals at once: two products, and everything else in place.
+"""One optimisation step of K fits at once: two products, and everything else in place.
 
 Nothing goes through autograd, no array of a product's size is allocated twice, and the host waits for nothing.
 
-Axes: K fits, B images of a batch, C classes, D embedding.
+Axes: K fits, B images of a batch, C classes, D embedding, W width of the text tower.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
 from taskres_cache.recipe import Recipe
+from taskres_cache.residual import classifier
+from taskres_cache.tuned import Alpha, Batch, ImageResidual, Part, TextProjection, TextResidual, multiply
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
 
 
-class ResidualStep:
-    """The residuals of K fits of one shape, their optimiser, and the buffers that a step works in.
+class Step:
+    """The steps of K fits of one shape, whatever it is that they train.
 
     Parameters
     ----------
-    directions : (rows, D) normalised image features, those of several training sets one below the other; their floating
-        type is that of the products' operands.
-    base : (C, D) un-normalised text classifier; its floating type is the one that everything is computed in.
-    logit_scale : the multiplier s of the cosines.
-    recipes : (K,) of one alpha rule; alpha, rate and decay are each fit's own.
-    batch : B.
+    directions, lengths : (rows, D) normalised image features and (rows,) their lengths before, those of several
+        training sets one below the other; the directions' floating type is that of the products' operands.
+    batch : the arrays to work in; the likelihoods and the gradients of the parts follow from it.
+    parts : what is trained, by name.
+    alpha : of the residuals among the parts; None where there are none.
+    weight_decays : (K,).
 
     Notes
     -----
-    With `w = t + alpha * x`, `v = w/|w|`, cosines `<f, v>` and `e = softmax - onehot`, the mean cross-entropy has the
-    gradient `dL/dw = s/B * (sum_b e f - v * sum_b e <f, v>) / |w|`, and `dL/dx = alpha * dL/dw`. This is the closed
-    form with `<v, g>` taken on the side of the batch: the products run on `w` as it is, division by `|w|` is a scaling
-    of columns of (B, C), and no (C, D) array is read for an inner product.
+    With `v = w/|w|`, cosines `<f, v>` and `e = softmax - onehot`, the mean cross-entropy has the gradient
+    `dL/dw = s/B * (sum_b e f - v * sum_b e <f, v>) / |w|`. The products run on `w` as it is: division by `|w|` is a
+    scaling of columns of (B, C). What follows for each part stands in `tuned`.
     """
 
     def __init__(
         self,
         directions: Tensor,
-        base: Tensor,
-        logit_scale: float,
-        recipes: Sequence[Recipe],
-        batch: int,
+        lengths: Tensor,
+        batch: Batch,
+        parts: Mapping[str, Part],
+        alpha: Alpha | None,
+        weight_decays: Sequence[float],
     ) -> None:
-        fits, (classes, dim) = len(recipes), base.shape
-        self.residual = base.new_zeros(fits, classes, dim)
-        self.alpha = base.new_tensor([recipe.alpha for recipe in recipes])[:, None, None]  # (K, 1, 1)
-        self._first_alpha = self.alpha.clone()
-        self._directions, self._base, self._logit_scale = directions, base, logit_scale
-        self._learns_alpha = recipes[0].alpha_rule == "learn"
-        self._factor = (torch.ones_like(self.alpha) if self._learns_alpha else self.alpha) / batch  # (K, 1, 1)
-        self._weights = base.new_empty(fits, classes, dim)  # and, once they have served, the gradient
-        self._scale = base.new_empty(fits, classes, 1)  # s/|w|
-        self._logits = base.new_empty(fits, batch, classes)
-        self._errors = base.new_empty(fits, batch, classes)
-        self._images = directions.new_empty(fits * batch, dim)
-        self._minus_one = base.new_full((fits, batch, 1), -1.0)
-        self._alpha_gradient = torch.zeros_like(self.alpha)
-        self._optimisers = [self._optimiser(fit, recipe.weight_decay) for fit, recipe in enumerate(recipes)]
+        self.parts, self.alpha = dict(parts), alpha
+        self._directions, self._lengths, self._batch = directions, lengths, batch
+        self._minus_one = batch.errors.new_full((*batch.errors.shape[:2], 1), -1.0)
+        self._optimisers = [self._optimiser(fit, weight_decay) for fit, weight_decay in enumerate(weight_decays)]
 
     def __call__(self, rows: Tensor, labels: Tensor, likelihoods: Tensor) -> None:
         """Take one step.
@@ -70,37 +61,38 @@ class ResidualStep:
         labels : (K, B, 1) int64, those of the rows.
         likelihoods : (K, B, 1), written: the probability that each image's own class had.
         """
-        torch.index_select(self._directions, 0, rows.reshape(-1), out=self._images)
-        images = self._images.view(*rows.shape, -1)  # (K, B, D)
-        self._forward(images)
-        torch.gather(self._errors, -1, labels, out=likelihoods)
-        self._errors.scatter_add_(-1, labels, self._minus_one)  # softmax - onehot
-        self._backward(images)
+        batch, flat = self._batch, rows.reshape(-1)
+        torch.index_select(self._directions, 0, flat, out=batch.images.view(len(flat), -1))
+        torch.index_select(self._lengths, 0, flat, out=batch.lengths.view(-1))
+        for part in self.parts.values():
+            part.apply(batch)
+        self._forward()
+        torch.gather(batch.errors, -1, labels, out=likelihoods)
+        batch.errors.scatter_add_(-1, labels, self._minus_one)  # softmax - onehot
+        if self.alpha is not None:
+            self.alpha.gradient.zero_()
+        for part in self.parts.values():
+            part.pull_back(batch)
         for optimiser in self._optimisers:
             optimiser.step()
 
-    def _forward(self, images: Tensor) -> None:
-        """Write the logits and, where the errors are to be, the softmax of images (K, B, D)."""
-        torch.addcmul(self._base, self.alpha, self.residual, out=self._weights)  # (K, C, D)
-        torch.linalg.vector_norm(self._weights, dim=-1, keepdim=True, out=self._scale)  # (K, C, 1)
-        self._scale.reciprocal_().mul_(self._logit_scale)
-        _multiply(images, self._weights.mT, self._logits)  # (K, B, C)
-        self._logits.mul_(self._scale.mT)
-        torch.softmax(self._logits, dim=-1, out=self._errors)  # (K, B, C)
+    def _forward(self) -> None:
+        """Write the logits and, where the errors are to be, the softmax of the batch."""
+        batch = self._batch
+        torch.linalg.vector_norm(batch.weights, dim=-1, keepdim=True, out=batch.scale)  # (K, C, 1)
+        batch.scale.reciprocal_().mul_(batch.logit_scale)
+        multiply(batch.images, batch.weights.mT, batch.logits)  # (K, B, C)
+        batch.logits.mul_(batch.scale.mT)
+        torch.softmax(batch.logits, dim=-1, out=batch.errors)  # (K, B, C)
 
-    def _backward(self, images: Tensor) -> None:
-        """Turn the weights into the gradient, given images (K, B, D) and the errors.
+    def values(self, fit: int) -> dict[str, Tensor]:
+        """Return what a fit has come to so far, part by part and alpha; the tensors themselves, which change."""
+        alpha = {} if self.alpha is None else {"alpha": self.alpha.value[fit]}
+        return {name: part.value[fit] for name, part in self.parts.items()} | alpha
 
-        With `r = s/|w|` and the errors times `alpha * r / B`, the sum `a` of errors times logits over the batch makes
-        the radial part of the gradient `w * a * r / s^2`, which the weights are scaled to before the product is added.
-        """
-        self._errors.mul_((self._scale * self._factor).mT)
-        radial = self._logits.mul_(self._errors).sum(dim=1)[..., None]  # (K, C, 1)
-        self._weights.mul_(radial.mul_(self._scale).mul_(-1 / self._logit_scale**2))
-        _add_product(self._weights, self._errors.mT, images)  # (K, C, D)
-        if self._learns_alpha:
-            torch.sum(self._weights * self.residual, dim=(1, 2), keepdim=True, out=self._alpha_gradient)
-            self._weights.mul_(self.alpha)
+    def head(self, fit: int) -> tuple[Tensor, Tensor | None]:
+        """Return a fit's un-normalised classifier (C, D), and what it adds to image features (1, D), if anything."""
+        raise NotImplementedError
 
     def set_rates(self, rates: Sequence[float]) -> None:
         """Set each fit's learning rate."""
@@ -109,16 +101,88 @@ class ResidualStep:
 
     def restart(self) -> None:
         """Go back to where the fits began: what a rehearsal did is forgotten."""
-        self.residual.zero_()
-        self.alpha.copy_(self._first_alpha)
+        for part in self.parts.values():
+            part.restart()
         for optimiser in self._optimisers:
             optimiser.restart()
+        if self.alpha is not None:
+            self.alpha.restart()
 
     def _optimiser(self, fit: int, weight_decay: float) -> "FusedAdam":
-        parameters, gradients = [self.residual[fit]], [self._weights[fit]]
-        if self._learns_alpha:
-            parameters, gradients = [*parameters, self.alpha[fit]], [*gradients, self._alpha_gradient[fit]]
+        parameters = [part.value[fit] for part in self.parts.values()]
+        gradients = [part.gradient[fit] for part in self.parts.values()]
+        if self.alpha is not None and self.alpha.learns:
+            parameters, gradients = [*parameters, self.alpha.value[fit]], [*gradients, self.alpha.gradient[fit]]
         return FusedAdam(parameters, gradients, weight_decay)
+
+
+class ResidualStep(Step):
+    """The steps of K residuals: of the text, the image side, or both, as the recipes say.
+
+    Parameters
+    ----------
+    directions, lengths : see `Step`.
+    base : (C, D), or (K, C, D) for bases of their own, un-normalised; its floating type is the one that everything is
+        computed in.
+    logit_scale : the multiplier s of the cosines.
+    recipes : (K,) of one alpha rule and one kind of residual; alpha, rate and decay are each fit's own.
+    batch_size : B.
+    """
+
+    def __init__(
+        self,
+        directions: Tensor,
+        lengths: Tensor,
+        base: Tensor,
+        logit_scale: float,
+        recipes: Sequence[Recipe],
+        batch_size: int,
+    ) -> None:
+        batch = Batch.empty(directions, (len(recipes), batch_size, base.shape[-2]), base, logit_scale)
+        alpha, kind = Alpha(recipes, batch_size, base), recipes[0].residual
+        # The image side first: on the way back the text side uses up what it looks at.
+        image: dict[str, Part] = {} if kind == "text" else {"image_residual": ImageResidual(alpha, batch)}
+        text: dict[str, Part] = {} if kind == "image" else {"residual": TextResidual(base, alpha, batch)}
+        super().__init__(directions, lengths, batch, image | text, alpha, [recipe.weight_decay for recipe in recipes])
+        self._base = base.expand_as(batch.weights)
+
+    def head(self, fit: int) -> tuple[Tensor, Tensor | None]:
+        """Return `base + alpha * residual` (C, D), and `alpha * image_residual` (1, D) where there is one."""
+        values = self.values(fit)
+        alpha, base = values["alpha"], self._base[fit]
+        weights = classifier(base, values["residual"], alpha) if "residual" in values else base
+        return weights, alpha * values["image_residual"] if "image_residual" in values else None
+
+
+class ProjectionStep(Step):
+    """The steps of K text projections, as an enhanced base has them.
+
+    Parameters
+    ----------
+    directions, lengths : see `Step`.
+    pre_projection, projection : (C, W) and (W, D), whose product is the base to start from.
+    logit_scale, recipes, batch_size : see `ResidualStep`.
+    """
+
+    def __init__(
+        self,
+        directions: Tensor,
+        lengths: Tensor,
+        pre_projection: Tensor,
+        projection: Tensor,
+        logit_scale: float,
+        recipes: Sequence[Recipe],
+        batch_size: int,
+    ) -> None:
+        base = pre_projection @ projection
+        batch = Batch.empty(directions, (len(recipes), batch_size, len(base)), base, logit_scale)
+        parts = {"projection": TextProjection(pre_projection, projection, batch)}
+        super().__init__(directions, lengths, batch, parts, None, [recipe.weight_decay for recipe in recipes])
+        self._pre_projection = pre_projection
+
+    def head(self, fit: int) -> tuple[Tensor, Tensor | None]:
+        """Return the base (C, D) that the projection makes."""
+        return self._pre_projection @ self.values(fit)["projection"], None
 
 
 class FusedAdam:
@@ -159,19 +223,3 @@ class FusedAdam:
         """Forget every step."""
         for state in (*self._means, *self._squares, *self._steps):
             state.zero_()
-
-
-def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """Write the K products into `out`; of operands of unlike types the narrower one's is used."""
-    if left.dtype == right.dtype:
-        torch.bmm(left, right, out=out)
-    else:
-        out.copy_(torch.bmm(left, right.to(left.dtype)))
-
-
-def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add the K products to `out`, likewise."""
-    if left.dtype == right.dtype:
-        out.baddbmm_(left, right)
-    else:
-        out.add_(torch.bmm(left.to(right.dtype), right))

@@ -12,22 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from taskres_cache.base_files import BaseFile
+from taskres_cache.bases import Bases, Start
 from taskres_cache.contents import SplitName
 from taskres_cache.errors import CacheError, OptionError, RunError
 from taskres_cache.evaluation import percent_correct
-from taskres_cache.fitting import (
-    Fit,
-    FitTask,
-    TrainingSet,
-    ValidationSet,
-    fit_residuals,
-    regular_base,
-    stack_size,
-)
+from taskres_cache.fitting import Fit, FitTask, Task, fit_residuals, stack_size
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs import Classifier, read_classifier, read_metrics, run_folder, write_run
-from taskres_cache.selection import Candidate, fit_with_chosen_alpha
+from taskres_cache.runs import Classifier, Head, read_classifier, read_metrics, run_folder, write_run
+from taskres_cache.selection import Chosen, candidates_of, fit_by_choice
 from taskres_cache.store import FeatureCache
+from taskres_cache.training import TrainingSet, ValidationSet
 
 
 @dataclass(frozen=True)
@@ -55,25 +50,40 @@ def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
 
 
 def run_study(
-    cache: FeatureCache, splits: Sequence[SplitName], recipes: Sequence[Recipe], device: torch.device, out: Path
+    cache: FeatureCache,
+    splits: Sequence[SplitName],
+    recipes: Sequence[Recipe],
+    device: torch.device,
+    out: Path,
+    base_file: BaseFile | None = None,
 ) -> Iterator[RunResult]:
     """Fit, evaluate and write a run for every split and recipe.
 
-    As many splits go together as the device gains by (see `fitting.stack_size`); their classifiers meet the test
-    features together, a piece at a time. A fit is handed the train and val rows of its split and nothing else.
+    As many splits go together as the device gains by (see `fitting.stack_size`); when all of them are fitted and every
+    choice is made, their classifiers meet the test features together, a piece at a time. A fit is handed the train and
+    val rows of its split and nothing else.
+
+    Parameters
+    ----------
+    cache, splits, recipes, device : what to fit, how, and where.
+    out : above the run folders.
+    base_file : for recipes whose base is from a file.
 
     Raises
     ------
-    OptionError : a split or views that the cache does not hold, before anything is fitted.
+    OptionError : a split, views or a text projection that the cache does not hold, before anything is fitted.
+    WeightsError : a base file of another shape.
     StorageError : a run folder cannot be written.
     """
     for name in splits:
         cache.split(*name)
     _refuse_missing_views(cache, recipes)
-    shared = _shared(cache, device)
-    at_once = max(1, stack_size(shared.base.size, device) // len(recipes))
+    bases = Bases(cache.text_bases(), recipes, base_file, cache.provenance.logit_scale, device)
+    fits_a_split = sum(len(candidates_of(recipe, bases.regular)) for recipe in recipes)
+    at_once = max(1, stack_size(bases.regular.size, device) // fits_a_split)
     for start in range(0, len(splits), at_once):
-        yield from _run_together(cache, splits[start : start + at_once], recipes, shared, device, out)
+        fitted = _fitted(cache, splits[start : start + at_once], recipes, bases, device)
+        yield from _written(cache, fitted, bases, device, out)
 
 
 def finished_runs(
@@ -83,88 +93,64 @@ def finished_runs(
 
     Raises OptionError for a split that the cache does not hold.
     """
-    shared, found = _shared_digest(cache, regular_base(cache.text_bases().embeddings)), {}
+    bases = Bases(cache.text_bases(), [recipe], None, cache.provenance.logit_scale, torch.device("cpu"))
+    test, found = sha256(), {}
+    for _, features in cache.pieces(cache.rows("test")):
+        test.update(features.data)
     for name in splits:
         folder = run_folder(out, cache.provenance, recipe, cache.half, *name)
         metrics = _metrics_of_intact_run(folder)
-        inputs = _digest(
-            shared, _training_set(cache, name, recipe.views, recipe.view_use), _validation_set(cache, name)
-        )
+        training, validation = _training_set(cache, name, recipe.views, recipe.view_use), _validation_set(cache, name)
+        inputs = _inputs_digest(cache, bases.sources(recipe), training, validation, test.hexdigest())
         if metrics.get("inputs_sha256") == inputs and metrics.get("recipe") == recipe.as_dict():
             found[name] = RunResult(folder, metrics)
     return found
 
 
 @dataclass(frozen=True)
-class _Shared:
-    """What all runs of a study have in common: the base, its accuracy on test, and a digest of what they start from."""
-
-    base: np.ndarray
-    zero_shot_accuracy: float | None
-    digest: str
-
-
-@dataclass(frozen=True)
 class _Fitted:
-    """A task of a split, its fit, and the alphas that were tried for it."""
+    """What a residual of a split starts from, its task and fit, and what it was chosen from, if there was a choice."""
 
     name: SplitName
+    start: Start
     task: FitTask
     fit: Fit
-    candidates: tuple[Candidate, ...] = ()
-
-
-def _run_together(
-    cache: FeatureCache,
-    names: Sequence[SplitName],
-    recipes: Sequence[Recipe],
-    shared: _Shared,
-    device: torch.device,
-    out: Path,
-) -> Iterator[RunResult]:
-    """Fit some splits with every recipe, evaluate all of them, write them one by one."""
-    uses = dict.fromkeys((recipe.views, recipe.view_use) for recipe in recipes)
-    named_tasks = [
-        (
-            name,
-            FitTask(trainings[recipe.views, recipe.view_use], recipe, recipe.epochs_for(name[0]), name[1], validation),
-        )
-        for name in names
-        for trainings in [{use: _training_set(cache, name, *use) for use in uses}]
-        for validation in [_validation_set(cache, name)]
-        for recipe in recipes
-    ]
-    fitted = _fitted(named_tasks, shared.base, cache.provenance.logit_scale, device)
-    classifiers = [_classifier(cache, shared.base, one) for one in fitted]
-    started = perf_counter()
-    tests = percent_correct(cache, cache.rows("test"), [one.weights for one in classifiers], device)
-    evaluation = (perf_counter() - started) / len(fitted)
-    for one, classifier, test in zip(fitted, classifiers, tests or repeat(None), strict=False):
-        measured = {
-            "inputs_sha256": _digest(shared.digest, one.task.training, one.task.validation),
-            "zero_shot_accuracy": shared.zero_shot_accuracy,
-            "test_accuracy": test,
-            **_measured(cache, one, classifier, device),
-            "seconds": {"fit": one.fit.seconds, "evaluate": evaluation},
-        }
-        folder = run_folder(out, cache.provenance, classifier.recipe, cache.half, *one.name)
-        metrics = {**_identity(cache, classifier), **measured}
-        write_run(folder, classifier, metrics)
-        yield RunResult(folder, metrics)
+    chosen: Chosen | None = None
 
 
 def _fitted(
-    named_tasks: Sequence[tuple[SplitName, FitTask]], base: np.ndarray, logit_scale: float, device: torch.device
+    cache: FeatureCache, names: Sequence[SplitName], recipes: Sequence[Recipe], bases: Bases, device: torch.device
 ) -> list[_Fitted]:
-    """Return every task fitted, those first that choose no alpha."""
-    plain = [(name, task) for name, task in named_tasks if task.recipe.alpha_rule != "auto"]
-    choosing = [(name, task) for name, task in named_tasks if task.recipe.alpha_rule == "auto"]
-    fits = fit_residuals([task for _, task in plain], base, logit_scale, device)
-    chosen = fit_with_chosen_alpha([task for _, task in choosing], base, logit_scale, device)
+    """Return every recipe fitted on every split, in their order."""
+    named = [(name, task) for name in names for task in _tasks(cache, name, recipes)]
+    starts = bases.starts([task for _, task in named])
+    tasks = [FitTask(**vars(task), base=start.base) for (_, task), start in zip(named, starts, strict=True)]
+    scale = cache.provenance.logit_scale
+    plain = [task for task in tasks if not task.recipe.chooses and task.recipe.base != "enhanced-only"]
+    choosing = [task for task in tasks if task.recipe.chooses]
+    fits = {id(task): fit for task, fit in zip(plain, fit_residuals(plain, scale, device), strict=True)}
+    chosen = {id(task): one for task, one in zip(choosing, fit_by_choice(choosing, scale, device), strict=True)}
+    fits |= {number: one.fit for number, one in chosen.items()}
     return [
-        *(_Fitted(name, task, fit) for (name, task), fit in zip(plain, fits, strict=True)),
-        *(_Fitted(name, task, one.fit, one.candidates) for (name, task), one in zip(choosing, chosen, strict=True)),
+        _Fitted(name, start, task, fits.get(id(task)) or _no_fit(task), chosen.get(id(task)))
+        for (name, _), start, task in zip(named, starts, tasks, strict=True)
     ]
+
+
+def _tasks(cache: FeatureCache, name: SplitName, recipes: Sequence[Recipe]) -> list[Task]:
+    """Return a task for each recipe on one split; recipes that use the same views share a training set."""
+    uses = dict.fromkeys((recipe.views, recipe.view_use) for recipe in recipes)
+    trainings = {use: _training_set(cache, name, *use) for use in uses}
+    validation = _validation_set(cache, name)
+    return [
+        Task(trainings[recipe.views, recipe.view_use], recipe, recipe.epochs_for(name[0]), name[1], validation)
+        for recipe in recipes
+    ]
+
+
+def _no_fit(task: FitTask) -> Fit:
+    """Return a residual of zero: the base alone."""
+    return Fit(np.zeros_like(task.base), None, task.recipe.alpha, (), 0, 0.0)
 
 
 def _training_set(cache: FeatureCache, name: SplitName, views: int, view_use: str) -> TrainingSet:
@@ -196,10 +182,40 @@ def _refuse_missing_views(cache: FeatureCache, recipes: Sequence[Recipe]) -> Non
         )
 
 
-def _classifier(cache: FeatureCache, base: np.ndarray, fitted: _Fitted) -> Classifier:
+def _written(
+    cache: FeatureCache, fitted: Sequence[_Fitted], bases: Bases, device: torch.device, out: Path
+) -> Iterator[RunResult]:
+    """Measure all classifiers on the test images, which are read here and nowhere before, and write them one by one."""
+    classifiers = [_classifier(cache, one) for one in fitted]
+    own = [head for one in classifiers for head in (Head(one.base), one.head)]
+    started, test = perf_counter(), sha256()
+    accuracies = percent_correct(cache, cache.rows("test"), [Head(bases.regular), *own], device, test)
+    evaluation = (perf_counter() - started) / len(fitted)
+    zero_shot, *of_own = accuracies or repeat(None, 1 + len(own))
+    pairs = zip(of_own[::2], of_own[1::2], strict=True)
+    for one, classifier, (base, accuracy) in zip(fitted, classifiers, pairs, strict=True):
+        sources, recipe = bases.sources(one.task.recipe), classifier.recipe
+        metrics = {
+            **_identity(cache, classifier),
+            "inputs_sha256": _inputs_digest(cache, sources, one.task.training, one.task.validation, test.hexdigest()),
+            "zero_shot_accuracy": zero_shot,
+            "base_accuracy": base,
+            "test_accuracy": accuracy,
+            **_measured_on_val(cache, one, classifier, bases, device),
+            **_course(one, bases),
+            "device": str(device),
+            "images": _image_counts(cache, one.name),
+            "seconds": {"base": one.start.seconds, "fit": one.fit.seconds, "evaluate": evaluation},
+        }
+        folder = run_folder(out, cache.provenance, recipe, cache.half, *one.name)
+        write_run(folder, classifier, metrics)
+        yield RunResult(folder, metrics)
+
+
+def _classifier(cache: FeatureCache, fitted: _Fitted) -> Classifier:
     """Return a fit as a classifier that knows where its features came from."""
     return Classifier(
-        base=base,
+        base=fitted.start.base,
         residual=fitted.fit.residual,
         classnames=cache.classnames,
         templates=cache.templates,
@@ -210,32 +226,24 @@ def _classifier(cache: FeatureCache, base: np.ndarray, fitted: _Fitted) -> Class
         provenance=cache.provenance,
         class_ids=cache.class_ids,
         half=cache.half,
+        image_residual=fitted.fit.image_residual,
+        projection=fitted.start.projection,
     )
 
 
-def _shared(cache: FeatureCache, device: torch.device) -> _Shared:
-    base = regular_base(cache.text_bases().embeddings)  # (C, D)
-    accuracies = percent_correct(cache, cache.rows("test"), [base], device)
-    return _Shared(base, accuracies[0] if accuracies else None, _shared_digest(cache, base))
-
-
-def _shared_digest(cache: FeatureCache, base: np.ndarray) -> str:
-    test = cache.rows("test")
-    digest = sha256(repr((cache.provenance.logit_scale, cache.classnames)).encode())
-    for array in (base, cache.labels[test]):
+def _inputs_digest(
+    cache: FeatureCache,
+    sources: Sequence[np.ndarray],
+    training: TrainingSet,
+    validation: ValidationSet | None,
+    test_features: str,
+) -> str:
+    """Return the SHA-256 by which equal inputs of a run are known: text, train, val and test, in numbers and labels."""
+    digest = sha256(repr((cache.provenance.logit_scale, cache.classnames, test_features)).encode())
+    val = () if validation is None else (validation.image_features, validation.labels)
+    images = (training.directions, training.lengths, training.labels, *val, cache.labels[cache.rows("test")])
+    for array in (*sources, *images):
         digest.update(np.ascontiguousarray(array).data)
-    for _, features in cache.pieces(test):
-        digest.update(features.data)
-    return digest.hexdigest()
-
-
-def _digest(shared: str, *sets: TrainingSet | ValidationSet | None) -> str:
-    """Return the SHA-256 by which equal inputs of a run are known: what all runs share, and its own images."""
-    digest = sha256(shared.encode())
-    for images in (one for one in sets if one is not None):
-        features = images.directions if isinstance(images, TrainingSet) else images.image_features
-        for array in (features, images.labels):
-            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -248,20 +256,30 @@ def _metrics_of_intact_run(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _measured(cache: FeatureCache, fitted: _Fitted, classifier: Classifier, device: torch.device) -> dict[str, Any]:
-    """Return val accuracies in percent, what the fit went through, and how many images took part."""
-    split, fit = cache.split(*fitted.name), fitted.fit
-    vals = percent_correct(cache, split.val, [classifier.base, classifier.weights], device) or (None, None)
-    tried = {"alpha_candidates": [asdict(one) for one in fitted.candidates]} if fitted.candidates else {}
-    return {
-        "zero_shot_val_accuracy": vals[0],
-        "val_accuracy": vals[1],
-        **tried,
-        "epoch_losses": list(fit.losses),
-        "kept_epochs": fit.kept_epochs,
-        "device": str(device),
-        "images": {"train": len(split.train), "val": len(split.val), "test": len(cache.rows("test"))},
-    }
+def _measured_on_val(
+    cache: FeatureCache, fitted: _Fitted, classifier: Classifier, bases: Bases, device: torch.device
+) -> dict[str, Any]:
+    """Return val accuracies in percent."""
+    heads = [Head(bases.regular), Head(classifier.base), classifier.head]
+    names = ("zero_shot_val_accuracy", "base_val_accuracy", "val_accuracy")
+    accuracies = percent_correct(cache, cache.split(*fitted.name).val, heads, device)
+    return dict(zip(names, accuracies or repeat(None), strict=False))
+
+
+def _course(fitted: _Fitted, bases: Bases) -> dict[str, Any]:
+    """Return what base and fit went through, and what was chosen from what."""
+    start, chosen = fitted.start, fitted.chosen
+    tuning = {"epoch_losses": list(start.losses), "kept_epochs": start.kept_epochs}
+    made: dict[str, Any] = {"base_tuning": tuning} if start.losses else {}
+    made |= {"base_file": bases.file_name} if fitted.task.recipe.base == "file" else {}
+    if chosen is not None:
+        made |= {"chosen": asdict(chosen.choice), "candidates": [asdict(one) for one in chosen.candidates]}
+    return {**made, "epoch_losses": list(fitted.fit.losses), "kept_epochs": fitted.fit.kept_epochs}
+
+
+def _image_counts(cache: FeatureCache, name: SplitName) -> dict[str, int]:
+    split = cache.split(*name)
+    return {"train": len(split.train), "val": len(split.val), "test": len(cache.rows("test"))}
 
 
 def _identity(cache: FeatureCache, classifier: Classifier) -> dict[str, Any]:

@@ -14,6 +14,7 @@ class Summary:
     shots: int
     seeds: tuple[int, ...]
     zero_shot_accuracy: float
+    mean_base_accuracy: float
     mean_val_accuracy: float | None
     mean_test_accuracy: float
     std_test_accuracy: float | None
@@ -37,6 +38,7 @@ def _summary(method: str, shots: int, runs: list[dict[str, Any]]) -> Summary:
         shots,
         tuple(run["seed"] for run in runs),
         statistics.mean(run["zero_shot_accuracy"] for run in runs),
+        statistics.mean(run.get("base_accuracy", run["zero_shot_accuracy"]) for run in runs),  # once there was one base
         statistics.mean(vals) if vals else None,
         statistics.mean(tests),
         deviation(tests),

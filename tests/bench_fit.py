@@ -22,10 +22,11 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader, TensorDataset
 
 from taskres_cache.arrays import ImportOptions, import_contents
-from taskres_cache.fitting import FitTask, TrainingSet, fit_residuals
+from taskres_cache.fitting import FitTask, fit_residuals
 from taskres_cache.recipe import Recipe
 from taskres_cache.step import ResidualStep
 from taskres_cache.tables import Table
+from taskres_cache.training import TrainingSet
 
 SCALE = 100.0
 ROUNDS = 15
@@ -85,7 +86,7 @@ def our_step(problem: Problem, device: torch.device, precision: str = "fp32") ->
     order = torch.randperm(len(labels), device=device)[: len(labels) // batch * batch].view(1, -1, batch)
     likelihoods = torch.empty(*order.shape, 1, device=device)
     batches = list(zip(order.unbind(1), labels[order][..., None].unbind(1), likelihoods.unbind(1), strict=True))
-    step = ResidualStep(directions, base, SCALE, [Recipe(precision=precision)], batch)
+    step = ResidualStep(directions, features.norm(dim=-1), base, SCALE, [Recipe(precision=precision)], batch)
     step.set_rates([1e-3])
     return lambda number: step(*batches[number % len(batches)])
 
@@ -221,10 +222,11 @@ def print_fit(problem: Problem, device: torch.device, epochs: int) -> None:
     features, labels, base = (tensor.numpy() for tensor in problem.tensors(torch.device("cpu")))
     small, training = (TrainingSet.of(features[:count], labels[:count]) for count in (256, len(labels)))
     del features
-    fit_residuals([FitTask(small, Recipe(), 1, 1)], base, SCALE, device)  # what libraries set up once
+    fit_residuals([FitTask(small, Recipe(), 1, 1, base=base)], SCALE, device)  # what libraries set up once
     before = _mebibytes("VmRSS") - training.directions.nbytes / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    (fit,) = fit_residuals([FitTask(training, Recipe(), _epochs(problem, device, epochs), 1)], base, SCALE, device)
+    task = FitTask(training, Recipe(), _epochs(problem, device, epochs), 1, base=base)
+    (fit,) = fit_residuals([task], SCALE, device)
     allowed = (2 * training.directions.nbytes + 8 * base.nbytes) / 2**20
     print(fit.seconds, _mebibytes("VmHWM") - before, allowed)
 

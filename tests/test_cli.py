@@ -63,7 +63,7 @@ def test_alpha_can_be_chosen_or_learned(extracted: Path, taskres: Taskres) -> No
     outcome = taskres("fit", extracted, "--shots", "2", "--alpha", "auto", "--epochs", "3", "--json")
     (run,) = json.loads(outcome.out)["runs"]
     assert "/taskres-regular-alpha-auto-epochs3/" in run["folder"]
-    tried = {candidate["alpha"]: candidate["val_accuracy"] for candidate in run["alpha_candidates"]}
+    tried = {candidate["alpha"]: candidate["val_accuracy"] for candidate in run["candidates"]}
     assert len(tried) == 7
     assert tried[run["alpha"]] == max(tried.values()) == run["val_accuracy"]
     (again,) = json.loads(taskres("eval", run["folder"], "--json").out)

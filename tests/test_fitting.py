@@ -8,17 +8,9 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from taskres_cache.errors import FitError, OptionError
-from taskres_cache.fitting import (
-    Fit,
-    FitTask,
-    TrainingSet,
-    ValidationSet,
-    epoch_order,
-    fit_residuals,
-    regular_base,
-    stacks,
-)
+from taskres_cache.fitting import Fit, FitTask, epoch_order, fit_residuals, stacks
 from taskres_cache.recipe import Recipe
+from taskres_cache.training import TrainingSet, ValidationSet
 
 CPU = torch.device("cpu")
 SCALE = 100.0
@@ -40,7 +32,7 @@ def train_and_val() -> tuple[TrainingSet, ValidationSet, np.ndarray]:
 
 
 def fit_alone(training: TrainingSet, base: np.ndarray, recipe: Recipe, epochs: int, seed: int) -> Fit:
-    return fit_residuals([FitTask(training, recipe, epochs, seed)], base, SCALE, CPU)[0]
+    return fit_residuals([FitTask(training, recipe, epochs, seed, base=base)], SCALE, CPU)[0]
 
 
 def reference_residual(
@@ -115,20 +107,15 @@ def test_rows_that_fill_no_batch_are_dropped(count: int, batch: int, shape: tupl
     assert len(set(order.flatten().tolist())) == order.numel()
 
 
-def test_regular_base_normalises_nothing() -> None:
-    embeddings = np.array([[[2.0, 0.0], [0.0, 4.0]]])
-    assert regular_base(embeddings).tolist() == [[1.0, 2.0]]
-
-
 def test_a_fit_that_diverges_says_so() -> None:
     training, base = few_shots(20, classes=5, dim=12)
     with pytest.raises(FitError, match="diverged in epoch .* with lr 1e\\+300"):
         fit_alone(training, base, Recipe(lr=1e300), epochs=5, seed=1)
 
 
-def tasks_of_a_grid() -> tuple[list[FitTask], np.ndarray]:
+def tasks_of_a_grid(dtype: type = np.float64) -> list[FitTask]:
     """Three sizes, two seeds with training sets of their own, four recipes that differ in what is each fit's own."""
-    _, base = few_shots(50, classes=5, dim=12)
+    base = few_shots(50, classes=5, dim=12)[1].astype(dtype)
     sets = [
         TrainingSet.of(*one)
         for one in (
@@ -141,16 +128,15 @@ def tasks_of_a_grid() -> tuple[list[FitTask], np.ndarray]:
         for alpha, lr, decay in ((0.5, 2e-3, 5e-4), (2.0, 5e-3, 0.0))
     ]
     recipes += [Recipe(alpha_rule="learn", batch_size=16), Recipe(lr=1e-2, batch_size=16)]
-    return [FitTask(training, recipe, 12, seed) for seed, training in enumerate(sets) for recipe in recipes], base
+    return [FitTask(training, recipe, 12, seed, base=base) for seed, training in enumerate(sets) for recipe in recipes]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_fit_in_a_grid_is_the_fit_alone(dtype: type) -> None:
-    tasks, base = tasks_of_a_grid()
-    base = base.astype(dtype)
-    assert max(map(len, stacks(tasks, base.size, CPU))) >= 6  # or nothing would be stacked
-    for task, together in zip(tasks, fit_residuals(tasks, base, SCALE, CPU), strict=True):
-        (alone,) = fit_residuals([task], base, SCALE, CPU)
+    tasks = tasks_of_a_grid(dtype)
+    assert max(map(len, stacks(tasks, tasks[0].base.size, CPU))) >= 6  # or nothing would be stacked
+    for task, together in zip(tasks, fit_residuals(tasks, SCALE, CPU), strict=True):
+        (alone,) = fit_residuals([task], SCALE, CPU)
         assert np.abs(together.residual - alone.residual).max() <= 1e-5 * np.abs(alone.residual).max()
         assert together.losses == pytest.approx(alone.losses, rel=1e-5)
         assert together.alpha == pytest.approx(alone.alpha, rel=1e-6)
@@ -158,8 +144,8 @@ def test_a_fit_in_a_grid_is_the_fit_alone(dtype: type) -> None:
 
 
 def test_stacks_hold_fits_of_one_shape_and_no_more_than_gains() -> None:
-    tasks, base = tasks_of_a_grid()
-    found = stacks(tasks, base.size, CPU)
+    tasks = tasks_of_a_grid()
+    found = stacks(tasks, tasks[0].base.size, CPU)
     assert sorted(number for stack in found for number in stack) == list(range(len(tasks)))
     for stack in found:
         assert len({(len(tasks[n].training.labels), tasks[n].recipe.alpha_rule) for n in stack}) == 1
@@ -169,7 +155,7 @@ def test_stacks_hold_fits_of_one_shape_and_no_more_than_gains() -> None:
 def test_patience_keeps_the_best_epoch_on_val() -> None:
     training, validation, base = train_and_val()
     recipe = Recipe(lr=0.3, batch_size=16, patience=4)
-    (fit,) = fit_residuals([FitTask(training, recipe, 60, 1, validation)], base, SCALE, CPU)
+    (fit,) = fit_residuals([FitTask(training, recipe, 60, 1, validation, base=base)], SCALE, CPU)
     assert 1 < fit.kept_epochs < 60 - 4
     assert len(fit.losses) == fit.kept_epochs + 4
     # The residual is what the same fit had after just that many epochs: the schedule does not know of patience.
@@ -192,13 +178,14 @@ def test_patience_keeps_the_best_epoch_on_val() -> None:
 
 def test_patience_in_a_stack_is_patience_alone() -> None:
     training, validation, base = train_and_val()
-    tasks = [FitTask(training, Recipe(lr=lr, batch_size=16, patience=3), 40, 1, validation) for lr in (0.1, 0.003)]
-    alone = [fit_residuals([task], base, SCALE, CPU)[0] for task in tasks]
-    together = fit_residuals(tasks, base, SCALE, CPU)
+    recipes = [Recipe(lr=lr, batch_size=16, patience=3) for lr in (0.1, 0.003)]
+    tasks = [FitTask(training, recipe, 40, 1, validation, base=base) for recipe in recipes]
+    alone = [fit_residuals([task], SCALE, CPU)[0] for task in tasks]
+    together = fit_residuals(tasks, SCALE, CPU)
     assert [fit.kept_epochs for fit in together] == [fit.kept_epochs for fit in alone]
     # The first is done while the second goes on, through an epoch in which the first would have become better again.
-    unhurried = FitTask(training, tasks[0].recipe.changed(patience=39), 40, 1, validation)
-    later = fit_residuals([unhurried], base, SCALE, CPU)[0].kept_epochs
+    unhurried = FitTask(training, tasks[0].recipe.changed(patience=39), 40, 1, validation, base=base)
+    later = fit_residuals([unhurried], SCALE, CPU)[0].kept_epochs
     assert alone[0].kept_epochs + 3 < later < alone[1].kept_epochs + 3
     for one, other in zip(together, alone, strict=True):
         assert np.allclose(one.residual, other.residual, rtol=1e-6)
@@ -238,7 +225,9 @@ def test_tf32_is_refused_where_there_is_none() -> None:
 def test_epoch_e_takes_view_e_mod_v(views: int) -> None:
     rng = np.random.default_rng(views)
     one, base = few_shots(50, classes=5, dim=12)
-    several = TrainingSet(np.stack([rng.permutation(one.directions[0], axis=1) for _ in range(views)]), one.labels)
+    several = TrainingSet.of_views(
+        np.stack([rng.permutation(one.directions[0], axis=1) for _ in range(views)]), one.labels
+    )
     fitted = fit_alone(several, base, Recipe(batch_size=16), epochs=30, seed=3)
     reference = reference_residual(several, base, 0.5, 2e-3, 5e-4, 30, 16, 3)
     assert np.abs(fitted.residual - reference).max() <= 1e-9 * np.abs(reference).max()
@@ -250,13 +239,14 @@ def test_fits_with_views_are_stacked_with_their_like() -> None:
     rng = np.random.default_rng(1)
     one, base = few_shots(48, classes=5, dim=12)
     stacks_of_views = [
-        TrainingSet(np.stack([rng.permutation(one.directions[0], axis=1) for _ in range(count)]), one.labels)
+        TrainingSet.of_views(np.stack([rng.permutation(one.directions[0], axis=1) for _ in range(count)]), one.labels)
         for count in (3, 3, 1)
     ]
-    tasks = [FitTask(training, Recipe(batch_size=16), 7, seed) for seed, training in enumerate(stacks_of_views)]
+    recipe = Recipe(batch_size=16)
+    tasks = [FitTask(training, recipe, 7, seed, base=base) for seed, training in enumerate(stacks_of_views)]
     assert stacks(tasks, base.size, CPU) == [[0, 1], [2]]
-    for task, fit in zip(tasks, fit_residuals(tasks, base, SCALE, CPU), strict=True):
-        (alone,) = fit_residuals([task], base, SCALE, CPU)
+    for task, fit in zip(tasks, fit_residuals(tasks, SCALE, CPU), strict=True):
+        (alone,) = fit_residuals([task], SCALE, CPU)
         assert np.abs(fit.residual - alone.residual).max() <= 1e-9 * np.abs(alone.residual).max()
 
 
@@ -267,6 +257,7 @@ def test_views_in_pieces_are_the_first_of_each_image() -> None:
     read = TrainingSet.read_views(pieces, labels, 12, views=3)
     expected = features[:, :3] / np.linalg.norm(features[:, :3], axis=-1, keepdims=True)
     assert read.directions.shape == (3, 20, 12)
+    assert np.allclose(read.lengths, np.linalg.norm(features[:, :3], axis=-1).T)
     assert np.allclose(read.directions, expected.transpose(1, 0, 2), atol=1e-6)
 
 
@@ -288,4 +279,5 @@ def test_a_training_set_in_pieces_is_the_set_at_once() -> None:
     pieces = ((positions, features[positions]) for positions in np.array_split(order, 3))
     read, whole = TrainingSet.read(pieces, labels, 12), TrainingSet.of(features, labels)
     assert np.array_equal(read.directions, whole.directions)
+    assert np.array_equal(read.lengths, whole.lengths)
     assert np.array_equal(read.labels, labels)

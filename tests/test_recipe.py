@@ -35,7 +35,12 @@ def test_paper_defaults() -> None:
         "batch_size": 256,
         "weight_decay": 0.0005,
         "base": "regular",
+        "base_sha256": "",
+        "residual": "text",
         "alpha_rule": "fixed",
+        "alphas": [],
+        "lrs": [],
+        "weight_decays": [],
         "patience": None,
         "precision": "fp32",
         "views": 0,
@@ -67,6 +72,27 @@ def test_every_choice_that_changes_a_fit_changes_its_name() -> None:
         {"views": 4},
         {"views": 8},
         {"views": 8, "view_use": "average"},
+        {"base": "enhanced"},
+        {"base": "enhanced", "lr": 0.01},
+        {"base": "enhanced-only"},
+        {"base": "enhanced-only", "lr": 0.01},
+        {"base": "file", "base_sha256": "ab" * 32},
+        {"base": "file", "base_sha256": "cd" * 32},
+        {"residual": "image"},
+        {"residual": "both"},
+        {"alpha_rule": "auto", "alphas": (0.5, 1.0)},
+        {"lrs": (0.01, 0.02)},
+        {"weight_decays": (0.01, 0.02)},
+        {"weight_decays": (0.01, 0.02), "base": "enhanced"},
+        {"weight_decays": (0.01, 0.02), "base": "enhanced", "weight_decay": 0.1},
+        Recipe().searching().as_dict(),
+        Recipe(lr=0.01).searching().as_dict(),
+        Recipe().searching(alphas=(0.5,)).as_dict(),
+        Recipe().searching(lrs=(0.5,)).as_dict(),
+        Recipe(base="enhanced").searching(lrs=(0.5,)).as_dict(),
+        Recipe(base="enhanced", lr=0.01).searching(lrs=(0.5,)).as_dict(),
+        Recipe().searching(weight_decays=(0.5,)).as_dict(),
+        Recipe(residual="both").searching().as_dict(),
     ]
     names = {Recipe(**change).method_name() for change in changes}
     assert len(names) == len(changes)
@@ -86,12 +112,64 @@ def test_every_choice_that_changes_a_fit_changes_its_name() -> None:
         {"alpha": float("nan")},
         {"lr": float("nan")},
         {"base": "enhanced-ish"},
+        {"base": "file"},
+        {"base_sha256": "ab"},
+        {"base": "enhanced-only", "residual": "image"},
+        {"base": "enhanced-only", "lrs": (0.1,)},
+        {"base": "enhanced-only", "alpha_rule": "learn"},
+        {"residual": "images"},
+        {"alphas": (0.5,)},
+        {"alphas": (float("inf"),), "alpha_rule": "auto"},
+        {"lrs": (0.1, 0.0)},
+        {"weight_decays": (0.1, -1.0)},
     ],
 )
 def test_unusable_values_are_refused(change: dict) -> None:
-    with pytest.raises(OptionError, match=next(iter(change))):
+    with pytest.raises(OptionError, match=next(iter(change)).removesuffix("s")):
         Recipe(**change)
 
 
 def test_changed_ignores_none() -> None:
     assert Recipe(alpha=1.0).changed(alpha=None, lr=0.1) == Recipe(alpha=1.0, lr=0.1)
+
+
+def test_names_of_what_val_chooses() -> None:
+    assert Recipe().searching().method_name() == "taskres-regular-search"
+    assert Recipe(lr=0.01, alpha=2.0).searching().method_name() == "taskres-regular-search-lr0.01"
+    assert Recipe().searching(alphas=(0.5, 1.0)).method_name() == "taskres-regular-search-alphas0.5,1"
+    own = Recipe(weight_decay=0.1).searching(alphas=(2.0,), lrs=(0.01, 0.1), weight_decays=(0.0, 0.001))
+    assert own.method_name() == "taskres-regular-alpha-auto-alphas2-lrs0.01,0.1-weight-decays0,0.001"
+    assert Recipe(base="enhanced", residual="both").method_name() == "taskres-enhanced-both-residual"
+    assert Recipe(base="enhanced-only", alpha=2.0, epochs=9).method_name() == "taskres-enhanced-only"
+    assert (
+        Recipe(base="file", base_sha256="ab" * 32, alpha=2.0).method_name() == "taskres-file-sha256abababababab-alpha2"
+    )
+
+
+def test_candidates_are_every_combination() -> None:
+    recipe = Recipe(base="enhanced", epochs=3).searching(lrs=(0.01, 0.1), weight_decays=(0.0, 0.5))
+    found = recipe.candidates(grid=(1.0, 2.0))
+    assert [(one.alpha, one.lr, one.weight_decay) for one in found] == [
+        (alpha, lr, decay) for alpha in (1.0, 2.0) for lr in (0.01, 0.1) for decay in (0.0, 0.5)
+    ]
+    assert all(not one.chooses and one.base == "enhanced" and one.epochs == 3 for one in found)
+    assert [one.alpha for one in Recipe(alpha_rule="auto", alphas=(7.0,)).candidates(grid=(1.0, 2.0))] == [7.0]
+    learned = Recipe(alpha_rule="learn", lrs=(0.01, 0.1)).candidates(grid=(1.0, 2.0))
+    assert [(one.alpha, one.alpha_rule, one.lr) for one in learned] == [(0.5, "learn", 0.01), (0.5, "learn", 0.1)]
+
+
+def test_a_search_is_around_the_recipe() -> None:
+    found = Recipe(lr=2e-4).searching()
+    assert found.lrs == (5e-5, 2e-4, 8e-4)
+    assert found.weight_decays == (0.0, 5e-4, 5e-3)
+    assert found.alpha_rule == "auto"
+    assert Recipe(**found.as_dict()) == found  # as JSON gives it back, lists for tuples
+
+
+def test_the_recipe_of_a_projection_is_50_epochs_and_otherwise_the_same() -> None:
+    recipe = Recipe(base="enhanced", lr=0.01, weight_decay=0.1, epochs=3, batch_size=32, patience=5, views=2, alpha=2.0)
+    assert recipe.for_projection() == Recipe(
+        base="enhanced", lr=0.01, weight_decay=0.1, epochs=50, batch_size=32, patience=5, views=2
+    )
+    assert Recipe(base="enhanced-only").epochs_for(16) == 0
+    assert Recipe(base="enhanced").epochs_for(16) == 200
