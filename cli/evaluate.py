@@ -82,7 +82,7 @@ def _evaluate_runs(
     if as_json:
         print_json([{"run": str(folder), **asdict(result)} for folder, result in results])
         return
-    columns = ("run", "on", "images", "classes", "zero-shot %", "base %", "test %")
+    columns = ("run", "on", "images", "classes", "zero-shot %", "base %", "test %", "top-5 %", "ECE %")
     print_table(Table("accuracy on the test part", columns, tuple(_row(path, *found) for found in results), left=2))
 
 
@@ -91,8 +91,9 @@ def _row(above: Path, folder: Path, result: "Evaluation") -> tuple[str, ...]:
     from taskres_cache.tables import percent
 
     named = folder.relative_to(above) if folder != above and folder.is_relative_to(above) else folder
-    accuracies = map(percent, (result.zero_shot_accuracy, result.base_accuracy, result.test_accuracy))
-    return (str(named), result.dataset, str(result.images), str(result.classes), *accuracies)
+    accuracies = (result.zero_shot_accuracy, result.base_accuracy, result.test_accuracy, result.top5_accuracy)
+    shown = map(percent, (*accuracies, result.calibration_error))
+    return (str(named), result.dataset, str(result.images), str(result.classes), *shown)
 
 
 def _evaluate_zero_shot(caches: Sequence[str], classes: str, cache_dir: Path, device: str, as_json: bool) -> None:

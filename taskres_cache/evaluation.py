@@ -4,7 +4,7 @@ Axes: N images, C classes of the cache, D embedding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,16 +12,21 @@ import numpy as np
 import torch
 
 from taskres_cache.bases import regular_base
+from taskres_cache.calibration import reliability
 from taskres_cache.contents import UNKNOWN
 from taskres_cache.errors import RunError
-from taskres_cache.residual import count_correct, moved
+from taskres_cache.predictions import TOP, Predictions
+from taskres_cache.residual import logits, moved
 from taskres_cache.runs import Classifier, Head
 from taskres_cache.store import FeatureCache
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies in percent on one cache's test part: of its own zero-shot, of a run's base, and of base + residual."""
+    """Accuracies in percent on one cache's test part: of its own zero-shot, of a run's base, and of base + residual.
+
+    The last four are of base + residual: also top-5, and the calibration error with and without the temperature.
+    """
 
     cache: Path
     dataset: str
@@ -30,6 +35,9 @@ class Evaluation:
     zero_shot_accuracy: float
     base_accuracy: float
     test_accuracy: float
+    top5_accuracy: float
+    calibration_error: float
+    untempered_calibration_error: float
 
 
 class Digest(Protocol):
@@ -39,30 +47,73 @@ class Digest(Protocol):
         """Take in more."""
 
 
-def percent_correct(
+def predictions_of(
     cache: FeatureCache, rows: np.ndarray, heads: Sequence[Head], device: torch.device, digest: Digest | None = None
-) -> list[float] | None:
-    """Return the accuracy in percent of each head on some rows of a cache; None where there is no row.
+) -> list[Predictions] | None:
+    """Return what each head says of some rows of a cache; None where there is no row.
 
-    The rows are read once, a piece at a time, for all heads together, and `digest` takes them in as they pass.
+    The rows are read once, a piece at a time, for all heads together, and `digest` takes them in as they pass. Heads
+    that are one and the same are asked once.
     """
     if len(rows) == 0:
         return None
-    correct = torch.zeros(len(heads), dtype=torch.int64, device=device)
-    placed = [(_placed(head.weights, device), _placed(head.image_shift, device)) for head in heads]
+    asked = {_key(head): _Asked.of(head, len(rows), device) for head in heads}
+    labels = cache.labels[rows].astype(np.int64)
     for positions, features in cache.pieces(rows):
         if digest is not None:
             digest.update(features.data)
-        labels = torch.from_numpy(cache.labels[rows[positions]]).to(device, torch.int64)
-        images = torch.from_numpy(features).to(device)
-        for number, (weights, shift) in enumerate(placed):
-            assert weights is not None
-            correct[number] += count_correct(moved(images, shift), labels, weights)
-    return [100.0 * count / len(rows) for count in correct.tolist()]
+        images, right = torch.from_numpy(features).to(device), torch.from_numpy(labels[positions]).to(device)
+        for one in asked.values():
+            one.hear(positions, images, right, cache.provenance.logit_scale)
+    return [asked[_key(head)].predictions(labels) for head in heads]
 
 
-def _placed(array: np.ndarray | None, device: torch.device) -> torch.Tensor | None:
-    return None if array is None else torch.from_numpy(array).to(device)
+def percent_correct(
+    cache: FeatureCache, rows: np.ndarray, heads: Sequence[Head], device: torch.device
+) -> list[float] | None:
+    """Return the accuracy in percent of each head on some rows of a cache; None where there is no row."""
+    said = predictions_of(cache, rows, heads, device)
+    return None if said is None else [one.accuracy for one in said]
+
+
+def _key(head: Head) -> tuple[int, int, float]:
+    return id(head.weights), id(head.image_shift), head.temperature
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A head on its device, and room for what it says of N images."""
+
+    weights: torch.Tensor
+    shift: torch.Tensor | None
+    temperature: float
+    classes: np.ndarray
+    in_top5: np.ndarray
+    confidences: np.ndarray
+    untempered: np.ndarray
+
+    @classmethod
+    def of(cls, head: Head, count: int, device: torch.device) -> "_Asked":
+        """Return a head that is to be asked about so many images."""
+        weights = torch.from_numpy(head.weights).to(device)
+        shift = None if head.image_shift is None else torch.from_numpy(head.image_shift).to(device)
+        empty = (np.empty(count, kind) for kind in (np.int64, np.bool_, np.float32, np.float32))
+        return cls(weights, shift, head.temperature, *empty)
+
+    def hear(self, positions: np.ndarray, images: torch.Tensor, labels: torch.Tensor, logit_scale: float) -> None:
+        """Take down what the head says of a piece of images (n, D) with labels (n,)."""
+        cosines = logits(moved(images, self.shift), self.weights, 1.0)  # (n, C)
+        best, classes = cosines.max(dim=-1)
+        own = cosines.gather(-1, labels[:, None])  # (n, 1)
+        self.classes[positions] = classes.cpu().numpy()
+        self.in_top5[positions] = ((cosines > own).sum(dim=-1) < TOP).cpu().numpy()
+        below = cosines.sub_(best[:, None]).mul_(logit_scale)  # the best class's logit is 0, its probability 1 / sum
+        self.untempered[positions] = below.exp().sum(dim=-1).reciprocal().cpu().numpy()
+        self.confidences[positions] = below.div_(self.temperature).exp_().sum(dim=-1).reciprocal().cpu().numpy()
+
+    def predictions(self, labels: np.ndarray) -> Predictions:
+        """Return what the head has said, beside what is right (N,)."""
+        return Predictions(labels, self.classes, self.in_top5, self.confidences, self.untempered)
 
 
 @dataclass(frozen=True)
@@ -113,11 +164,29 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
     """
     classes, test = class_rows(classifier, cache), cache.rows("test")
     zero_shot = regular_base(cache.text_bases().embeddings)
-    head = Head(classifier.head.weights[classes], classifier.head.image_shift)
-    accuracies = percent_correct(cache, test, [Head(zero_shot), Head(classifier.base[classes]), head], device)
-    if accuracies is None:
+    head = replace(classifier.head, weights=classifier.head.weights[classes])
+    said = predictions_of(cache, test, [Head(zero_shot), Head(classifier.base[classes]), head], device)
+    if said is None:
         raise RunError(f"{cache.path} has no test image")
-    return Evaluation(cache.path, cache.provenance.dataset, len(test), len(classes), *accuracies)
+    of_zero_shot, of_base, of_head = said
+    error, untempered = calibration_errors(of_head)
+    return Evaluation(
+        cache=cache.path,
+        dataset=cache.provenance.dataset,
+        images=len(test),
+        classes=len(classes),
+        zero_shot_accuracy=of_zero_shot.accuracy,
+        base_accuracy=of_base.accuracy,
+        test_accuracy=of_head.accuracy,
+        top5_accuracy=of_head.top5_accuracy,
+        calibration_error=error,
+        untempered_calibration_error=untempered,
+    )
+
+
+def calibration_errors(said: Predictions) -> tuple[float, float]:
+    """Return the expected calibration error in percent, with the temperature and without."""
+    return reliability(said.confidences, said.right).error, reliability(said.untempered, said.right).error
 
 
 def class_rows(classifier: Classifier, cache: FeatureCache) -> np.ndarray:

@@ -34,6 +34,20 @@ def logits(image_features: Tensor, weights: Tensor, logit_scale: float) -> Tenso
     return logit_scale * normalise(image_features) @ normalise(weights).T  # (N, C)
 
 
+def probabilities(
+    image_features: Tensor, weights: Tensor, shift: Tensor | None, logit_scale: float, temperature: float
+) -> Tensor:
+    """Return the probability (N, C) of each class for un-normalised features (N, D), as a head gives it.
+
+    Parameters
+    ----------
+    image_features : (N, D) un-normalised.
+    weights, shift : of the head, (C, D) and (D,) or None.
+    logit_scale, temperature : the multiplier s of the cosines, and what it is divided by.
+    """
+    return logits(moved(image_features, shift), weights, logit_scale / temperature).softmax(dim=-1)  # (N, C)
+
+
 def count_correct(image_features: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Return how many images (N, D) a classifier (C, D) gets right; a scale of the logits would change no rank."""
     return (logits(image_features, weights, 1.0).argmax(dim=-1) == labels).sum()

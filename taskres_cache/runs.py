@@ -19,17 +19,25 @@ from taskres_cache.recipe import Recipe
 
 CLASSIFIER_FILE = "classifier.safetensors"
 METRICS_FILE = "metrics.json"
-JSON_FIELDS = ("classnames", "templates", "alpha", "shots", "seed", "class_ids", "half")  # of the file's metadata
+JSON_FIELDS = ("classnames", "templates", "alpha", "shots", "seed", "class_ids", "half", "temperature")  # of metadata
 TENSORS, OPTIONAL_TENSORS = ("base", "residual"), ("image_residual", "projection")
-UNSAID = {"class_ids": "null", "half": '"all"'}  # what runs of earlier versions do not say
+UNSAID = {"class_ids": "null", "half": '"all"', "temperature": "1.0"}  # what runs of earlier versions do not say
 
 
 @dataclass(frozen=True)
 class Head:
-    """An un-normalised classifier (C, D), and what is added to un-normalised image features (D,), if anything."""
+    """A classifier as it is used: logits are `logit_scale / temperature * <f/|f|, w/|w|>`.
+
+    Parameters
+    ----------
+    weights : (C, D) un-normalised.
+    image_shift : (D,) what is added to un-normalised image features, if anything.
+    temperature : that makes probabilities believable; it changes no rank.
+    """
 
     weights: np.ndarray
     image_shift: np.ndarray | None = None
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Classifier:
     image_residual : (D,) float32; `alpha * image_residual` is added to every image feature before it is normalised;
         None where the image side is left alone.
     projection : (W, D) float32, the text projection that the base was made with; None where that is the checkpoint's.
+    temperature : of the logits, fitted on the split's val images; 1 where it has none.
     """
 
     base: np.ndarray
@@ -65,12 +74,13 @@ class Classifier:
     half: str = "all"
     image_residual: np.ndarray | None = None
     projection: np.ndarray | None = None
+    temperature: float = 1.0
 
     @property
     def head(self) -> Head:
-        """The classifier as it is used: `base + alpha * residual`, and what it adds to image features."""
+        """The classifier as it is used: `base + alpha * residual`, what it adds to image features, its temperature."""
         shift = None if self.image_residual is None else self.alpha * self.image_residual
-        return Head(self.base + self.alpha * self.residual, shift)
+        return Head(self.base + self.alpha * self.residual, shift, self.temperature)
 
 
 def run_folder(out: Path, source: Provenance, recipe: Recipe, half: str, shots: int, seed: int) -> Path:
@@ -153,7 +163,9 @@ def _as_metadata(classifier: Classifier) -> dict[str, str]:
 def _from_metadata(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Classifier:
     provenance = Provenance.from_plain(metadata)
     said = {**UNSAID, **metadata}
-    classnames, templates, alpha, shots, seed, class_ids, half = (json.loads(said[name]) for name in JSON_FIELDS)
+    classnames, templates, alpha, shots, seed, class_ids, half, temperature = (
+        json.loads(said[name]) for name in JSON_FIELDS
+    )
     base, residual = tensors["base"], tensors["residual"]
     if not base.shape == residual.shape == (len(classnames), base.shape[-1]):
         raise ValueError(f"base {base.shape}, residual {residual.shape}, {len(classnames)} class names")
@@ -164,4 +176,4 @@ def _from_metadata(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> 
     class_ids = None if class_ids is None else tuple(class_ids)
     names = tuple(classnames), tuple(templates)
     fitted = Classifier(base, residual, *names, alpha, recipe, shots, seed, provenance, class_ids, half)
-    return replace(fitted, image_residual=image_residual, projection=projection)
+    return replace(fitted, image_residual=image_residual, projection=projection, temperature=temperature)

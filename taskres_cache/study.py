@@ -1,7 +1,7 @@
 """A study: one fit for every shot count, seed and recipe of a cache, each left as a run folder."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import repeat
@@ -14,11 +14,14 @@ import torch
 
 from taskres_cache.base_files import BaseFile
 from taskres_cache.bases import Bases, Start
+from taskres_cache.calibration import fit_temperature
 from taskres_cache.contents import SplitName
 from taskres_cache.errors import CacheError, OptionError, RunError
-from taskres_cache.evaluation import percent_correct
+from taskres_cache.evaluation import calibration_errors, percent_correct, predictions_of
 from taskres_cache.fitting import Fit, FitTask, Task, fit_residuals, stack_size
+from taskres_cache.predictions import Predictions, class_accuracies
 from taskres_cache.recipe import Recipe
+from taskres_cache.residual import logits, moved
 from taskres_cache.runs import Classifier, Head, read_classifier, read_metrics, run_folder, write_run
 from taskres_cache.selection import Chosen, candidates_of, fit_by_choice
 from taskres_cache.store import FeatureCache
@@ -189,18 +192,16 @@ def _written(
     classifiers = [_classifier(cache, one) for one in fitted]
     own = [head for one in classifiers for head in (Head(one.base), one.head)]
     started, test = perf_counter(), sha256()
-    accuracies = percent_correct(cache, cache.rows("test"), [Head(bases.regular), *own], device, test)
+    said = predictions_of(cache, cache.rows("test"), [Head(bases.regular), *own], device, test)
     evaluation = (perf_counter() - started) / len(fitted)
-    zero_shot, *of_own = accuracies or repeat(None, 1 + len(own))
+    zero_shot, *of_own = said or repeat(None, 1 + len(own))
     pairs = zip(of_own[::2], of_own[1::2], strict=True)
-    for one, classifier, (base, accuracy) in zip(fitted, classifiers, pairs, strict=True):
+    for one, classifier, (base, test_said) in zip(fitted, classifiers, pairs, strict=True):
         sources, recipe = bases.sources(one.task.recipe), classifier.recipe
         metrics = {
             **_identity(cache, classifier),
             "inputs_sha256": _inputs_digest(cache, sources, one.task.training, one.task.validation, test.hexdigest()),
-            "zero_shot_accuracy": zero_shot,
-            "base_accuracy": base,
-            "test_accuracy": accuracy,
+            **_measured_on_test(zero_shot, base, test_said, len(cache.classnames)),
             **_measured_on_val(cache, one, classifier, bases, device),
             **_course(one, bases),
             "device": str(device),
@@ -213,8 +214,8 @@ def _written(
 
 
 def _classifier(cache: FeatureCache, fitted: _Fitted) -> Classifier:
-    """Return a fit as a classifier that knows where its features came from."""
-    return Classifier(
+    """Return a fit as a classifier that knows where its features came from, its temperature fitted on val."""
+    plain = Classifier(
         base=fitted.start.base,
         residual=fitted.fit.residual,
         classnames=cache.classnames,
@@ -229,6 +230,17 @@ def _classifier(cache: FeatureCache, fitted: _Fitted) -> Classifier:
         image_residual=fitted.fit.image_residual,
         projection=fitted.start.projection,
     )
+    return replace(plain, temperature=_temperature(plain, fitted.task.validation))
+
+
+def _temperature(classifier: Classifier, validation: ValidationSet | None) -> float:
+    if validation is None:
+        return 1.0
+    head = classifier.head
+    weights, features = torch.from_numpy(head.weights), torch.from_numpy(validation.image_features)
+    shift = None if head.image_shift is None else torch.from_numpy(head.image_shift)
+    val_logits = logits(moved(features, shift), weights, classifier.provenance.logit_scale)
+    return fit_temperature(val_logits, torch.from_numpy(validation.labels).long())
 
 
 def _inputs_digest(
@@ -256,6 +268,24 @@ def _metrics_of_intact_run(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def _measured_on_test(
+    zero_shot: Predictions | None, base: Predictions | None, said: Predictions | None, classes: int
+) -> dict[str, Any]:
+    """Return what zero-shot, base, and base + residual come to on the test images, in percent."""
+    accuracies = zip(("zero_shot", "base", "test"), (zero_shot, base, said), strict=True)
+    measured = {f"{name}_accuracy": None if one is None else one.accuracy for name, one in accuracies}
+    if zero_shot is None or said is None:
+        return measured
+    error, untempered = calibration_errors(said)
+    return measured | {
+        "top5_accuracy": said.top5_accuracy,
+        "calibration_error": error,
+        "untempered_calibration_error": untempered,
+        "zero_shot_class_accuracies": class_accuracies(zero_shot, classes),
+        "class_accuracies": class_accuracies(said, classes),
+    }
+
+
 def _measured_on_val(
     cache: FeatureCache, fitted: _Fitted, classifier: Classifier, bases: Bases, device: torch.device
 ) -> dict[str, Any]:
@@ -263,7 +293,7 @@ def _measured_on_val(
     heads = [Head(bases.regular), Head(classifier.base), classifier.head]
     names = ("zero_shot_val_accuracy", "base_val_accuracy", "val_accuracy")
     accuracies = percent_correct(cache, cache.split(*fitted.name).val, heads, device)
-    return dict(zip(names, accuracies or repeat(None), strict=False))
+    return dict(zip(names, accuracies or repeat(None), strict=False)) | {"temperature": classifier.temperature}
 
 
 def _course(fitted: _Fitted, bases: Bases) -> dict[str, Any]:

@@ -11,11 +11,13 @@ import torch
 from safetensors.numpy import load_file
 
 from taskres_cache.base_files import read_base
+from taskres_cache.calibration import fit_temperature
 from taskres_cache.contents import CacheContents, TextBases
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.evaluation import evaluate_run
 from taskres_cache.fitting import Fit
 from taskres_cache.recipe import Recipe
+from taskres_cache.residual import probabilities
 from taskres_cache.runs import read_classifier
 from taskres_cache.selection import try_residuals
 from taskres_cache.store import FeatureCache, write_cache
@@ -77,6 +79,27 @@ def test_an_enhanced_run_is_the_same_when_evaluated_again(cache: FeatureCache, t
         assert again.zero_shot_accuracy == run.metrics["zero_shot_accuracy"]
         assert again.base_accuracy == run.metrics["base_accuracy"]
         assert again.test_accuracy == run.metrics["test_accuracy"]
+        assert again.top5_accuracy == run.metrics["top5_accuracy"]
+        assert again.calibration_error == run.metrics["calibration_error"]
+        assert again.untempered_calibration_error == run.metrics["untempered_calibration_error"]
+
+
+def test_temperatures_come_from_val_and_class_accuracies_add_up(cache: FeatureCache, tmp_path: Path) -> None:
+    for run in fitted(cache, [PLAIN.changed(residual="both", alpha=2.0)], tmp_path):
+        classifier = read_classifier(run.folder)
+        val = cache.split(classifier.shots, classifier.seed).val
+        features, labels = (torch.from_numpy(one) for one in (cache.image_features(val), cache.labels[val]))
+        head = classifier.head
+        assert head.image_shift is not None
+        likelihoods = torch.log(
+            probabilities(features, torch.from_numpy(head.weights), torch.from_numpy(head.image_shift), 100.0, 1.0)
+        )
+        assert classifier.temperature == run.metrics["temperature"] != 1.0
+        assert classifier.temperature == pytest.approx(fit_temperature(likelihoods, labels.long()), rel=1e-3)
+        of_classes = run.metrics["class_accuracies"]  # three test images each
+        assert len(of_classes) == len(run.metrics["zero_shot_class_accuracies"]) == 3
+        assert np.mean(of_classes) == pytest.approx(run.metrics["test_accuracy"])
+        assert run.metrics["top5_accuracy"] == 100.0  # of three classes
 
 
 @pytest.mark.parametrize("kind", ["image", "both"])
