@@ -57,6 +57,11 @@ class Shifted:
     mean_test_accuracy: float
     std_test_accuracy: float | None
 
+    @property
+    def gain(self) -> float:
+        """Over zero-shot, in points."""
+        return self.mean_test_accuracy - self.zero_shot_accuracy
+
 
 @dataclass(frozen=True)
 class LeftOut:

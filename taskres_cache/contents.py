@@ -35,6 +35,7 @@ class Provenance:
     views : what augmented views were made by; empty where there are none.
     recipe : the data set's own training recipe as plain values.
     versions : library name -> version.
+    images_folder : where the images lay, in the words in which it was said; empty where that was no folder.
     """
 
     dataset: str
@@ -50,6 +51,7 @@ class Provenance:
     views: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    images_folder: str = ""
 
     def as_plain(self) -> dict[str, str | float]:
         """Return every field as text or a number, dictionaries as JSON; what HDF5 and safetensors can hold."""
@@ -62,7 +64,7 @@ class Provenance:
         Caches by other programs may lack what goes beyond the list that the format began with.
         """
         unsaid = dict.fromkeys(("precision", "classnames_form", "split"), UNKNOWN) | dict.fromkeys(DICTIONARIES, "{}")
-        said = {"model_config": plain["backbone"], **unsaid, **plain}
+        said = {"model_config": plain["backbone"], "images_folder": "", **unsaid, **plain}
         values: dict[str, Any] = {known.name: said[known.name] for known in fields(cls)}
         values |= {name: json.loads(values[name]) for name in ("preprocess", *DICTIONARIES)}
         values["logit_scale"] = float(values["logit_scale"])

@@ -8,7 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Summary:
-    """Test accuracy of a method and shot count over seeds: mean, and deviation (of a sample; None for one seed)."""
+    """Test accuracy of a method and shot count over seeds: mean, and deviation (of a sample; None for one seed).
+
+    The last three are means as well; None where runs of an earlier version do not tell.
+    """
 
     method: str
     shots: int
@@ -18,6 +21,14 @@ class Summary:
     mean_val_accuracy: float | None
     mean_test_accuracy: float
     std_test_accuracy: float | None
+    mean_top5_accuracy: float | None = None
+    mean_calibration_error: float | None = None
+    mean_fit_seconds: float | None = None
+
+    @property
+    def gain(self) -> float:
+        """Over zero-shot, in points."""
+        return self.mean_test_accuracy - self.zero_shot_accuracy
 
 
 def summarise(all_metrics: Iterable[dict[str, Any]]) -> list[Summary]:
@@ -32,17 +43,25 @@ def summarise(all_metrics: Iterable[dict[str, Any]]) -> list[Summary]:
 
 def _summary(method: str, shots: int, runs: list[dict[str, Any]]) -> Summary:
     tests = [run["test_accuracy"] for run in runs]
-    vals = [run["val_accuracy"] for run in runs if run["val_accuracy"] is not None]
     return Summary(
         method,
         shots,
         tuple(run["seed"] for run in runs),
         statistics.mean(run["zero_shot_accuracy"] for run in runs),
         statistics.mean(run.get("base_accuracy", run["zero_shot_accuracy"]) for run in runs),  # once there was one base
-        statistics.mean(vals) if vals else None,
+        _mean(run["val_accuracy"] for run in runs),
         statistics.mean(tests),
         deviation(tests),
+        _mean(run.get("top5_accuracy") for run in runs),
+        _mean(run.get("calibration_error") for run in runs),
+        _mean(run.get("seconds", {}).get("fit") for run in runs),
     )
+
+
+def _mean(numbers: Iterable[float | None]) -> float | None:
+    """Return the mean of the numbers that are there."""
+    known = [number for number in numbers if number is not None]
+    return statistics.mean(known) if known else None
 
 
 def deviation(accuracies: Sequence[float]) -> float | None:

@@ -33,5 +33,20 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def signed(points: float) -> str:
+    """Return a difference of accuracies in points, with its sign."""
+    return f"{points:+.2f}"
+
+
+def with_deviation(mean: float, deviation: float | None) -> str:
+    """Return a mean accuracy in percent and its deviation over seeds, if there is one."""
+    return percent(mean) if deviation is None else f"{percent(mean)} ± {percent(deviation)}"
+
+
+def in_shots(count: int) -> str:
+    """Return a number of shots as a phrase."""
+    return f"{count} shot" if count == 1 else f"{count} shots"
+
+
 def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"

@@ -8,7 +8,7 @@ from typing import Any
 from taskres_cache.benchmark import SOURCE_OF_SHIFTED, LeftOut, Measured, Outcome, Shifted
 from taskres_cache.files import replaced
 from taskres_cache.summary import Summary
-from taskres_cache.tables import Table, percent
+from taskres_cache.tables import Table, in_shots, percent, signed, with_deviation
 
 
 def method_table(summaries: Sequence[Summary], title: str) -> Table:
@@ -24,7 +24,7 @@ def method_table(summaries: Sequence[Summary], title: str) -> Table:
             percent(row.mean_val_accuracy),
             percent(row.mean_test_accuracy),
             percent(row.std_test_accuracy),
-            _signed(_gain(row)),
+            signed(row.gain),
         )
         for row in summaries
     )
@@ -103,8 +103,8 @@ def write_benchmark(outcomes: Sequence[Outcome], title: str, folder: Path) -> li
 
 
 def _record(name: str, trained_on: str, row: Summary | Shifted, val: float | None) -> tuple[str, ...]:
-    seeds, gain = " ".join(map(str, row.seeds)), row.mean_test_accuracy - row.zero_shot_accuracy
-    numbers = (row.zero_shot_accuracy, val, row.mean_test_accuracy, row.std_test_accuracy, gain)
+    seeds = " ".join(map(str, row.seeds))
+    numbers = (row.zero_shot_accuracy, val, row.mean_test_accuracy, row.std_test_accuracy, row.gain)
     return (name, trained_on, str(row.shots), seeds, *("" if number is None else f"{number:.4f}" for number in numbers))
 
 
@@ -121,7 +121,7 @@ def _accuracy_table(measured: Sequence[Measured], title: str) -> Table:
 
 
 def _gain_table(measured: Sequence[Measured], title: str) -> Table:
-    rows = _rows_over_shots(measured, _gain, _signed)
+    rows = _rows_over_shots(measured, lambda row: row.gain, signed)
     return Table(f"{title}: gain over zero-shot in points", ("data set", *_shot_columns(measured)), tuple(rows))
 
 
@@ -142,32 +142,22 @@ def _rows_over_shots(
 
 
 def _shot_columns(measured: Sequence[Measured]) -> list[str]:
-    return [_in_shots(row.shots) for row in measured[0].summaries]
+    return [in_shots(row.shots) for row in measured[0].summaries]
 
 
 def _shifted_table(shifted: Sequence[Shifted], title: str) -> Table:
     rows = [
-        (row.name, percent(row.zero_shot_accuracy), _mean_and_deviation(row), _signed(_gain(row))) for row in shifted
+        (
+            row.name,
+            percent(row.zero_shot_accuracy),
+            with_deviation(row.mean_test_accuracy, row.std_test_accuracy),
+            signed(row.gain),
+        )
+        for row in shifted
     ]
     zero_shot = statistics.mean(row.zero_shot_accuracy for row in shifted)
-    test, gain = (statistics.mean(map(number, shifted)) for number in (lambda row: row.mean_test_accuracy, _gain))
-    rows.append((f"average of {len(shifted)}", percent(zero_shot), percent(test), _signed(gain)))
-    heading = f"{title}: classifiers of {SOURCE_OF_SHIFTED}, {_in_shots(shifted[0].shots)}, on shifted test sets, in %"
+    test = statistics.mean(row.mean_test_accuracy for row in shifted)
+    gain = statistics.mean(row.gain for row in shifted)
+    rows.append((f"average of {len(shifted)}", percent(zero_shot), percent(test), signed(gain)))
+    heading = f"{title}: classifiers of {SOURCE_OF_SHIFTED}, {in_shots(shifted[0].shots)}, on shifted test sets, in %"
     return Table(heading, ("data set", "zero-shot", "test", "gain"), tuple(rows))
-
-
-def _mean_and_deviation(row: Summary | Shifted) -> str:
-    deviation = "" if row.std_test_accuracy is None else f" ± {percent(row.std_test_accuracy)}"
-    return f"{percent(row.mean_test_accuracy)}{deviation}"
-
-
-def _gain(row: Summary | Shifted) -> float:
-    return row.mean_test_accuracy - row.zero_shot_accuracy
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.2f}"
-
-
-def _in_shots(count: int) -> str:
-    return f"{count} shot" if count == 1 else f"{count} shots"
