@@ -163,13 +163,11 @@ def gather_studies(paths: Sequence[Path], cache_dir: Path, device: torch.device)
 
 def _subject(run: RunResult) -> tuple[str, ...]:
     """Return data set, backbone, tag and half of the classes of a run; raises RunError when its metrics lack one."""
-    try:
-        return (
-            *(run.metrics[name] for name in ("dataset", "backbone", "pretrained")),
-            run.metrics.get("classes", "all"),
-        )
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{run.folder / METRICS_FILE} lacks {error}; fit the run again") from error
+    lacking = [name for name in NEEDED if name not in run.metrics]
+    if lacking:
+        raise RunError(f"{run.folder / METRICS_FILE} lacks {', '.join(lacking)}; fit the run again")
+    dataset, backbone, pretrained, *_ = (run.metrics[name] for name in NEEDED)
+    return dataset, backbone, pretrained, run.metrics.get("classes", "all")
 
 
 def _study(subject: tuple[str, ...], runs: list[RunResult], cache_dir: Path, device: torch.device) -> Study:
