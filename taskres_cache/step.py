@@ -5,6 +5,7 @@ Nothing goes through autograd, no array of a product's size is allocated twice, 
 Axes: K fits, B images of a batch, C classes, D embedding, W width of the text tower.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,7 +20,7 @@ ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
 
 
-class Step:
+class Step(ABC):
     """The steps of K fits of one shape, whatever it is that they train.
 
     Parameters
@@ -90,9 +91,9 @@ class Step:
         alpha = {} if self.alpha is None else {"alpha": self.alpha.value[fit]}
         return {name: part.value[fit] for name, part in self.parts.items()} | alpha
 
+    @abstractmethod
     def head(self, fit: int) -> tuple[Tensor, Tensor | None]:
         """Return a fit's un-normalised classifier (C, D), and what it adds to image features (1, D), if anything."""
-        raise NotImplementedError
 
     def set_rates(self, rates: Sequence[float]) -> None:
         """Set each fit's learning rate."""
