@@ -88,6 +88,9 @@ def test_a_closer_look_by_hand(many: FeatureCache, tmp_path: Path) -> None:
         50 * expected[most] / (labels == many.classnames.index(closer.pairs[0].name)).sum()
     )
     assert closer.tempered.counts.sum() == closer.untempered.counts.sum() == 120
+    assert np.average(closer.tempered.confidences, weights=closer.tempered.counts) == pytest.approx(np.mean(sure))
+    assert closer.temperatures == tuple(fit.temperature for fit in fits)
+    assert all(temperature != 1.0 for temperature in closer.temperatures)
 
 
 def test_the_method_to_look_at_is_chosen_by_val(many: FeatureCache, tmp_path: Path) -> None:

@@ -199,10 +199,10 @@ def _confused_most(closer: CloserLook) -> list[int]:
     kept: dict[int, None] = {}
     for cell in np.argsort(-wrong, axis=None, kind="stable").tolist():
         row, column = divmod(cell, classes)
-        kept |= dict.fromkeys((row, column) if len({*kept, row, column}) <= MOST_CLASSES_DRAWN else ())
-        if len(kept) >= MOST_CLASSES_DRAWN - 1 or wrong[row, column] == 0:
+        if wrong[row, column] == 0 or len({*kept, row, column}) > MOST_CLASSES_DRAWN:
             break
-    return sorted(kept)
+        kept |= dict.fromkeys((row, column))
+    return sorted(kept) or list(range(MOST_CLASSES_DRAWN))
 
 
 def _cell(hit: bool, share: float, name: str, taken_for: str) -> dict[str, str]:
