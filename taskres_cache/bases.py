@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from taskres_cache.base_files import BaseFile
-from taskres_cache.contents import TextBases
+from taskres_cache.contents import TextBases, regular_base
 from taskres_cache.errors import OptionError
 from taskres_cache.fitting import Task, tune_projections
 from taskres_cache.recipe import PROJECTION_EPOCHS, Recipe
@@ -31,15 +31,6 @@ class Start:
     losses: tuple[float, ...] = ()
     kept_epochs: int = 0
     seconds: float = 0.0
-
-
-def regular_base(embeddings: np.ndarray) -> np.ndarray:
-    """Return the regular base (C, D): the mean over templates of un-normalised embeddings (C, T, D).
-
-    Nothing is normalised before the mean (TaskRes, section 3.2, and its released code), unlike in a prompt ensemble.
-    """
-    base: np.ndarray = embeddings.mean(axis=1)  # (C, D)
-    return base
 
 
 class Bases:

@@ -97,6 +97,15 @@ class TextBases:
     projection: np.ndarray | None = None
 
 
+def regular_base(embeddings: np.ndarray) -> np.ndarray:
+    """Return the regular base (C, D): the mean over templates of un-normalised embeddings (C, T, D).
+
+    Nothing is normalised before the mean (TaskRes, section 3.2, and its released code), unlike in a prompt ensemble.
+    """
+    base: np.ndarray = embeddings.mean(axis=1)  # (C, D)
+    return base
+
+
 class Rows(Protocol):
     """Features as far as writing them goes: an array, or what reads a slice when it is taken."""
 

@@ -60,6 +60,10 @@ class ArraysError(TaskresError):
     """Arrays brought by the user disagree with each other or hold values that cannot be used."""
 
 
+class EstimatorError(OptionError, ValueError):
+    """A parameter or an array that an estimator cannot use; a ValueError too, as scikit-learn's users expect."""
+
+
 class CacheError(TaskresError):
     """A cache file cannot be used as it is."""
 

@@ -11,9 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from taskres_cache.bases import regular_base
 from taskres_cache.calibration import reliability
-from taskres_cache.contents import UNKNOWN
+from taskres_cache.contents import UNKNOWN, regular_base
 from taskres_cache.errors import RunError
 from taskres_cache.predictions import TOP, Predictions
 from taskres_cache.residual import logits, moved
@@ -163,7 +162,7 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
     RunError : the cache has another checkpoint's features, or classes that the run does not know.
     """
     classes, test = class_rows(classifier, cache), cache.rows("test")
-    zero_shot = regular_base(cache.text_bases().embeddings)
+    zero_shot = cache.text_features
     head = replace(classifier.head, weights=classifier.head.weights[classes])
     said = predictions_of(cache, test, [Head(zero_shot), Head(classifier.base[classes]), head], device)
     if said is None:

@@ -33,7 +33,7 @@ def labels_of_half(classes: int, half: str) -> range:
     return {"all": range(classes), "base": range(middle), "new": range(middle, classes)}[half]
 
 
-def open_cache(path: Path, half: str = "all") -> FeatureCache:
+def open_cache(path: str | Path, half: str = "all") -> FeatureCache:
     """Return a cache, or the half of it that has the base or the new classes; raises OptionError for another word."""
     return FeatureCache(path) if half == "all" else CacheHalf(path, half)
 
@@ -44,7 +44,7 @@ class CacheHalf(FeatureCache):
     Row numbers stay those of the file.
     """
 
-    def __init__(self, path: Path, half: str) -> None:
+    def __init__(self, path: str | Path, half: str) -> None:
         super().__init__(path)
         self.half = half
         self.kept = labels_of_half(len(self.classnames), half)

@@ -4,20 +4,20 @@ Axes: N images, M train images, V augmented views, C classes, T templates, D emb
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
 
-from taskres_cache.contents import UNKNOWN, CacheContents, Provenance, Split, SplitName, TextBases, listed_splits
-from taskres_cache.datasets import PARTITIONS
-from taskres_cache.errors import CacheDamagedError, CacheError, CacheMismatchError, OptionError
-from taskres_cache.files import replaced
+from taskres_cache.contents import UNKNOWN, CacheContents, Provenance, Rows, Split, SplitName, TextBases, regular_base
+from taskres_cache.errors import CacheDamagedError, CacheError, CacheMismatchError
+from taskres_cache.files import PatientFile, replaced
+from taskres_cache.labelled import LabelledImages
 from taskres_cache.version import __version__
 
 FORMAT = "taskres-cache"
@@ -31,7 +31,7 @@ def write_cache(path: Path, contents: CacheContents) -> None:
     Features are taken a slice at a time, so that memory never holds all of them.
     """
     with replaced(path) as temporary, temporary.open("w+b") as stream:
-        patient = _Patient(stream)
+        patient = PatientFile(stream)
         # From version 1.10 on HDF5's own metadata carries checksums, so that a flipped byte there is found too.
         with h5py.File(patient, "w", libver=("v110", "v110")) as file:
             _write_attributes(file, contents.provenance)
@@ -44,7 +44,7 @@ def write_cache(path: Path, contents: CacheContents) -> None:
             raise patient.failure
 
 
-class FeatureCache:
+class FeatureCache(LabelledImages):
     """An open-and-shut view of a cache file: small arrays in memory, features read on demand.
 
     Parameters
@@ -59,15 +59,15 @@ class FeatureCache:
 
     half = "all"  # of the classes, see `halves.CacheHalf`
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
         with self._reading() as file:
             self._check_format(file)
             self.provenance, self.created_at, self.created_by = _read_attributes(file)
             self.classnames = _read_strings(file["classnames"])
             self.class_ids = _read_strings(file["class_ids"]) if "class_ids" in file else None
-            self.labels: np.ndarray = file["images/label"][:]
-            self.partitions: np.ndarray = file["images/partition"][:]
+            self.labels = file["images/label"][:]
+            self.partitions = file["images/partition"][:]
             self.templates = _read_strings(file["text/templates"])
             self.splits = _read_splits(file["splits"])
             self.skipped = _read_skipped(file)
@@ -89,30 +89,6 @@ class FeatureCache:
         """V, the number of augmented views of each train image; 0 where there are none."""
         shape = self.shapes.get("features/augmented", ())
         return int(shape[1]) if len(shape) == 3 else 0
-
-    def rows(self, partition: str) -> np.ndarray:
-        """Return the rows of a partition (train, val or test), int64."""
-        return np.flatnonzero(self.partitions == PARTITIONS.index(partition))
-
-    def split(self, shots: int, seed: int) -> Split:
-        """Return a few-shot split; raises OptionError naming those the cache has, CacheError for an empty one."""
-        split = self.splits.get((shots, seed))
-        if split is None and len(self.rows("train")) == 0:
-            raise OptionError(
-                f"{self.path} holds test images only, nothing to train on; fit on another cache and test on this one: "
-                "taskres eval RUN --on CACHE"
-            )
-        if split is None:
-            raise OptionError(
-                f"{self.path} has no split of {shots} shots, seed {seed}; it has {listed_splits(self.splits)}; add "
-                f"it with the command that made the cache and --shots {shots} --seeds {seed}"
-            )
-        if len(split.train) == 0:
-            raise CacheError(
-                f"{self.path}: none of the train images of {shots} shots, seed {seed} could be read; mend the images "
-                "and run the command that made the cache again"
-            )
-        return split
 
     def image_features(self, rows: np.ndarray) -> np.ndarray:
         """Return un-normalised image features (len(rows), D), float32, in the order of `rows`."""
@@ -160,7 +136,12 @@ class FeatureCache:
     def _pieces(self, name: str, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with self._reading() as file:
             for positions, chunk in _read_chunks(file[name], rows):
-                yield positions, chunk.astype(np.float32)
+                yield positions, chunk.astype(np.float32, copy=False)
+
+    @property
+    def text_features(self) -> np.ndarray:
+        """The regular base (C, D): un-normalised, float32, the mean over templates."""
+        return regular_base(self.text_bases().embeddings)
 
     def text_bases(self) -> TextBases:
         """Return the text tower's arrays."""
@@ -195,7 +176,7 @@ class FeatureCache:
         with self._reading() as file:
             for name in _array_names(file):
                 stored = file[name]
-                step = stored.chunks[0] if stored.chunks else max(len(stored), 1)
+                step = _rows_at_once(stored)
                 sizes[name] = sum(stored[start : start + step].nbytes for start in range(0, len(stored), step))
         return sizes
 
@@ -259,38 +240,6 @@ class FeatureCache:
                 raise CacheError(f"{self.path}: {name} leave the range 0 to {end - 1}; make the cache again")
 
 
-class _Patient:
-    """A file as HDF5 is to see it: writing never fails, what went wrong is kept.
-
-    A disk that is full as HDF5 writes leaves HDF5 with a file that it can neither close nor forget.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.failure: OSError | None = None
-        self.read, self.readinto, self.seek, self.tell = stream.read, stream.readinto, stream.seek, stream.tell  # type: ignore[attr-defined]
-
-    def write(self, content: bytes) -> int:
-        """Write, or take note that it cannot be done."""
-        return self._tried(lambda: self._stream.write(content), len(content))
-
-    def truncate(self, size: int) -> int:
-        """Give the file its size, or take note that it cannot be done."""
-        return self._tried(lambda: self._stream.truncate(size), size)
-
-    def flush(self) -> None:
-        """Hand over what is written, or take note that it cannot be done."""
-        self._tried(lambda: self._stream.flush() or 0, 0)
-
-    def _tried(self, action: Callable[[], int], otherwise: int) -> int:
-        if self.failure is None:
-            try:
-                return action()
-            except OSError as error:
-                self.failure = error
-        return otherwise
-
-
 def _arrays(contents: CacheContents) -> dict[str, Any]:
     """Return every array of a cache by its path in the file."""
     text = contents.text
@@ -323,14 +272,25 @@ def _arrays(contents: CacheContents) -> dict[str, Any]:
 def _write_array(file: h5py.File, name: str, array: Any) -> None:
     """Write one array with a checksum; strings are fixed-length, since HDF5 checks no variable-length ones."""
     stored = _fixed_length(array) if isinstance(array, tuple) else array
-    count, *others = stored.shape
     if 0 in stored.shape:  # nothing to protect, and a chunk cannot be empty
         file.create_dataset(name, shape=stored.shape, dtype=stored.dtype)
         return
-    rows = max(1, min(count, SLICE_BYTES // max(math.prod(others) * stored.dtype.itemsize, 1)))
-    written = file.create_dataset(name, stored.shape, stored.dtype, chunks=(rows, *others), fletcher32=True)
-    for start in range(0, count, rows):
+    rows = _chunk_rows(stored)
+    chunks = (rows, *stored.shape[1:])
+    written = file.create_dataset(name, stored.shape, stored.dtype, chunks=chunks, fletcher32=True)
+    for start in range(0, stored.shape[0], rows):
         written[start : start + rows] = stored[start : start + rows]
+
+
+def _chunk_rows(array: Rows) -> int:
+    """Return how many rows of an array make a chunk."""
+    count, *others = array.shape
+    return max(1, min(count, SLICE_BYTES // max(math.prod(others) * array.dtype.itemsize, 1)))
+
+
+def _rows_at_once(stored: h5py.Dataset) -> int:
+    """Return how many rows of an array are read at once: its chunk, also where another program wrote none."""
+    return int(stored.chunks[0]) if stored.chunks else _chunk_rows(stored)
 
 
 def _fixed_length(strings: tuple[str, ...]) -> np.ndarray:
@@ -365,7 +325,7 @@ def _read_chunks(stored: h5py.Dataset, rows: np.ndarray) -> Iterator[tuple[np.nd
     """Yield positions in `rows` and what the file has there, a chunk of it at a time, each read once."""
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
-    step = stored.chunks[0] if stored.chunks else max(len(stored), 1)
+    step = _rows_at_once(stored)
     for start in range(0, len(stored), step):
         first, last = np.searchsorted(ascending, (start, start + step))
         if first < last:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from taskres_cache.bases import Bases, regular_base
-from taskres_cache.contents import TextBases
+from taskres_cache.bases import Bases
+from taskres_cache.contents import TextBases, regular_base
 from taskres_cache.errors import FitError, OptionError
 from taskres_cache.fitting import Task, tune_projections
 from taskres_cache.recipe import Recipe
