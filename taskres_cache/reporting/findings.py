@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from taskres_cache.bases import regular_base
 from taskres_cache.calibration import Reliability, reliability
 from taskres_cache.errors import CacheError, RunError
 from taskres_cache.evaluation import class_rows, predictions_of
@@ -208,7 +207,7 @@ def look_closer(fits: Sequence[RunResult], chosen_by: str, cache_dir: Path, devi
     cache = open_cache(own_cache(fits[0].folder, first, cache_dir), first.half)
     rows = cache.rows("test")
     heads = [_head_for(classifier, cache) for classifier in classifiers]
-    said = predictions_of(cache, rows, [Head(regular_base(cache.text_bases().embeddings)), *heads], device)
+    said = predictions_of(cache, rows, [Head(cache.text_features), *heads], device)
     if said is None:
         raise RunError(f"{cache.path} has no test image")
     zero_shot, *adapted = said
