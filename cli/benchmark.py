@@ -99,7 +99,7 @@ def _told(outcome: "Outcome") -> str:
 
 def _write_tables(outcomes: "list[Outcome]", title: str, folder: Path) -> None:
     """Print the tables and write them beside the runs."""
-    from taskres_cache.reporting.overview import benchmark_tables, write_benchmark
+    from taskres_cache.reporting.benchmark_tables import benchmark_tables, write_benchmark
 
     from .console import print_table, say
 

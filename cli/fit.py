@@ -162,7 +162,7 @@ def _print_json(cache: "FeatureCache", results: "Sequence[RunResult]") -> None:
 
 def _print_tables(cache: "FeatureCache", results: "Sequence[RunResult]") -> None:
     """Print a table for each method, and what was chosen where there was a choice."""
-    from taskres_cache.reporting.overview import choice_table, method_table
+    from taskres_cache.reporting.methods import choice_table, method_table
     from taskres_cache.summary import summarise
 
     from .console import print_table

@@ -8,7 +8,7 @@ from typing import Any
 from taskres_cache.figures import Figures
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.findings import ClassGain, ConfusedPair, Mistake, Study
-from taskres_cache.reporting.overview import choice_table
+from taskres_cache.reporting.methods import choice_table
 from taskres_cache.runs import Classifier
 from taskres_cache.study import RunResult
 from taskres_cache.summary import Summary
