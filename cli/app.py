@@ -8,6 +8,7 @@ from taskres_cache.version import __version__
 
 from .benchmark import benchmark
 from .datasets import datasets
+from .doctor import doctor
 from .evaluate import evaluate
 from .extract import extract
 from .fit import fit
@@ -54,4 +55,5 @@ app.command("fit", rich_help_panel=STAGE_TWO)(fit)
 app.command("benchmark", rich_help_panel=BOTH_STAGES)(benchmark)
 app.command("eval", rich_help_panel=USING_A_RUN)(evaluate)
 app.command("inspect", rich_help_panel=LOOKING_AROUND)(inspect_cache)
+app.command("doctor", rich_help_panel=LOOKING_AROUND)(doctor)
 app.add_typer(datasets, name="datasets", rich_help_panel=LOOKING_AROUND)
