@@ -56,7 +56,11 @@ def datasets(context: typer.Context, incomplete: str) -> Iterable[Offer]:
     """Offer the known data sets, and the folders here beside them."""
     from taskres_cache.datasets import ENTRIES
 
-    known = [(name, entry.title) for name, entry in ENTRIES.items() if name.startswith(incomplete)]
+    known = [
+        (name, entry.title.replace("'", "’"))  # Typer's script for zsh loses the other apostrophe
+        for name, entry in ENTRIES.items()
+        if name.startswith(incomplete)
+    ]
     return [*known, *_folders(incomplete)] if known else []
 
 

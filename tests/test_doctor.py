@@ -259,6 +259,7 @@ def test_a_device_that_cannot_be_used(here: Path, installed: Installed, monkeypa
 
 def test_folders_that_cannot_be_written(here: Path, installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "file").touch()
+    (here / "file").chmod(0o777)
     installed()
     hub = str(here / "file" / "hub")
     monkeypatch.setattr(doctor, "probe", lambda packages, device: replace(probed(packages), hub=hub))
