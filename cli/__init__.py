@@ -17,3 +17,6 @@ def main() -> None:
     except TaskresError as error:
         print(f"taskres: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, OptionError) else 1)
+    except ImportError as error:  # commands import what they need when they run
+        print(f"taskres: {error}; `taskres doctor` tells what is missing or broken, and the remedy", file=sys.stderr)
+        sys.exit(1)

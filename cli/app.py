@@ -8,25 +8,35 @@ from taskres_cache.version import __version__
 
 from .benchmark import benchmark
 from .datasets import datasets
+from .doctor import doctor
 from .evaluate import evaluate
 from .extract import extract
 from .fit import fit
+from .help import BOTH_STAGES, LOOKING_AROUND, STAGE_ONE, STAGE_TWO, USING_A_RUN, App
 from .import_arrays import import_arrays
 from .inspect_cache import inspect_cache
 from .report import report
 
-app = typer.Typer(
+FIRST_STEPS = """\
+First steps, on what is bundled:
+  taskres extract digits
+  taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3
+
+`taskres COMMAND --help` ends with an example of each command;
+`taskres doctor` tells what is installed and what is missing."""
+
+app = App(
     name="taskres",
     help="Few-shot adaptation of CLIP by task residual tuning: extract features once, then fit in seconds.",
-    epilog="First steps: taskres extract digits, then taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3",
+    epilog=FIRST_STEPS,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:  # which is how the shell's completion reads what has been typed
         print(f"taskres-cache {__version__}")
         raise typer.Exit
 
@@ -40,11 +50,12 @@ def _taskres(
     pass
 
 
-app.command("extract")(extract)
-app.command("import")(import_arrays)
-app.command("fit")(fit)
-app.command("eval")(evaluate)
-app.command("report")(report)
-app.command("inspect")(inspect_cache)
-app.command("benchmark")(benchmark)
-app.add_typer(datasets, name="datasets")
+app.command("extract", rich_help_panel=STAGE_ONE)(extract)
+app.command("import", rich_help_panel=STAGE_ONE)(import_arrays)
+app.command("fit", rich_help_panel=STAGE_TWO)(fit)
+app.command("benchmark", rich_help_panel=BOTH_STAGES)(benchmark)
+app.command("eval", rich_help_panel=USING_A_RUN)(evaluate)
+app.command("report", rich_help_panel=USING_A_RUN)(report)
+app.command("inspect", rich_help_panel=LOOKING_AROUND)(inspect_cache)
+app.command("doctor", rich_help_panel=LOOKING_AROUND)(doctor)
+app.add_typer(datasets, name="datasets", rich_help_panel=LOOKING_AROUND)

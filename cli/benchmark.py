@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import completion
 from .options import (
     PAPER_SEEDS,
     PAPER_SHOTS,
@@ -33,7 +34,11 @@ def benchmark(
     ] = None,
     datasets: Annotated[
         str | None,
-        typer.Option(help="Names, with spaces or commas.", show_default="all that are installed"),
+        typer.Option(
+            help="Names, with spaces or commas.",
+            show_default="all that are installed",
+            autocompletion=completion.several_datasets,
+        ),
     ] = None,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
@@ -50,7 +55,7 @@ def benchmark(
 
     Goes on where it stopped: what is in caches and runs already is not done again.
 
-    Example: taskres benchmark --root /data --datasets "caltech101 dtd" --backbone ViT-B-16
+    Example: taskres benchmark --root /data --datasets "caltech101 dtd"
     """
     from taskres_cache.backbones import load_backbone
     from taskres_cache.benchmark import LeftOut, Places, benchmark_entries, run_benchmark

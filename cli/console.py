@@ -2,11 +2,11 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import typer
 from rich.console import Console
@@ -27,6 +27,16 @@ from taskres_cache.tables import Table
 
 SECONDS_BETWEEN_LINES = 10.0
 WIDTH_OF_FILES = 160  # columns, where no terminal says how many there are
+
+Mark = Literal["good", "bad", "open", ""]
+Row = tuple[Mark, tuple[str, ...]]
+# A sign, one for terminals that have no such letter, and a colour. The shape alone tells them apart.
+SIGNS: dict[Mark, tuple[str, str, str]] = {
+    "good": ("✓", "ok", "green"),
+    "bad": ("✗", "NO", "bold red"),
+    "open": ("–", "--", "yellow"),
+    "": ("", "", ""),
+}
 
 
 def say(message: str) -> None:
@@ -49,6 +59,19 @@ def print_table(table: Table) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
     console.print(table.title, style="bold", soft_wrap=True, highlight=False)
     console.print(drawn)
+
+
+def print_marked(title: str, rows: Sequence[Row]) -> None:
+    """Print lines of several columns below a title, each after a sign that tells whether it is as it should be."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+    plain = not console.encoding.startswith("utf")
+    grid = RichTable.grid(padding=(0, 2))
+    for mark, cells in rows:
+        sign, in_ascii, colour = SIGNS[mark]
+        grid.add_row(Text(in_ascii if plain else sign, colour), *(Text(cell, overflow="fold") for cell in cells))
+    console.print(Text(title, "bold"))
+    console.print(grid)
+    console.print()
 
 
 def progress() -> "Bar | Lines":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import completion
+from .help import App
 from .options import Json, Root
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 MOST_FAULTS_SHOWN = 20
 
-datasets = typer.Typer(invoke_without_command=True)
+datasets = App(invoke_without_command=True)
 
 
 @datasets.callback()
@@ -25,14 +27,15 @@ def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json 
 
     Example: taskres datasets --root /data
     """
+    context.obj = root
+    if context.invoked_subcommand is not None:
+        return
+
     from taskres_cache.datasets import ENTRIES
     from taskres_cache.tables import Table
 
     from .console import print_json, print_table
 
-    context.obj = root
-    if context.invoked_subcommand is not None:
-        return
     found = [_described(entry, root) for entry in ENTRIES.values()]
     if as_json:
         print_json(found)
@@ -48,7 +51,9 @@ def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json 
 @datasets.command("verify")
 def verify(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A known data set, or a folder.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A known data set, or a folder.", autocompletion=completion.datasets)
+    ],
     root: Annotated[Path | None, typer.Option("--root", help="Folder that the known data sets lie in.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -9,7 +9,8 @@ import typer
 
 from taskres_cache.errors import OptionError
 
-from .options import CacheDir, Device, Json
+from . import completion
+from .options import HALVES, CacheDir, Device, Json
 
 if TYPE_CHECKING:
     from taskres_cache.evaluation import Evaluation, ZeroShot
@@ -22,10 +23,17 @@ def evaluate(
             metavar="RUN",
             help="A run folder, or a folder above several; with --zero-shot a cache. After --on, more caches.",
             show_default=False,
+            autocompletion=completion.runs_or_caches,
         ),
     ],
     on: Annotated[
-        list[str] | None, typer.Option("--on", metavar="CACHE...", help="Caches to test on instead of the run's own.")
+        list[str] | None,
+        typer.Option(
+            "--on",
+            metavar="CACHE...",
+            help="Caches to test on instead of the run's own.",
+            autocompletion=completion.caches,
+        ),
     ] = None,
     zero_shot: Annotated[
         bool, typer.Option("--zero-shot", help="The text classifier of a cache alone, in the field's three forms.")
@@ -36,6 +44,7 @@ def evaluate(
             "--classes",
             help="all, base (the first half) or new (the others).",
             show_default="what the run was fitted on",
+            autocompletion=completion.one_of(*HALVES),
         ),
     ] = None,
     cache_dir: CacheDir = Path("cache"),
@@ -44,7 +53,7 @@ def evaluate(
 ) -> None:
     """Measure the test accuracy of a fitted classifier, on other caches of the same checkpoint too.
 
-    Example: taskres eval runs/RN50-openai/imagenet --on imagenetv2 imagenet_sketch imagenet_a imagenet_r
+    Example: taskres eval runs/RN50-openai/imagenet --on imagenetv2 imagenet_a
     """
     if zero_shot:
         if on:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import completion
 from .options import (
     PAPER_SEEDS,
     PAPER_SHOTS,
+    PROMPT_FORMS,
     Backbone,
     BatchSize,
     CacheDir,
+    DatasetName,
     Device,
     Precision,
     Pretrained,
@@ -31,9 +34,7 @@ if TYPE_CHECKING:
 
 
 def extract(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="A known data set, or a folder with one folder of images a class.")
-    ],
+    dataset: DatasetName,
     root: Root = Path("."),
     backbone: Backbone = None,
     pretrained: Pretrained = None,
@@ -52,7 +53,12 @@ def extract(
         typer.Option(help="What to call a folder's data set instead of the folder's name.", show_default=False),
     ] = None,
     split_seed: Annotated[int, typer.Option(help="Seed of a folder's 60/20/20 split.")] = 0,
-    classnames: Annotated[str, typer.Option(help="In prompts: spaces for underscores, or raw.")] = "spaces",
+    classnames: Annotated[
+        str,
+        typer.Option(
+            help="In prompts: spaces for underscores, or raw.", autocompletion=completion.one_of(*PROMPT_FORMS)
+        ),
+    ] = "spaces",
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Record unreadable images and go on without them.")
     ] = False,

@@ -10,6 +10,7 @@ import typer
 
 from taskres_cache.errors import OptionError
 
+from . import completion
 from .options import Cache, CacheDir, Classes, Device, Json, Out, Seeds, Shots, decimals, numbers
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from taskres_cache.recipe import Recipe
     from taskres_cache.store import FeatureCache
     from taskres_cache.study import RunResult
+
+BASES = ("regular", "enhanced", "enhanced-only")
+RESIDUALS = ("text", "image", "both")
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def fit(
@@ -26,16 +31,20 @@ def fit(
     alpha: Annotated[
         str | None,
         typer.Option(
-            help="Weight of the residual: a number, several with commas, auto (chosen by val accuracy) or learn.  ",
+            help="Weight of the residual: a number, several with commas, auto (chosen by val accuracy) or learn.",
             show_default="0.5, or the data set's own",
+            autocompletion=completion.one_of("auto", "learn"),
         ),
     ] = None,
     lr: Annotated[
         str | None,
         typer.Option(help="Peak rate of Adam; several with commas.", show_default="0.002, or the data set's own"),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(show_default="100 below 8 shots, 200 from 8 on")] = None,
-    batch_size: Annotated[int | None, typer.Option(show_default="256")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Passes over the training images.", show_default="100 below 8 shots, 200 from 8 on"),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="256")] = None,
     weight_decay: Annotated[
         str | None, typer.Option(help="Added to the gradient; several with commas.", show_default="0.0005")
     ] = None,
@@ -47,11 +56,16 @@ def fit(
             "enhanced-only (no residual), several with commas; or a file: the authors' model.pth.tar, a safetensors "
             "file with base or projection, a run.",
             show_default="regular",
+            autocompletion=completion.several_of(*BASES),
         ),
     ] = None,
     residual: Annotated[
         str | None,
-        typer.Option(help="What is trained: text, image (one row, added to every image) or both.", show_default="text"),
+        typer.Option(
+            help="What is trained: text, image (one row, added to every image) or both.",
+            show_default="text",
+            autocompletion=completion.one_of(*RESIDUALS),
+        ),
     ] = None,
     search: Annotated[
         bool,
@@ -76,7 +90,12 @@ def fit(
     views_average: Annotated[
         bool, typer.Option("--views-average", help="Train on the mean of each image's views, as Tip-Adapter does.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="Of the matrix products: fp32, bf16, or tf32 (CUDA).")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Of the matrix products: fp32, bf16, or tf32 (CUDA).", autocompletion=completion.one_of(*PRECISIONS)
+        ),
+    ] = "fp32",
     classes: Classes = "all",
     device: Device = "auto",
     out: Out = Path("runs"),

@@ -7,25 +7,66 @@ import typer
 
 from taskres_cache.errors import OptionError
 
-Cache = Annotated[str, typer.Argument(metavar="CACHE", help="A cache file, or the name of a cached data set.")]
+from . import completion
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+HALVES = ("all", "base", "new")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+ENSEMBLES = ("imagenet-80", "imagenet-7")
+PROMPT_FORMS = ("spaces", "raw")
+
+DatasetName = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        help="A known data set, or a folder with one folder of images a class.",
+        autocompletion=completion.datasets,
+    ),
+]
+Cache = Annotated[
+    str,
+    typer.Argument(
+        metavar="CACHE", help="A cache file, or the name of a cached data set.", autocompletion=completion.caches
+    ),
+]
+Run = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run folder that `taskres fit` left.", autocompletion=completion.runs),
+]
 CacheDir = Annotated[Path, typer.Option("--cache-dir", help="Where caches live.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder that the known data sets lie in.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", autocompletion=completion.one_of(*DEVICES)),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output and nothing else there.")]
 Shots = Annotated[str, typer.Option("--shots", help="Images a class, such as 16 or 1,2,4,8,16.")]
 Seeds = Annotated[str, typer.Option("--seeds", help="Seeds of the few-shot draw, such as 1 or 1,2,3.")]
-Classes = Annotated[str, typer.Option("--classes", help="all, base (the first half) or new (the others).")]
+Classes = Annotated[
+    str,
+    typer.Option(
+        "--classes",
+        help="all, base (the first half) or new (the others).",
+        autocompletion=completion.one_of(*HALVES),
+    ),
+]
 Templates = Annotated[
     str | None,
     typer.Option(
         "--templates",
         help="Prompts: a text file with one on each line, imagenet-80 or imagenet-7.",
         show_default="the data set's own",
+        autocompletion=completion.one_of(*ENSEMBLES),
     ),
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option("--backbone", help="Any open_clip model.", show_default="RN50; glyph-clip for digits"),
+    typer.Option(
+        "--backbone",
+        help="Any open_clip model.",
+        show_default="RN50; glyph-clip for digits",
+        autocompletion=completion.backbones,
+    ),
 ]
 Pretrained = Annotated[
     str | None,
@@ -33,13 +74,16 @@ Pretrained = Annotated[
         "--pretrained",
         help="A tag of the model, or a local checkpoint file.",
         show_default="openai; bundled for digits",
+        autocompletion=completion.one_of("openai", "bundled"),
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Where runs are left.")]
 Precision = Annotated[
     str,
     typer.Option(
-        "--precision", help="fp32, bf16, fp16, or auto: the cache's own, else the fastest that the device is good at."
+        "--precision",
+        help="fp32, bf16, fp16, or auto: the cache's own, else the fastest that the device is good at.",
+        autocompletion=completion.one_of(*PRECISIONS),
     ),
 ]
 Views = Annotated[int, typer.Option("--views", help="Augmented views of each train image, beside the image itself.")]

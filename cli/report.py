@@ -5,13 +5,19 @@ from typing import Annotated
 
 import typer
 
+from . import completion
 from .options import CacheDir, Device
 
 
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUNS...", help="Run folders, or folders above several.", show_default=False),
+        typer.Argument(
+            metavar="RUNS...",
+            help="Run folders, or folders above several.",
+            show_default=False,
+            autocompletion=completion.runs,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The page.", show_default="report.html, or none where --to names files")
@@ -19,7 +25,8 @@ def report(
     to: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="Write this as well: .md, .csv, .png (curves) or .html; can be given several times."
+            metavar="FILE",
+            help="A file to write, by its suffix: .md, .csv, .png (curves) or .html; can be given several times.",
         ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the report.", show_default="the data sets")] = None,
@@ -37,7 +44,7 @@ def report(
 
     The page is one file that needs no network: to be sent, archived or printed as it is.
 
-    Example: taskres report runs/glyph-clip-bundled/digits --to digits.md --to digits.png
+    Example: taskres report runs/glyph-clip-bundled/digits --out digits.html
     """
     from taskres_cache.devices import choose_device
     from taskres_cache.reporting.findings import gather_studies

@@ -6,6 +6,7 @@ Axes: B images or prompts of a batch, H and W height and width of an image, D em
 import hashlib
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,16 +18,19 @@ from zipfile import ZipFile, is_zipfile
 import numpy as np
 import open_clip
 import torch
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Normalize, ToTensor
 
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
-from taskres_cache.devices import choose_device, has_fast_bfloat16
+from taskres_cache.devices import best_precision, choose_device
 from taskres_cache.errors import OptionError, UnknownNameError, WeightsError
 from taskres_cache.towers import streamlined
 
 BUNDLED_TAG = "bundled"
+HUB_FILES = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)  # what open_clip asks the hub for where a tag names no file
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 BATCH_ON_CPU = 16  # for one thread; larger ones leave the processor's cache (measured)
@@ -201,6 +205,20 @@ def untrained_model(config_name: str, seed: int) -> tuple[nn.Module, Tokenizer]:
     return model, open_clip.get_tokenizer(config_name)
 
 
+def downloaded_weights() -> list[tuple[str, str]]:
+    """Return which (name, tag) of open_clip's lie in the hub's cache already; nothing is downloaded.
+
+    What comes from elsewhere than the hub is not told, since half a download would look like a whole one there.
+    """
+    found = []
+    for name, tag in open_clip.list_pretrained():
+        repository, file = os.path.split(open_clip.get_pretrained_cfg(name, tag).get("hf_hub", ""))
+        files = (file, str(Path(file).with_suffix(".safetensors"))) if file else HUB_FILES
+        if repository and any(isinstance(try_to_load_from_cache(repository, one), str) for one in files):
+            found.append((name, tag))
+    return [pair for pair in found if (pair[0].removesuffix("-quickgelu"), pair[1]) not in set(found) - {pair}]
+
+
 def digest_of_weights(model: nn.Module) -> str:
     """Return the SHA-256 over the names, shapes and values of the loaded weights, sorted by name.
 
@@ -319,7 +337,7 @@ def _is_torchscript(file: Path) -> bool:
 
 def _choose_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
-        return "fp16" if device.type == "cuda" else "bf16" if has_fast_bfloat16(device) else "fp32"
+        return best_precision(device)
     if precision not in PRECISIONS:
         raise OptionError(f"precision must be auto, {', '.join(PRECISIONS)}, got {precision!r}")
     return precision

@@ -56,6 +56,11 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return any(capabilities.get(name, False) for name in FAST_BFLOAT16)
 
 
+def best_precision(device: torch.device) -> str:
+    """Return what an image tower computes in where nobody chose: fp16 on CUDA, bf16 where a processor is good at it."""
+    return "fp16" if device.type == "cuda" else "bf16" if has_fast_bfloat16(device) else "fp32"
+
+
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Let what is freed stay with the process until the end, so that each batch computes in the last one's memory.

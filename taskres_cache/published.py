@@ -1,4 +1,4 @@
-"""Word lists that other libraries carry: ImageNet's class names and identifiers, and the field's prompt ensembles.
+"""Word lists that other libraries carry: ImageNet's class names and identifiers, prompt ensembles, names of models.
 
 They are read from the libraries' files, since importing open_clip or timm for a list of words brings in all of torch.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from taskres_cache.bundled import GLYPH_CLIP_CONFIG
 from taskres_cache.errors import OptionError, UnknownNameError
 
 ENSEMBLES = {"imagenet-80": "OPENAI_IMAGENET_TEMPLATES", "imagenet-7": "SIMPLE_IMAGENET_TEMPLATES"}
@@ -26,6 +27,13 @@ def imagenet_wnids(subset: Subset = "imagenet") -> tuple[str, ...]:
 def imagenet_names() -> dict[str, str]:
     """Return identifier -> class name, in label order (OpenAI's names, from open_clip); two names occur twice."""
     return dict(zip(imagenet_wnids(), _zero_shot_metadata().IMAGENET_CLASSNAMES, strict=True))
+
+
+@cache
+def clip_models() -> tuple[str, ...]:
+    """Return the names of open_clip's models and of the bundled one, sorted."""
+    configs = (_package("open_clip") / "model_configs").glob("*.json")
+    return tuple(sorted(file.stem for file in [*configs, GLYPH_CLIP_CONFIG]))
 
 
 def read_templates(file_or_ensemble: str) -> tuple[str, ...]:

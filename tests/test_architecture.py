@@ -88,6 +88,7 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         ("taskres_cache.study", {"open_clip", "torchvision"}),
         ("taskres_cache.published", {"torch", "open_clip", "timm"}),
         ("taskres_cache.tables", {"torch", "rich", "h5py"}),
+        ("taskres_cache.installation", {"torch", "open_clip", "h5py", "numpy"}),
         ("taskres_cache.predictions", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.calibration", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.contents", {"torch", "h5py", "open_clip"}),
@@ -113,8 +114,8 @@ def test_fitting_is_handed_training_and_val_features_only() -> None:
 def test_readme_names_every_command_and_target() -> None:
     readme = (ROOT / "README.md").read_text()
     app = (ROOT / "cli" / "app.py").read_text()
-    commands = re.findall(r'(?:app\.command\(|add_typer\(\w+, name=)"(\w+)"\)', app)
-    assert len(commands) >= 7
+    commands = re.findall(r'(?:app\.command\(|add_typer\(\w+, name=)"(\w+)"[,)]', app)
+    assert len(commands) >= 9
     targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert {"demo", "test", "check", "clean"} <= set(targets)
     assert [name for name in commands if f"taskres {name}" not in readme] == []
