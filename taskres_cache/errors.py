@@ -94,6 +94,24 @@ class RunError(TaskresError):
     """A run folder is missing, incomplete, or does not go with the cache it is used on."""
 
 
+class ExportError(TaskresError):
+    """A run could not be exported, or what was exported does not say what the run says."""
+
+
+class MissingExtraError(TaskresError):
+    """Something needs packages that are no part of a plain installation.
+
+    Parameters
+    ----------
+    what : what needs which package, as in "`taskres export` to ONNX needs onnxruntime".
+    extra : the extra of taskres-cache that brings it.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what}, missing here: pip install 'taskres-cache[{extra}]'")
+        self.extra = extra
+
+
 class StorageError(TaskresError):
     """A file or folder cannot be written."""
 
