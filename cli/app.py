@@ -9,6 +9,7 @@ from taskres_cache.version import __version__
 from .benchmark import benchmark
 from .datasets import datasets
 from .evaluate import evaluate
+from .export import export
 from .extract import extract
 from .fit import fit
 from .import_arrays import import_arrays
@@ -43,6 +44,7 @@ app.command("extract")(extract)
 app.command("import")(import_arrays)
 app.command("fit")(fit)
 app.command("eval")(evaluate)
+app.command("export")(export)
 app.command("inspect")(inspect_cache)
 app.command("benchmark")(benchmark)
 app.add_typer(datasets, name="datasets")
