@@ -10,6 +10,7 @@ from .benchmark import benchmark
 from .datasets import datasets
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .extract import extract
 from .fit import fit
 from .help import BOTH_STAGES, LOOKING_AROUND, STAGE_ONE, STAGE_TWO, USING_A_RUN, App
@@ -55,6 +56,7 @@ app.command("import", rich_help_panel=STAGE_ONE)(import_arrays)
 app.command("fit", rich_help_panel=STAGE_TWO)(fit)
 app.command("benchmark", rich_help_panel=BOTH_STAGES)(benchmark)
 app.command("eval", rich_help_panel=USING_A_RUN)(evaluate)
+app.command("export", rich_help_panel=USING_A_RUN)(export)
 app.command("report", rich_help_panel=USING_A_RUN)(report)
 app.command("inspect", rich_help_panel=LOOKING_AROUND)(inspect_cache)
 app.command("doctor", rich_help_panel=LOOKING_AROUND)(doctor)

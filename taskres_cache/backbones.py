@@ -192,7 +192,7 @@ def load_backbone(name: str, pretrained: str, device: str = "auto", precision: s
         device=target,
         model=model.to(target, memory_format=torch.channels_last),  # type: ignore[call-overload]
         framing=_framing(transform, preprocess["size"]),
-        tokenizer=open_clip.get_tokenizer(weights.config),
+        tokenizer=_tokenizer(weights.config),
     )
 
 
@@ -202,7 +202,7 @@ def untrained_model(config_name: str, seed: int) -> tuple[nn.Module, Tokenizer]:
         torch.manual_seed(seed)
         with _quiet():
             model = open_clip.create_model(config_name, pretrained=None, pretrained_text=False)
-    return model, open_clip.get_tokenizer(config_name)
+    return model, _tokenizer(config_name)
 
 
 def downloaded_weights() -> list[tuple[str, str]]:
@@ -217,6 +217,15 @@ def downloaded_weights() -> list[tuple[str, str]]:
         if repository and any(isinstance(try_to_load_from_cache(repository, one), str) for one in files):
             found.append((name, tag))
     return [pair for pair in found if (pair[0].removesuffix("-quickgelu"), pair[1]) not in set(found) - {pair}]
+
+
+def _tokenizer(config: str) -> Tokenizer:
+    """Return the tokenizer of an open_clip config; raises WeightsError where it takes a package that is not here."""
+    try:
+        return open_clip.get_tokenizer(config)
+    except ImportError as error:  # open_clip itself asks for no more than its own models need
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{config} has a tokenizer that needs more ({reason}); pip install transformers") from error
 
 
 def digest_of_weights(model: nn.Module) -> str:

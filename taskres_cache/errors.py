@@ -107,12 +107,12 @@ class MissingExtraError(TaskresError):
 
     Parameters
     ----------
-    what : what needs which package, as in "taskres export to ONNX needs onnxruntime".
+    what : what needs which package, as in "`taskres export` to ONNX needs onnxruntime".
     extra : the extra of taskres-cache that brings it.
     """
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what}, which is not installed here: pip install 'taskres-cache[{extra}]'")
+        super().__init__(f"{what}, missing here: pip install 'taskres-cache[{extra}]'")
         self.extra = extra
 
 

@@ -11,7 +11,7 @@ def require(who: str, extra: str, packages: Sequence[str]) -> None:
 
     Parameters
     ----------
-    who : what needs them, such as `taskres export to ONNX`.
+    who : what needs them, such as "`taskres export` to ONNX".
     extra : the extra of taskres-cache that brings them.
     packages : names as they are imported.
 
@@ -21,7 +21,7 @@ def require(who: str, extra: str, packages: Sequence[str]) -> None:
     """
     missing = [package for package in packages if not _can_be_imported(package)]
     if missing:
-        raise MissingExtraError(f"{who} needs {' and '.join(missing)}", extra)
+        raise MissingExtraError(f"{who} needs {', '.join(missing)}", extra)
 
 
 def _can_be_imported(package: str) -> bool:

@@ -53,6 +53,7 @@ def _add_in_place(tower: fx.GraphModule) -> None:
     modules = dict(tower.named_modules())
     for node in tower.graph.find_nodes(op="call_function", target=operator.add):
         first = node.args[0]
-        fresh = first.op == "call_module" and isinstance(modules[str(first.target)], nn.Conv2d)
-        if fresh and len(first.users) == 1:
+        if not isinstance(first, fx.Node) or len(first.users) > 1:  # a number may stand there
+            continue
+        if first.op == "call_module" and isinstance(modules[str(first.target)], nn.Conv2d):
             node.target = operator.iadd

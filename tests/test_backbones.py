@@ -211,3 +211,12 @@ def test_building_a_model_leaves_the_global_generator_alone() -> None:
 def test_only_local_files_are_read_for_the_bundled_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: pytest.fail("asked for a download"))
     assert load_backbone("glyph-clip", backbones.BUNDLED_TAG, device="cpu").pretrained == "bundled"
+
+
+def test_a_tokenizer_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(config: str) -> None:
+        raise ImportError("Please install transformers")
+
+    monkeypatch.setattr("taskres_cache.backbones.open_clip.get_tokenizer", missing)
+    with pytest.raises(WeightsError, match="a tokenizer that needs more .Please install transformers.; pip install"):
+        load_backbone("glyph-clip", "bundled", device="cpu", precision="fp32")

@@ -146,3 +146,24 @@ def test_attention_of_which_all_is_used_is_computed_in_full() -> None:
     with torch.no_grad():
         expected = tower(pixels)
         assert torch.allclose(streamlined(tower)(pixels), expected, atol=1e-6)
+
+
+class WithNumbers(nn.Module):
+    """A tower that adds to numbers, as MobileCLIP's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = self.norm(self.convolution(images))
+        return 1 + (found + 2 * found)
+
+
+def test_a_number_may_be_added_to() -> None:
+    torch.manual_seed(0)
+    tower = WithNumbers().eval()
+    tower.norm.running_mean.fill_(0.3)  # type: ignore[union-attr]
+    images = torch.randn(2, 3, 8, 8)
+    expected = tower(images)
+    assert torch.allclose(streamlined(tower)(images), expected, atol=1e-5)

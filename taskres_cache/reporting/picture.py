@@ -16,7 +16,7 @@ COLOURS = ("#2456c9", "#c2410c", "#0a7f5a", "#8b3fb5", "#b8860b", "#0e7490", "#b
 
 def refuse_without_matplotlib() -> None:
     """Raise MissingExtraError where matplotlib is not installed."""
-    require("taskres report to PNG", "plot", ["matplotlib"])
+    require("`taskres report` to PNG", "plot", ["matplotlib"])
 
 
 def as_picture(studies: Sequence[Study]) -> bytes:

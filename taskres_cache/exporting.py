@@ -1,0 +1,173 @@
+"""A run's classifier for other programs: written, read again, compared with the run, and only then put into place."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskres_cache.agreement import Comparison, Trial, compared, head_trial, image_trial, tolerance_at
+from taskres_cache.contents import UNKNOWN
+from taskres_cache.errors import OptionError, RunError, UnknownNameError
+from taskres_cache.files import replaced
+from taskres_cache.head_forms import Form, OpenClipForm, SafetensorsForm, Shapes
+from taskres_cache.onnx_export import OnnxForm, require_onnx
+from taskres_cache.runs import CLASSIFIER_FILE, METRICS_FILE, Classifier, find_runs, read_classifier
+
+if TYPE_CHECKING:  # open_clip takes seconds to import, and a head alone needs none
+    from taskres_cache.backbones import Backbone
+
+FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "open_clip": ".pt"}  # with their suffixes
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export left.
+
+    Parameters
+    ----------
+    files : the one that was asked for, and one beside it where a format takes two.
+    format : of `FORMATS`.
+    shapes : of tensors, or of inputs and outputs.
+    usage : lines of Python that use it.
+    """
+
+    files: tuple[Path, ...]
+    format: str
+    bytes: int
+    classes: int
+    shapes: Shapes
+    comparison: Comparison
+    usage: tuple[str, ...]
+
+
+def format_of(file: Path, asked: str | None) -> str:
+    """Return the format that was asked for, else the one that a file's suffix means.
+
+    Raises
+    ------
+    UnknownNameError : no such format.
+    OptionError : nothing was asked for and the suffix means none.
+    """
+    if asked is not None:
+        if asked not in FORMATS:
+            raise UnknownNameError("format", asked, FORMATS, f"known are {', '.join(FORMATS)}")
+        return asked
+    for name, suffix in FORMATS.items():
+        if file.suffix.lower() == suffix:
+            return name
+    known = ", ".join(f"{suffix} ({name})" for name, suffix in FORMATS.items())
+    raise OptionError(f"{file}: its suffix names no format; known are {known}; use one, or pass --format")
+
+
+def export_head(run: Path, file: Path, asked: str | None, cache_dir: Path) -> Export:
+    """Write the classifier of a run for features that somebody else computes.
+
+    Parameters
+    ----------
+    run : a run folder.
+    file : to be written; what it was before is kept until the new one has been read again and agrees with the run.
+    asked : a format, see `format_of`.
+    cache_dir : where caches live; the test features of the run's own are what is compared, if it is there.
+
+    Raises
+    ------
+    OptionError : several runs, a file that cannot be meant, or a classifier that the format cannot express.
+    RunError : not a run.
+    MissingExtraError : the format needs packages that are not installed.
+    ExportError : the file, read again, does not say what the run says.
+    """
+    name = format_of(file, asked)
+    _refuse_taken(file)
+    if name == "onnx":
+        require_onnx("`taskres export` to ONNX")
+    folder = _only_run(run)
+    classifier = read_classifier(folder)
+    form: dict[str, Form] = {"safetensors": SafetensorsForm(), "open_clip": OpenClipForm(), "onnx": OnnxForm()}
+    return _export(classifier, form[name], file, head_trial(folder, classifier, cache_dir))
+
+
+def export_with_encoder(run: Path, file: Path, pretrained: str | None) -> Export:
+    """Write the image tower and the classifier of a run as one ONNX graph, from pixels to probabilities.
+
+    Parameters
+    ----------
+    run, file : as for `export_head`.
+    pretrained : the run's checkpoint as a tag or a local file; None for the tag that the run records.
+
+    Raises
+    ------
+    OptionError, RunError, MissingExtraError : as for `export_head`; RunError for another checkpoint than the run's too.
+    WeightsError : the checkpoint cannot be had.
+    ExportError : the tower does not export, or the file, read again, does not say what the run says.
+    """
+    _refuse_taken(file)
+    require_onnx("`taskres export` to ONNX")
+    classifier = read_classifier(_only_run(run))
+    backbone = _own_backbone(classifier, pretrained)
+    return _export(classifier, OnnxForm(backbone), file, image_trial(classifier, backbone))
+
+
+def _only_run(path: Path) -> Path:
+    """Return the one run folder that a path means."""
+    folders = find_runs(path)
+    if len(folders) > 1:
+        raise OptionError(
+            f"{path} holds {len(folders)} runs, and one is exported at a time; pass one, such as {folders[-1]}"
+        )
+    return folders[0]
+
+
+def _refuse_taken(file: Path) -> None:
+    """Raise OptionError for a file that would take the place of a folder, or be taken for a run."""
+    if file.name in (CLASSIFIER_FILE, METRICS_FILE) or file.is_dir():
+        taken = "a folder" if file.is_dir() else "what a run calls a file of its own"
+        raise OptionError(f"cannot export to {file}: that is {taken}; choose another name")
+
+
+def _export(classifier: Classifier, form: Form, file: Path, trial: Trial) -> Export:
+    """Write the files of a form beside their places, compare, and put them into place."""
+    files = form.files(file)
+    with ExitStack() as stack:
+        temporaries = [stack.enter_context(replaced(one)) for one in files]
+        shapes = form.write(classifier, temporaries)
+        tolerance = tolerance_at(form.tolerance, classifier)
+        comparison = compared(form.ask, temporaries, trial, tolerance, file)
+    size = sum(one.stat().st_size for one in files)
+    usage = form.usage(classifier, file)
+    return Export(files, form.name, size, len(classifier.classnames), shapes, comparison, usage)
+
+
+def _own_backbone(classifier: Classifier, pretrained: str | None) -> "Backbone":
+    """Return the encoder that a run was fitted with, in fp32 on the CPU; raises RunError for another one."""
+    from taskres_cache.backbones import load_backbone
+
+    source = classifier.provenance
+    if source.weights_sha256 == UNKNOWN:
+        raise OptionError("the run was fitted on imported features: there is no encoder; leave out --with-encoder")
+    # A local file is built with the config that the run records: what the file is called says nothing of QuickGELU.
+    name, weights = (source.backbone, source.pretrained) if pretrained is None else (source.model_config, pretrained)
+    try:
+        backbone = load_backbone(name, weights, "cpu", "fp32")
+    except UnknownNameError as error:
+        if pretrained is not None:
+            raise
+        raise OptionError(
+            f"the run's weights {source.pretrained!r} are no tag of {source.backbone}; if they were a local file, "
+            "pass it: --pretrained PATH"
+        ) from error
+    has, wanted = (_identity(one.weights_sha256, one.model_config, one.preprocess) for one in (backbone, source))
+    differing = [
+        f"{field}: it has {has[field]}, the run {wanted[field]}" for field in has if has[field] != wanted[field]
+    ]
+    if differing:
+        raise RunError(
+            f"{weights!r} is another checkpoint than the run was fitted with: {'; '.join(differing)}; pass the run's "
+            "own: --pretrained PATH"
+        )
+    return backbone
+
+
+def _identity(weights_sha256: str, model_config: str, preprocess: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells encoders apart; whether images are turned upright is no part of one."""
+    encoded = {name: value for name, value in preprocess.items() if name != "orientation"}
+    return {"weights_sha256": weights_sha256, "model_config": model_config, "preprocess": encoded}
