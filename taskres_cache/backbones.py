@@ -222,7 +222,8 @@ def downloaded_weights() -> list[tuple[str, str]]:
 def _tokenizer(config: str) -> Tokenizer:
     """Return the tokenizer of an open_clip config; raises WeightsError where it takes a package that is not here."""
     try:
-        return open_clip.get_tokenizer(config)
+        tokenizer: Tokenizer = open_clip.get_tokenizer(config)
+        return tokenizer
     except ImportError as error:  # open_clip itself asks for no more than its own models need
         reason = " ".join(str(error).split())
         raise WeightsError(f"{config} has a tokenizer that needs more ({reason}); pip install transformers") from error
