@@ -192,6 +192,12 @@ def load_backbone(name: str, pretrained: str, device: str = "auto", precision: s
     )
 
 
+def has_tag(name: str, tag: str) -> bool:
+    """Return whether a backbone's weights are on offer by that tag, which a local file's stem is not."""
+    bundled = name == GLYPH_CLIP_CONFIG.stem and tag == BUNDLED_TAG
+    return bundled or bool(open_clip.is_pretrained_cfg(name, tag))
+
+
 def untrained_model(config_name: str, seed: int) -> tuple[nn.Module, Tokenizer]:
     """Return a model of an open_clip config with random weights drawn from `seed`, and its tokenizer."""
     with torch.random.fork_rng(devices=[]):
