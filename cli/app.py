@@ -13,6 +13,7 @@ from .extract import extract
 from .fit import fit
 from .import_arrays import import_arrays
 from .inspect_cache import inspect_cache
+from .predict import predict
 
 app = typer.Typer(
     name="taskres",
@@ -43,6 +44,7 @@ app.command("extract")(extract)
 app.command("import")(import_arrays)
 app.command("fit")(fit)
 app.command("eval")(evaluate)
+app.command("predict")(predict)
 app.command("inspect")(inspect_cache)
 app.command("benchmark")(benchmark)
 app.add_typer(datasets, name="datasets")
