@@ -16,6 +16,7 @@ from .fit import fit
 from .help import BOTH_STAGES, LOOKING_AROUND, STAGE_ONE, STAGE_TWO, USING_A_RUN, App
 from .import_arrays import import_arrays
 from .inspect_cache import inspect_cache
+from .predict import predict
 from .report import report
 
 FIRST_STEPS = """\
@@ -56,6 +57,7 @@ app.command("import", rich_help_panel=STAGE_ONE)(import_arrays)
 app.command("fit", rich_help_panel=STAGE_TWO)(fit)
 app.command("benchmark", rich_help_panel=BOTH_STAGES)(benchmark)
 app.command("eval", rich_help_panel=USING_A_RUN)(evaluate)
+app.command("predict", rich_help_panel=USING_A_RUN)(predict)
 app.command("export", rich_help_panel=USING_A_RUN)(export)
 app.command("report", rich_help_panel=USING_A_RUN)(report)
 app.command("inspect", rich_help_panel=LOOKING_AROUND)(inspect_cache)

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from io import TextIOWrapper
 from time import monotonic
 from typing import Any, Literal, Self
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,6 +28,7 @@ from rich.text import Text
 from taskres_cache.tables import Table
 
 SECONDS_BETWEEN_LINES = 10.0
+EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 WIDTH_OF_FILES = 160  # columns, where no terminal says how many there are
 
 Mark = Literal["good", "bad", "open", ""]
@@ -56,8 +59,8 @@ def print_table(table: Table) -> None:
         drawn.add_column(column, justify="left" if position < table.left else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
-    console.print(table.title, style="bold", soft_wrap=True, highlight=False)
+    console = results()
+    console.print(table.title, style="bold", soft_wrap=True)
     console.print(drawn)
 
 
@@ -72,6 +75,41 @@ def print_marked(title: str, rows: Sequence[Row]) -> None:
     console.print(Text(title, "bold"))
     console.print(grid)
     console.print()
+
+
+def results() -> Console:
+    """Return standard output; as wide as the terminal, and what its encoding lacks becomes an escape."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+
+
+def shown(name: str) -> str:
+    """Return a name as one line that is safe to show: line breaks, control codes and foreign bytes as escapes."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+
+
+def counted(images: int) -> str:
+    """Return a number of images as a phrase."""
+    return f"{images} image{'' if images == 1 else 's'}"
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a name in at most so many columns, its end kept: of a path that is what tells it from others."""
+    if cell_len(text) <= width:
+        return text
+    end = text[-width:]
+    while cell_len(end) > width - 1:
+        end = end[1:]
+    return f"…{end}"
+
+
+def bar(share: float, width: int) -> str:
+    """Return a share from 0 to 1 as a bar, of which 1 fills the width; block characters tell it to an eighth."""
+    if not sys.stdout.encoding.lower().startswith("utf"):
+        return "#" * round(share * width)
+    whole, eighths = divmod(round(share * width * len(EIGHTHS)), len(EIGHTHS))
+    return "█" * whole + EIGHTHS[eighths]
 
 
 def progress() -> "Bar | Lines":

@@ -196,6 +196,12 @@ def load_backbone(name: str, pretrained: str, device: str = "auto", precision: s
     )
 
 
+def has_tag(name: str, tag: str) -> bool:
+    """Return whether a backbone's weights are on offer by that tag, which a local file's stem is not."""
+    bundled = name == GLYPH_CLIP_CONFIG.stem and tag == BUNDLED_TAG
+    return bundled or bool(open_clip.is_pretrained_cfg(name, tag))
+
+
 def untrained_model(config_name: str, seed: int) -> tuple[nn.Module, Tokenizer]:
     """Return a model of an open_clip config with random weights drawn from `seed`, and its tokenizer."""
     with torch.random.fork_rng(devices=[]):
@@ -222,8 +228,7 @@ def downloaded_weights() -> list[tuple[str, str]]:
 def _tokenizer(config: str) -> Tokenizer:
     """Return the tokenizer of an open_clip config; raises WeightsError where it takes a package that is not here."""
     try:
-        tokenizer: Tokenizer = open_clip.get_tokenizer(config)
-        return tokenizer
+        return open_clip.get_tokenizer(config)  # type: ignore[no-any-return]
     except ImportError as error:  # open_clip itself asks for no more than its own models need
         reason = " ".join(str(error).split())
         raise WeightsError(f"{config} has a tokenizer that needs more ({reason}); pip install transformers") from error

@@ -153,6 +153,22 @@ class CacheContents:
     augmented_rows: np.ndarray | None = None
 
 
+def encoder_differences(one: Provenance, other: Provenance) -> dict[str, tuple[Any, Any]]:
+    """Return field -> (of the one, of the other) where two encoders differ; nothing where their features compare.
+
+    Whether images are turned upright concerns the files and not the encoder. Imported features, of which nobody knows
+    the weights, are known by the names alone that were given to them.
+    """
+    imported = one.weights_sha256 == UNKNOWN
+    names = ["backbone", "pretrained"] if imported else ["weights_sha256", "model_config", "preprocess"]
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if _as_encoded(pair[0]) != _as_encoded(pair[1])}
+
+
+def _as_encoded(value: Any) -> Any:
+    return {name: part for name, part in value.items() if name != "orientation"} if isinstance(value, dict) else value
+
+
 def cache_path(cache_dir: Path, backbone: str, pretrained: str, dataset: str) -> Path:
     """Return where the cache of a data set and a checkpoint lives."""
     return cache_dir / f"{backbone}-{pretrained}" / f"{dataset}.h5"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from taskres_cache.calibration import reliability
-from taskres_cache.contents import UNKNOWN, regular_base
+from taskres_cache.contents import encoder_differences, regular_base
 from taskres_cache.errors import RunError
 from taskres_cache.predictions import TOP, Predictions
 from taskres_cache.residual import logits, moved
@@ -224,13 +224,9 @@ def _remedy_for_unknown(classifier: Classifier) -> str:
 
 def _refuse_other_features(classifier: Classifier, cache: FeatureCache) -> None:
     """Raise RunError when a cache's features do not come from the run's encoder and preprocessing."""
-    run, has = classifier.provenance, cache.provenance
-    imported = run.weights_sha256 == UNKNOWN  # such features are known by their names alone
-    fields = ["backbone", "pretrained"] if imported else ["weights_sha256", "model_config", "preprocess"]
     differing = [
-        f"{name}: cache has {getattr(has, name)!r}, run has {getattr(run, name)!r}"
-        for name in fields
-        if _as_encoded(getattr(has, name)) != _as_encoded(getattr(run, name))
+        f"{name}: cache has {has!r}, run has {own!r}"
+        for name, (own, has) in encoder_differences(classifier.provenance, cache.provenance).items()
     ]
     if cache.dim != classifier.base.shape[1]:
         differing.append(f"width: cache has {cache.dim}, run has {classifier.base.shape[1]}")
@@ -239,8 +235,3 @@ def _refuse_other_features(classifier: Classifier, cache: FeatureCache) -> None:
             f"{cache.path} holds features of another checkpoint than the run: {'; '.join(differing)}; "
             "extract it with the run's backbone and weights"
         )
-
-
-def _as_encoded(value: Any) -> Any:
-    """Return a field without what concerns the files rather than the encoder: whether images are turned upright."""
-    return {name: part for name, part in value.items() if name != "orientation"} if isinstance(value, dict) else value

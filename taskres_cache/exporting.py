@@ -3,18 +3,13 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from taskres_cache.agreement import Comparison, Trial, compared, head_trial, image_trial, tolerance_at
-from taskres_cache.contents import UNKNOWN
-from taskres_cache.errors import OptionError, RunError, UnknownNameError
+from taskres_cache.errors import OptionError, UnknownNameError
 from taskres_cache.files import replaced
 from taskres_cache.head_forms import Form, OpenClipForm, SafetensorsForm, Shapes
 from taskres_cache.onnx_export import OnnxForm, require_onnx
-from taskres_cache.runs import CLASSIFIER_FILE, METRICS_FILE, Classifier, find_runs, read_classifier
-
-if TYPE_CHECKING:  # open_clip takes seconds to import, and a head alone needs none
-    from taskres_cache.backbones import Backbone
+from taskres_cache.runs import CLASSIFIER_FILE, METRICS_FILE, Classifier, find_run, read_classifier
 
 FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "open_clip": ".pt"}  # with their suffixes
 
@@ -80,7 +75,7 @@ def export_head(run: Path, file: Path, asked: str | None, cache_dir: Path) -> Ex
     _refuse_taken(file)
     if name == "onnx":
         require_onnx("`taskres export` to ONNX")
-    folder = _only_run(run)
+    folder = find_run(run)
     classifier = read_classifier(folder)
     form: dict[str, Form] = {"safetensors": SafetensorsForm(), "open_clip": OpenClipForm(), "onnx": OnnxForm()}
     return _export(classifier, form[name], file, head_trial(folder, classifier, cache_dir))
@@ -100,21 +95,13 @@ def export_with_encoder(run: Path, file: Path, pretrained: str | None) -> Export
     WeightsError : the checkpoint cannot be had.
     ExportError : the tower does not export, or the file, read again, does not say what the run says.
     """
+    from taskres_cache.run_encoder import load_encoder  # which takes seconds, and a head alone needs none
+
     _refuse_taken(file)
     require_onnx("`taskres export` to ONNX")
-    classifier = read_classifier(_only_run(run))
-    backbone = _own_backbone(classifier, pretrained)
+    classifier = read_classifier(find_run(run))
+    backbone = load_encoder(classifier, pretrained, "cpu", "fp32")
     return _export(classifier, OnnxForm(backbone), file, image_trial(classifier, backbone))
-
-
-def _only_run(path: Path) -> Path:
-    """Return the one run folder that a path means."""
-    folders = find_runs(path)
-    if len(folders) > 1:
-        raise OptionError(
-            f"{path} holds {len(folders)} runs, and one is exported at a time; pass one, such as {folders[-1]}"
-        )
-    return folders[0]
 
 
 def _refuse_taken(file: Path) -> None:
@@ -135,39 +122,3 @@ def _export(classifier: Classifier, form: Form, file: Path, trial: Trial) -> Exp
     size = sum(one.stat().st_size for one in files)
     usage = form.usage(classifier, file)
     return Export(files, form.name, size, len(classifier.classnames), shapes, comparison, usage)
-
-
-def _own_backbone(classifier: Classifier, pretrained: str | None) -> "Backbone":
-    """Return the encoder that a run was fitted with, in fp32 on the CPU; raises RunError for another one."""
-    from taskres_cache.backbones import load_backbone
-
-    source = classifier.provenance
-    if source.weights_sha256 == UNKNOWN:
-        raise OptionError("the run was fitted on imported features: there is no encoder; leave out --with-encoder")
-    # A local file is built with the config that the run records: what the file is called says nothing of QuickGELU.
-    name, weights = (source.backbone, source.pretrained) if pretrained is None else (source.model_config, pretrained)
-    try:
-        backbone = load_backbone(name, weights, "cpu", "fp32")
-    except UnknownNameError as error:
-        if pretrained is not None:
-            raise
-        raise OptionError(
-            f"the run's weights {source.pretrained!r} are no tag of {source.backbone}; if they were a local file, "
-            "pass it: --pretrained PATH"
-        ) from error
-    has, wanted = (_identity(one.weights_sha256, one.model_config, one.preprocess) for one in (backbone, source))
-    differing = [
-        f"{field}: it has {has[field]}, the run {wanted[field]}" for field in has if has[field] != wanted[field]
-    ]
-    if differing:
-        raise RunError(
-            f"{weights!r} is another checkpoint than the run was fitted with: {'; '.join(differing)}; pass the run's "
-            "own: --pretrained PATH"
-        )
-    return backbone
-
-
-def _identity(weights_sha256: str, model_config: str, preprocess: dict[str, Any]) -> dict[str, Any]:
-    """Return what tells encoders apart; whether images are turned upright is no part of one."""
-    encoded = {name: value for name, value in preprocess.items() if name != "orientation"}
-    return {"weights_sha256": weights_sha256, "model_config": model_config, "preprocess": encoded}

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from taskres_cache.contents import Provenance, cache_path
-from taskres_cache.errors import RunError
+from taskres_cache.errors import OptionError, RunError
 from taskres_cache.files import replaced
 from taskres_cache.recipe import Recipe
 
@@ -144,6 +144,22 @@ def find_runs(path: Path) -> list[Path]:
     if not found:
         raise RunError(f"no {CLASSIFIER_FILE} at or below {path}; pass a run folder that `taskres fit` wrote")
     return sorted(found, key=lambda folder: [_as_number(part) for part in folder.parts])
+
+
+def find_run(path: Path) -> Path:
+    """Return the one run that a path means: its folder, its classifier's file, or a folder above it.
+
+    Raises
+    ------
+    OptionError : there are several.
+    RunError : there is none.
+    """
+    if path.is_file() or (path / CLASSIFIER_FILE).is_file():
+        return path.parent if path.name == CLASSIFIER_FILE else path
+    folders = find_runs(path)
+    if len(folders) > 1:
+        raise OptionError(f"{path} holds {len(folders)} runs; pass one of them, such as {folders[-1]}")
+    return folders[0]
 
 
 def _as_number(part: str) -> tuple[str, int]:

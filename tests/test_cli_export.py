@@ -84,7 +84,7 @@ def test_runs_that_are_several_or_none(run: Path, here: Path, cache_file: Path, 
     assert taskres("fit", cache_file, *QUICK, "--seeds", "1,2").status == 0
     several = taskres("export", "runs", "--to", "head.pt")
     assert several.status == 2
-    assert "runs holds 2 runs, and one is exported at a time; pass one, such as runs/" in one_line(several)
+    assert "runs holds 2 runs; pass one of them, such as runs/" in one_line(several)
     none = taskres("export", "cache", "--to", "head.pt")
     assert none.status == 1
     assert "no classifier.safetensors at or below cache; pass a run folder that `taskres fit` wrote" in one_line(none)
