@@ -15,9 +15,10 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## Real images through a real CLIP into a cache, and a residual fitted on it.
+demo: $(INSTALLED) ## Real images through a real CLIP into a cache, residuals fitted on it, and a report of them.
 	$(BIN)/taskres extract digits
 	$(BIN)/taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3 --base regular,enhanced
+	$(BIN)/taskres report runs/glyph-clip-bundled/digits --out runs/glyph-clip-bundled/digits.html
 
 # A variable that is not set leaves the command's own default: no root (the bundled digits), RN50, all shots and seeds.
 ASKED = $(if $(ROOT),--root "$(ROOT)") $(if $(DATASETS),--datasets "$(DATASETS)") $(if $(BACKBONE),--backbone "$(BACKBONE)") \
@@ -50,5 +51,5 @@ train-glyph-clip: $(INSTALLED) ## Train the bundled CLIP again from rendered gly
 clean: ## Remove .venv, caches of tools, and what the demo left; your own caches and runs stay.
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	rm -rf cache/glyph-clip-bundled/digits.h5 cache/glyph-clip-bundled/digits.h5.parts runs/glyph-clip-bundled/digits
-	rm -f runs/glyph-clip-bundled/benchmark.md runs/glyph-clip-bundled/benchmark.csv
+	rm -f $(addprefix runs/glyph-clip-bundled/,benchmark.md benchmark.csv digits.html)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

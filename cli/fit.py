@@ -112,6 +112,7 @@ def fit(
     from taskres_cache.catalogue import find_cache
     from taskres_cache.devices import choose_device
     from taskres_cache.halves import open_cache
+    from taskres_cache.runs import checkpoint_folder
     from taskres_cache.study import recipe_of, run_study
 
     from .console import say
@@ -129,8 +130,9 @@ def fit(
         results.append(result)
     if as_json:
         _print_json(features, results)
-    else:
-        _print_tables(features, results)
+        return
+    _print_tables(features, results)
+    say(f"next: taskres report {checkpoint_folder(out, features.provenance) / features.provenance.dataset}")
 
 
 def _bases(base: str | None, cache: "FeatureCache") -> "tuple[list[dict[str, Any]], BaseFile | None]":
