@@ -105,7 +105,7 @@ def decoded_batches(batches: Sequence[Sequence[WantedImage]], how: Decoding) -> 
         suspects = dict.fromkeys(batches[number][position].path for number, position in places)
         raise DecodingError(
             f"a decoding process died, probably of too little memory, while these were read: {', '.join(suspects)}; "
-            "what is finished is kept: run the same command again with fewer --workers, or without these images"
+            "run the same command again with fewer --workers, or without these images"
         ) from error
 
 

@@ -65,6 +65,8 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         "taskres_cache/estimator.py",
         "taskres_cache/bundled/pack_digits.py",
     }
+    assert importers("onnx", LIBRARY + COMMANDS) == {"taskres_cache/onnx_export.py"}
+    assert importers("onnxruntime", LIBRARY + COMMANDS) == {"taskres_cache/onnx_export.py"}
     assert importers("matplotlib", LIBRARY + COMMANDS) == {"taskres_cache/reporting/picture.py"}
     assert importers("jinja2", LIBRARY + COMMANDS) == {"taskres_cache/reporting/page.py"}
 
@@ -88,6 +90,8 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         ("taskres_cache.study", {"open_clip", "torchvision"}),
         ("taskres_cache.published", {"torch", "open_clip", "timm"}),
         ("taskres_cache.tables", {"torch", "rich", "h5py"}),
+        ("taskres_cache.image_files", {"torch", "numpy", "h5py", "open_clip"}),
+        ("taskres_cache.head_forms", {"onnx", "onnxruntime", "open_clip", "typer", "rich"}),
         ("taskres_cache.installation", {"torch", "open_clip", "h5py", "numpy"}),
         ("taskres_cache.predictions", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.calibration", {"h5py", "open_clip", "PIL"}),
@@ -122,7 +126,7 @@ def test_readme_names_every_command_and_target() -> None:
     assert [name for name in targets if f"make {name}" not in readme] == []
 
 
-def test_readme_names_every_option_of_extract_and_fit() -> None:
+def test_readme_names_the_options_that_people_look_for() -> None:
     readme = (ROOT / "README.md").read_text()
     for name in (
         "shots",
@@ -145,6 +149,17 @@ def test_readme_names_every_option_of_extract_and_fit() -> None:
         "views-seed",
         "workers",
         "batch-size",
+        "base",
+        "residual",
+        "search",
+        "top-k",
+        "csv",
+        "to",
+        "format",
+        "with-encoder",
+        "out",
+        "images",
+        "title",
     ):
         assert f"--{name}" in readme
 
