@@ -11,7 +11,7 @@ from . import completion
 from .options import CacheDir, Json, Run
 
 if TYPE_CHECKING:
-    from taskres_cache.exporting import Export
+    from taskres_cache.exporting.export import Export
 
 
 def export(
@@ -51,7 +51,7 @@ def export(
 
     Example: taskres export runs/RN50-openai/photos --to photos.onnx
     """
-    from taskres_cache.exporting import export_head, export_with_encoder, format_of
+    from taskres_cache.exporting.export import export_head, export_with_encoder, format_of
 
     name = format_of(to, form)
     if with_encoder and name != "onnx":

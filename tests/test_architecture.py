@@ -65,8 +65,8 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         "taskres_cache/estimator.py",
         "taskres_cache/bundled/pack_digits.py",
     }
-    assert importers("onnx", LIBRARY + COMMANDS) == {"taskres_cache/onnx_export.py"}
-    assert importers("onnxruntime", LIBRARY + COMMANDS) == {"taskres_cache/onnx_export.py"}
+    assert importers("onnx", LIBRARY + COMMANDS) == {"taskres_cache/exporting/onnx_form.py"}
+    assert importers("onnxruntime", LIBRARY + COMMANDS) == {"taskres_cache/exporting/onnx_form.py"}
     assert importers("matplotlib", LIBRARY + COMMANDS) == {"taskres_cache/reporting/picture.py"}
     assert importers("jinja2", LIBRARY + COMMANDS) == {"taskres_cache/reporting/page.py"}
 
@@ -91,8 +91,8 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         ("taskres_cache.published", {"torch", "open_clip", "timm"}),
         ("taskres_cache.tables", {"torch", "rich", "h5py"}),
         ("taskres_cache.image_files", {"torch", "numpy", "h5py", "open_clip"}),
-        ("taskres_cache.head_forms", {"onnx", "onnxruntime", "open_clip", "typer", "rich"}),
-        ("taskres_cache.installation", {"torch", "open_clip", "h5py", "numpy"}),
+        ("taskres_cache.exporting.head_forms", {"onnx", "onnxruntime", "open_clip", "typer", "rich"}),
+        ("taskres_cache.checkup.installation", {"torch", "open_clip", "h5py", "numpy"}),
         ("taskres_cache.predictions", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.calibration", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.contents", {"torch", "h5py", "open_clip"}),

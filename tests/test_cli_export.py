@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from taskres_cache import head_forms
+from taskres_cache.exporting import head_forms
 from tests.conftest import Taskres, one_line
 
 QUICK = ("--shots", "1", "--epochs", "3", "--device", "cpu")

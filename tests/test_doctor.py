@@ -15,10 +15,10 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from taskres_cache import doctor, installation, probing
+from taskres_cache.checkup import examination, installation, probing
+from taskres_cache.checkup.examination import Findings, examine
+from taskres_cache.checkup.probing import Machine, Probe, probe
 from taskres_cache.devices import available_cores, best_precision, choose_device, has_fast_bfloat16
-from taskres_cache.doctor import Findings, examine
-from taskres_cache.probing import Machine, Probe, probe
 from tests.conftest import Taskres, one_line
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
@@ -50,7 +50,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Installed:
 
         monkeypatch.setattr(metadata, "distribution", distribution)
 
-    monkeypatch.setattr(doctor, "probe", lambda packages, device: probed(packages))
+    monkeypatch.setattr(examination, "probe", lambda packages, device: probed(packages))
     return install
 
 
@@ -167,7 +167,7 @@ def test_a_missing_extra_does_no_harm_and_is_told_with_its_command(
     [
         ({"torch": None}, "torch is not installed", "pip install --upgrade 'torch>=2.11' torchvision"),
         ({"h5py": "3.1"}, "h5py 3.1: >=3.11 is needed", "pip install --upgrade 'h5py>=3.11'"),
-        ({"torchvision": None}, "torchvision is not installed", "pip install --upgrade torchvision torch"),
+        ({"torchvision": None}, "torchvision is not installed", "pip install --upgrade 'torchvision>=0.26' torch"),
     ],
 )
 def test_what_the_core_lacks(
@@ -188,7 +188,7 @@ def test_torch_and_torchvision_of_two_releases(here: Path, installed: Installed)
     assert [(lack.why, lack.remedy) for lack in lacks] == [
         (
             "torchvision 0.27.0: needs torch==2.12.0, and 2.13.0+cpu is installed",
-            "pip install --upgrade torchvision torch",
+            "pip install --upgrade 'torchvision>=0.26' torch",
         )
     ]
 
@@ -205,7 +205,7 @@ def test_what_cannot_be_read_of_a_package_says_nothing(here: Path, installed: In
 
 def test_a_broken_extra_is_installed_anew(here: Path, installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
     installed()
-    monkeypatch.setattr(doctor, "probe", lambda packages, device: probed(packages, onnxruntime="ImportError: x"))
+    monkeypatch.setattr(examination, "probe", lambda packages, device: probed(packages, onnxruntime="ImportError: x"))
     (lack,) = examined(here).lacks
     assert (lack.what, lack.core) == ("taskres export --to .onnx", False)
     assert lack.why.endswith(": cannot be imported (ImportError: x)")
@@ -251,7 +251,7 @@ def test_a_device_that_cannot_be_used(here: Path, installed: Installed, monkeypa
     assert found.machine is not None
     assert "cuda:99" in found.machine.fault
     installed()
-    monkeypatch.setattr(doctor, "probe", lambda packages, device: replace(probed(packages), machine=found.machine))
+    monkeypatch.setattr(examination, "probe", lambda packages, device: replace(probed(packages), machine=found.machine))
     findings = examine("cuda:99", here, here)
     assert not findings.works
     assert [lack.what for lack in findings.lacks] == ["--device cuda:99"]
@@ -262,7 +262,7 @@ def test_folders_that_cannot_be_written(here: Path, installed: Installed, monkey
     (here / "file").chmod(0o777)
     installed()
     hub = str(here / "file" / "hub")
-    monkeypatch.setattr(doctor, "probe", lambda packages, device: replace(probed(packages), hub=hub))
+    monkeypatch.setattr(examination, "probe", lambda packages, device: replace(probed(packages), hub=hub))
     findings = examine("auto", here / "file" / "cache", here / "new" / "runs")
     assert [lack.what for lack in findings.lacks] == ["taskres extract", "weights to be downloaded"]
     assert findings.works

@@ -17,17 +17,17 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from taskres_cache import agreement, head_forms, onnx_export
-from taskres_cache.agreement import Trial, compared, head_trial, tolerance_at
 from taskres_cache.backbones import Backbone, digest_of_weights, plain_preprocess, untrained_model
 from taskres_cache.bundled import GLYPH_CLIP_WEIGHTS
 from taskres_cache.contents import CacheContents
 from taskres_cache.datasets import load_dataset
 from taskres_cache.errors import ExportError, MissingExtraError, OptionError, RunError, UnknownNameError, WeightsError
-from taskres_cache.exporting import export_head, export_with_encoder, format_of
+from taskres_cache.exporting import agreement, head_forms, onnx_form
+from taskres_cache.exporting.agreement import Trial, compared, head_trial, tolerance_at
+from taskres_cache.exporting.export import export_head, export_with_encoder, format_of
+from taskres_cache.exporting.onnx_form import OnnxForm
 from taskres_cache.extraction import ExtractOptions, extract
 from taskres_cache.extras import require
-from taskres_cache.onnx_export import OnnxForm
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs import Classifier, read_classifier, read_metrics, write_run
 from taskres_cache.store import FeatureCache, write_cache
@@ -148,7 +148,7 @@ def test_one_onnx_file_takes_any_number_of_images(any_run: Path, tmp_path: Path,
 def test_a_graph_tells_nothing_of_the_machine_that_it_was_made_on(run: Path, tmp_path: Path, onnx: Any) -> None:
     export_head(run, tmp_path / "head.onnx", None, NO_CACHE)
     content = (tmp_path / "head.onnx").read_bytes()
-    here = Path(onnx_export.__file__).parent, Path(torch.__file__).parent, tmp_path
+    here = Path(onnx_form.__file__).parent, Path(torch.__file__).parent, tmp_path
     assert not any(str(place).encode() in content for place in here)
     assert b"stack_trace" not in content
 
@@ -403,11 +403,11 @@ def test_a_wrong_write_is_found_and_costs_nothing(
     export_head(run, file, None, NO_CACHE)
     before = {path.name: path.read_bytes() for path in file.parent.iterdir()}
     right = head_forms.directions
-    for module in (head_forms, onnx_export):
+    for module in (head_forms, onnx_form):
         monkeypatch.setattr(module, "directions", lambda head: np.roll(right(head), 1, axis=0).copy())  # classes moved
     with pytest.raises(ExportError, match=rf"{name} is not exported: what was written differs from the run by 0?\.?\d"):
         export_head(run, file, None, NO_CACHE)
-    for module in (head_forms, onnx_export):
+    for module in (head_forms, onnx_form):
         monkeypatch.setattr(module, "directions", lambda head: right(head) * np.float32(1.01))  # no longer of length 1
     with pytest.raises(ExportError, match=r"at most (1e-05|0\.0001) is rounding; whatever was there before is kept"):
         export_head(run, file, None, NO_CACHE)
@@ -418,7 +418,7 @@ def test_a_wrong_write_is_found_and_costs_nothing(
     ("name", "form"),
     [
         ("head.safetensors", head_forms.SafetensorsForm),
-        ("head.onnx", onnx_export.OnnxForm),
+        ("head.onnx", onnx_form.OnnxForm),
         ("head.pt", head_forms.OpenClipForm),
     ],
 )

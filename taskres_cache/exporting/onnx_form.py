@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from taskres_cache.errors import ExportError
+from taskres_cache.exporting.head_forms import Shapes, as_text, directions, facts, sharpness
 from taskres_cache.extras import require
-from taskres_cache.head_forms import Shapes, as_text, directions, facts, sharpness
 from taskres_cache.residual import moved, normalise
 from taskres_cache.runs import Classifier
 

@@ -11,9 +11,9 @@ from shlex import quote
 
 from packaging.specifiers import SpecifierSet
 
+from taskres_cache.checkup.installation import OWN, USES, Package, asked_for, required_python
+from taskres_cache.checkup.probing import Machine, Probe, probe
 from taskres_cache.errors import RunError, TaskresError
-from taskres_cache.installation import OWN, USES, Package, asked_for, required_python
-from taskres_cache.probing import Machine, Probe, probe
 from taskres_cache.version import __version__
 
 EVERYTHING = "all commands"

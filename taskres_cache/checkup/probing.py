@@ -1,8 +1,8 @@
 """Importing what is installed, and asking torch for its device, in a process of its own.
 
 A library that does not fit may end the process that imports it, or print a page of warnings; whoever asks lives on and
-hears of it in one line. Run as `python -m taskres_cache.probing DEVICE PACKAGE...`, it prints a topic and what there is
-to say of it, as JSON, for each thing that it found out.
+hears of it in one line. Run as `python -m taskres_cache.checkup.probing DEVICE PACKAGE...`, it prints a topic and what
+there is to say of it, as JSON, for each thing that it found out.
 """
 
 import json
@@ -94,7 +94,7 @@ def probe(packages: Sequence[str], device: str) -> Probe:
     Takes as long as the imports do, several seconds.
     """
     # -P, lest a file of the user's that is called random.py be taken for Python's
-    command = [sys.executable, "-P", "-m", "taskres_cache.probing", device, *packages]
+    command = [sys.executable, "-P", "-m", "taskres_cache.checkup.probing", device, *packages]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     faults: dict[str, str] = {}
     trying, told = "taskres-cache", dict[str, Any]()

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from taskres_cache.errors import ExportError, TaskresError
-from taskres_cache.head_forms import sharpness
+from taskres_cache.exporting.head_forms import sharpness
 from taskres_cache.residual import probabilities
 from taskres_cache.runs import Classifier, own_cache
 from taskres_cache.store import FeatureCache

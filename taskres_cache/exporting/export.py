@@ -4,11 +4,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from taskres_cache.agreement import Comparison, Trial, compared, head_trial, image_trial, tolerance_at
 from taskres_cache.errors import OptionError, UnknownNameError
+from taskres_cache.exporting.agreement import Comparison, Trial, compared, head_trial, image_trial, tolerance_at
+from taskres_cache.exporting.head_forms import Form, OpenClipForm, SafetensorsForm, Shapes
+from taskres_cache.exporting.onnx_form import OnnxForm, require_onnx
 from taskres_cache.files import replaced
-from taskres_cache.head_forms import Form, OpenClipForm, SafetensorsForm, Shapes
-from taskres_cache.onnx_export import OnnxForm, require_onnx
 from taskres_cache.runs import CLASSIFIER_FILE, METRICS_FILE, Classifier, find_run, read_classifier
 
 FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "open_clip": ".pt"}  # with their suffixes
