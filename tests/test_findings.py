@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from taskres_cache.contents import CacheContents
-from taskres_cache.errors import RunError
+from taskres_cache.errors import OptionError, RunError
 from taskres_cache.figures import FILE, published_figures, read_figures
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.findings import Study, gather_studies
@@ -135,6 +135,21 @@ def test_runs_are_grouped_and_count_once(many: FeatureCache, tmp_path: Path) -> 
     list(run_study(FeatureCache(other), [(4, 1)], [PLAIN], CPU, out))
     studies = gather_studies([out, out / "tower-random" / "toy", out], Path("nowhere"), CPU)
     assert sorted((study.dataset, len(study.runs)) for study in studies) == [("other", 1), ("toy", 3)]
+
+
+def test_a_seed_never_counts_twice(many: FeatureCache, tmp_path: Path) -> None:
+    for out in ("one", "two"):
+        list(run_study(many, [(4, 1)], [PLAIN], CPU, tmp_path / out))
+    with pytest.raises(OptionError, match=r"one/.*seed_1 and .*two/.*seed_1 are the same fit; pass the folder of one"):
+        gather_studies([tmp_path / "one", tmp_path / "two"], Path("nowhere"), CPU)
+    held = many.contents()
+    other = replace(held.provenance, weights_sha256="cd" * 32)  # weights of the same name are other weights
+    write_cache(many.path, replace(held, provenance=other))
+    list(run_study(FeatureCache(many.path), [(4, 1)], [PLAIN], CPU, tmp_path / "three"))
+    studies = gather_studies([tmp_path / "one", tmp_path / "three"], Path("nowhere"), CPU)
+    assert [len(study.runs) for study in studies] == [1, 1]
+    assert "another checkpoint" in studies[0].unseen  # whose features are no longer there
+    assert studies[1].closer is not None
 
 
 def test_metrics_that_say_too_little_are_named(many: FeatureCache, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from taskres_cache.calibration import Reliability, reliability
-from taskres_cache.errors import CacheError, RunError
+from taskres_cache.errors import CacheError, OptionError, RunError
 from taskres_cache.evaluation import class_rows, predictions_of
 from taskres_cache.figures import Figures, published_figures
 from taskres_cache.halves import open_cache
@@ -151,26 +151,39 @@ def gather_studies(paths: Sequence[Path], cache_dir: Path, device: torch.device)
     Raises
     ------
     RunError : no run, or one that is not intact.
+    OptionError : two runs of the same method, shots and seed in one study, which would count as two seeds.
     """
     folders = list({folder.resolve(): folder for path in paths for folder in find_runs(path)}.values())
     groups: dict[tuple[str, ...], list[RunResult]] = {}
     for folder in folders:
         run = RunResult(folder, read_metrics(folder))
         groups.setdefault(_subject(run), []).append(run)
-    return [_study(subject, runs, cache_dir, device) for subject, runs in groups.items()]
+    for runs in groups.values():
+        _refuse_doubles(runs)
+    return [_study(runs, cache_dir, device) for runs in groups.values()]
 
 
 def _subject(run: RunResult) -> tuple[str, ...]:
-    """Return data set, backbone, tag and half of the classes of a run; raises RunError when its metrics lack one."""
+    """Return what the runs of a study have in common; raises RunError when the metrics lack what a report needs."""
     lacking = [name for name in NEEDED if name not in run.metrics]
     if lacking:
         raise RunError(f"{run.folder / METRICS_FILE} lacks {', '.join(lacking)}; fit the run again")
-    dataset, backbone, pretrained, *_ = (run.metrics[name] for name in NEEDED)
-    return dataset, backbone, pretrained, run.metrics.get("classes", "all")
+    names = [run.metrics[name] for name in ("dataset", "backbone", "pretrained")]
+    return (*names, run.metrics.get("weights_sha256", ""), run.metrics.get("classes", "all"))
 
 
-def _study(subject: tuple[str, ...], runs: list[RunResult], cache_dir: Path, device: torch.device) -> Study:
-    dataset, backbone, pretrained, half = subject
+def _refuse_doubles(runs: Sequence[RunResult]) -> None:
+    """Raise OptionError where a seed of a method would count twice, as from two folders of runs."""
+    seen: dict[tuple[str, int, int], Path] = {}
+    for run in runs:
+        fit = run.metrics["method"], run.metrics["shots"], run.metrics["seed"]
+        if fit in seen:
+            raise OptionError(f"{seen[fit]} and {run.folder} are the same fit; pass the folder of one of them")
+        seen[fit] = run.folder
+
+
+def _study(runs: Sequence[RunResult], cache_dir: Path, device: torch.device) -> Study:
+    dataset, backbone, pretrained, _, half = _subject(runs[0])
     runs = sorted(runs, key=lambda run: not run.metrics["method"].startswith("taskres-regular"))  # the paper's first
     summaries = tuple(summarise(run.metrics for run in runs))
     figures = tuple(published_figures(dataset, backbone, pretrained)) if half == "all" else ()
