@@ -44,6 +44,7 @@ def test_bases_are_a_list(extracted: Path, taskres: Taskres) -> None:
     assert "base %" in enhanced
     assert "base %" not in regular
     assert "its base in" in printed.err
+    assert printed.err.splitlines()[-1] == "next: taskres report runs/glyph-clip-bundled/photos"
     assert "base %" in taskres("eval", runs[1]["folder"], "--device", "cpu").out
 
 

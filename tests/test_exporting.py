@@ -584,3 +584,15 @@ def test_how_the_run_was_fitted_is_told(run: Path, tmp_path: Path) -> None:
     said = json.loads((tmp_path / "head.pt.json").read_text())
     assert said["method"] == read_classifier(run).recipe.method_name() != Recipe().method_name()
     assert (said["shots"], said["seed"]) == (1, 1)
+
+
+def test_a_small_difference_is_seen_where_the_best_class_and_every_factor_stay() -> None:
+    expected = np.array([[0.6, 0.4], [0.5, 0.5]])
+    trial = agreement.Trial(np.zeros((2, 1), np.float32), expected, "rows")
+
+    def compared_with(found: np.ndarray) -> agreement.Comparison:
+        return agreement.compared(lambda files, inputs: found, [], trial, 1e-4, Path("head.onnx"))
+
+    assert compared_with(expected + 9e-5 * np.array([1, -1])).greatest_difference == pytest.approx(9e-5)
+    with pytest.raises(ExportError, match=r"differs from the run by 0\.0003 in probability, and by a factor of 1"):
+        compared_with(expected + 3e-4 * np.array([1, -1]))

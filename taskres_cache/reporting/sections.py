@@ -47,7 +47,8 @@ def facts_of(study: Study) -> list[Fact]:
         Fact("gain", signed(last.gain), "points over zero-shot"),
     ]
     if last.mean_calibration_error is not None:
-        facts.append(Fact("calibration error", f"{percent(last.mean_calibration_error)} %", "with the temperature, mean of the fits"))
+        told = "with the temperature, mean of the fits"
+        facts.append(Fact("calibration error", f"{percent(last.mean_calibration_error)} %", told))
     if last.mean_fit_seconds is not None:
         facts.append(Fact("time of a fit", _seconds(last.mean_fit_seconds), f"{len(study.runs)} runs in this study"))
     return facts
