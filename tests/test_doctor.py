@@ -194,7 +194,7 @@ def test_torch_and_torchvision_of_two_releases(here: Path, installed: Installed)
 
 
 def test_a_nightly_build_and_a_local_one_are_new_enough(here: Path, installed: Installed) -> None:
-    installed(torch="2.15.0.dev20260101+cu130")
+    installed({"torchvision": "torch (>=2.11)"}, torchvision="0.30.0", torch="2.15.0.dev20260101+cu130")
     assert examined(here).works
 
 
