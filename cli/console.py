@@ -66,7 +66,7 @@ def print_table(table: Table) -> None:
 
 def print_marked(title: str, rows: Sequence[Row]) -> None:
     """Print lines of several columns below a title, each after a sign that tells whether it is as it should be."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+    console = results()
     plain = not console.encoding.startswith("utf")
     grid = RichTable.grid(padding=(0, 2))
     for mark, cells in rows:

@@ -75,12 +75,18 @@ def run_study(
     Raises
     ------
     OptionError : a split, views or a text projection that the cache does not hold, before anything is fitted.
+    CacheError : the cache has no test image, likewise.
     WeightsError : a base file of another shape.
     StorageError : a run folder cannot be written.
     """
     for name in splits:
         cache.split(*name)
     _refuse_missing_views(cache, recipes)
+    if len(cache.rows("test")) == 0:
+        raise CacheError(
+            f"{cache.path} has no test image to measure a fit on; mend the images that could not be read, or add some, "
+            "and run the command that made the cache again"
+        )
     bases = Bases(cache.text_bases(), recipes, base_file, cache.provenance.logit_scale, device)
     fits_a_split = sum(len(candidates_of(recipe, bases.regular)) for recipe in recipes)
     at_once = max(1, stack_size(bases.regular.size, device) // fits_a_split)
@@ -194,7 +200,8 @@ def _written(
     started, test = perf_counter(), sha256()
     said = predictions_of(cache, cache.rows("test"), [Head(bases.regular), *own], device, test)
     evaluation = (perf_counter() - started) / len(fitted)
-    zero_shot, *of_own = said or repeat(None, 1 + len(own))
+    assert said is not None  # `run_study` refuses a cache without test images
+    zero_shot, *of_own = said
     pairs = zip(of_own[::2], of_own[1::2], strict=True)
     for one, classifier, (base, test_said) in zip(fitted, classifiers, pairs, strict=True):
         sources, recipe = bases.sources(one.task.recipe), classifier.recipe
@@ -268,16 +275,13 @@ def _metrics_of_intact_run(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _measured_on_test(
-    zero_shot: Predictions | None, base: Predictions | None, said: Predictions | None, classes: int
-) -> dict[str, Any]:
+def _measured_on_test(zero_shot: Predictions, base: Predictions, said: Predictions, classes: int) -> dict[str, Any]:
     """Return what zero-shot, base, and base + residual come to on the test images, in percent."""
-    accuracies = zip(("zero_shot", "base", "test"), (zero_shot, base, said), strict=True)
-    measured = {f"{name}_accuracy": None if one is None else one.accuracy for name, one in accuracies}
-    if zero_shot is None or said is None:
-        return measured
     error, untempered = calibration_errors(said)
-    return measured | {
+    return {
+        "zero_shot_accuracy": zero_shot.accuracy,
+        "base_accuracy": base.accuracy,
+        "test_accuracy": said.accuracy,
         "top5_accuracy": said.top5_accuracy,
         "calibration_error": error,
         "untempered_calibration_error": untempered,

@@ -140,16 +140,18 @@ def test_without_the_cache_the_rest_is_there(fitted: Path, here: Path, taskres: 
     assert "What each class gains" not in page
 
 
-def test_published_figures_stand_beside_ours(fitted: Path, here: Path, taskres: Taskres) -> None:
+def test_published_figures_stand_beside_ours(fitted: Path, here: Path, photos: Path, taskres: Taskres) -> None:
+    assert taskres("extract", photos, *BUNDLED, "--shots", "16", "--seeds", "1").status == 0
     held = FeatureCache(here / "cache" / "glyph-clip-bundled" / "photos.h5").contents()
-    named = replace(held.provenance, dataset="dtd", backbone="RN50", pretrained="openai")
-    write_cache(here / "cache" / "RN50-openai" / "dtd.h5", replace(held, provenance=named))
-    assert taskres("fit", "dtd", "--shots", "1,2", "--epochs", "3", "--device", "cpu").status == 0
-    page = written(taskres, here / "runs" / "RN50-openai")
+    named = replace(held.provenance, dataset="dtd", backbone="ViT-B-16", pretrained="openai")
+    write_cache(here / "cache" / "ViT-B-16-openai" / "dtd.h5", replace(held, provenance=named))
+    assert taskres("fit", "dtd", "--shots", "1,16", "--epochs", "3", "--device", "cpu").status == 0
+    page = written(taskres, here / "runs" / "ViT-B-16-openai")
     assert "Published, for comparison" in page
-    assert "49.65" in page  # TaskRes, one shot
-    assert 'href="https://openreview.net/' in page
-    assert "NeurIPS 2024, Table 5" in page
+    assert "published, 16 shots: 71.50 %" in page  # in the chart
+    assert "<td>71.50</td>" in page  # in the table
+    assert 'href="https://arxiv.org/abs/2609.36680"' in page
+    assert "2026, Table 8" in page
     assert "Published" not in written(taskres, here / "runs" / "glyph-clip-bundled")
 
 

@@ -350,3 +350,14 @@ def test_damaged_runs(results: list[RunResult]) -> None:
     (folder / "metrics.json").write_text("{")
     with pytest.raises(RunError, match="cannot be read"):
         read_metrics(folder)
+
+
+def test_a_cache_without_test_images_is_refused_before_anything_is_fitted(
+    contents: CacheContents, tmp_path: Path
+) -> None:
+    kept = slice(0, 15)
+    partly = {name: getattr(contents, name)[kept] for name in ("paths", "stamps", "labels", "partitions")}
+    write_cache(tmp_path / "few.h5", replace(contents, **partly, image_features=contents.image_features[kept]))
+    with pytest.raises(CacheError, match=r"few\.h5 has no test image to measure a fit on; mend the images"):
+        list(run_study(FeatureCache(tmp_path / "few.h5"), [(1, 1)], [Recipe(epochs=1)], CPU, tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()

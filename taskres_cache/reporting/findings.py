@@ -165,7 +165,9 @@ def gather_studies(paths: Sequence[Path], cache_dir: Path, device: torch.device)
 
 def _subject(run: RunResult) -> tuple[str, ...]:
     """Return what the runs of a study have in common; raises RunError when the metrics lack what a report needs."""
-    lacking = [name for name in NEEDED if name not in run.metrics]
+    lacking = [
+        name for name in NEEDED if run.metrics.get(name) is None
+    ]  # earlier versions left null without test images
     if lacking:
         raise RunError(f"{run.folder / METRICS_FILE} lacks {', '.join(lacking)}; fit the run again")
     names = [run.metrics[name] for name in ("dataset", "backbone", "pretrained")]
