@@ -120,18 +120,20 @@ def read_classifier(folder: Path) -> Classifier:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return the metrics of a run folder; raises RunError when they are missing or no JSON."""
+    """Return the metrics of a run folder; raises RunError when they are missing or not what a fit leaves."""
     file = folder / METRICS_FILE
     try:
-        metrics: dict[str, Any] = json.loads(file.read_text())
+        metrics = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}); fit the run again") from error
+    if not isinstance(metrics, dict):
+        raise RunError(f"{file} holds a {type(metrics).__name__}, expected a JSON object; fit the run again")
     return metrics
 
 
 def own_cache(folder: Path, classifier: Classifier, cache_dir: Path) -> Path:
     """Return the cache that a run was fitted on: where its metrics say, else where it belongs below `cache_dir`."""
-    recorded = Path(read_metrics(folder)["cache"])
+    recorded = Path(str(read_metrics(folder).get("cache", "")))
     source = classifier.provenance
     return recorded if recorded.is_file() else cache_path(cache_dir, source.backbone, source.pretrained, source.dataset)
 

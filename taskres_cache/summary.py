@@ -54,7 +54,7 @@ def _summary(method: str, shots: int, runs: list[dict[str, Any]]) -> Summary:
         deviation(tests),
         _mean(run.get("top5_accuracy") for run in runs),
         _mean(run.get("calibration_error") for run in runs),
-        _mean(run.get("seconds", {}).get("fit") for run in runs),
+        _mean((run.get("seconds") or {}).get("fit") for run in runs),
     )
 
 

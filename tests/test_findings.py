@@ -3,7 +3,9 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from taskres_cache.errors import OptionError, RunError
 from taskres_cache.figures import FILE, published_figures, read_figures
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.findings import Study, gather_studies
+from taskres_cache.reporting.page import as_page
 from taskres_cache.runs import read_classifier
 from taskres_cache.store import FeatureCache, write_cache
 from taskres_cache.study import run_study
@@ -152,14 +155,33 @@ def test_a_seed_never_counts_twice(many: FeatureCache, tmp_path: Path) -> None:
     assert studies[1].closer is not None
 
 
-def test_metrics_that_say_too_little_are_named(many: FeatureCache, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shots": None}, "lacks shots, or holds no number there; fit the run again"),
+        ({"test_accuracy": "high", "seed": 1.5}, "lacks seed, test_accuracy, or holds no number there"),
+        (None, "holds a list, expected a JSON object"),
+    ],
+)
+def test_metrics_that_are_none_are_named(
+    many: FeatureCache, tmp_path: Path, change: dict[str, Any] | None, message: str
+) -> None:
     study = study_of(many, [PLAIN], tmp_path / "runs")
     file = study.runs[0].folder / "metrics.json"
-    metrics = json.loads(file.read_text())
-    del metrics["shots"]
-    file.write_text(json.dumps(metrics))
-    with pytest.raises(RunError, match=r"metrics\.json lacks shots; fit the run again"):
+    file.write_text(json.dumps([1] if change is None else {**json.loads(file.read_text()), **change}))
+    with pytest.raises(RunError, match=rf"metrics\.json {message}"):
         gather_studies([tmp_path / "runs"], Path("nowhere"), CPU)
+
+
+def test_what_a_report_can_do_without_may_lack(many: FeatureCache, tmp_path: Path) -> None:
+    study = study_of(many, [PLAIN], tmp_path / "runs")
+    for run in study.runs:
+        less = {name: value for name, value in run.metrics.items() if name not in ("cache", "top5_accuracy", "images")}
+        (run.folder / "metrics.json").write_text(json.dumps({**less, "seconds": None}))
+    (study,) = gather_studies([tmp_path / "runs"], tmp_path / "cache", CPU)
+    assert study.closer is not None  # the cache lies where it belongs
+    assert study.summaries[0].mean_fit_seconds is None
+    assert "taskres-regular" in as_page([study], "t", None, datetime(2026, 1, 1))
 
 
 def test_every_published_number_has_its_source() -> None:

@@ -22,7 +22,11 @@ from taskres_cache.study import RunResult
 from taskres_cache.summary import Summary, summarise
 
 MOST_PAIRS, MOST_MISTAKES = 12, 24
-NEEDED = ("dataset", "backbone", "pretrained", "method", "shots", "seed", "zero_shot_accuracy", "test_accuracy")
+NEEDED = {
+    **dict.fromkeys(("dataset", "backbone", "pretrained", "method"), str),
+    **dict.fromkeys(("shots", "seed"), int),
+    **dict.fromkeys(("zero_shot_accuracy", "test_accuracy"), float),
+}
 
 
 @dataclass(frozen=True)
@@ -165,11 +169,11 @@ def gather_studies(paths: Sequence[Path], cache_dir: Path, device: torch.device)
 
 def _subject(run: RunResult) -> tuple[str, ...]:
     """Return what the runs of a study have in common; raises RunError when the metrics lack what a report needs."""
-    lacking = [
-        name for name in NEEDED if run.metrics.get(name) is None
-    ]  # earlier versions left null without test images
-    if lacking:
-        raise RunError(f"{run.folder / METRICS_FILE} lacks {', '.join(lacking)}; fit the run again")
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(run.metrics.get(name), kind)]
+    if wrong:
+        raise RunError(
+            f"{run.folder / METRICS_FILE} lacks {', '.join(wrong)}, or holds no number there; fit the run again"
+        )
     names = [run.metrics[name] for name in ("dataset", "backbone", "pretrained")]
     return (*names, run.metrics.get("weights_sha256", ""), run.metrics.get("classes", "all"))
 

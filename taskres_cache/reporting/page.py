@@ -47,7 +47,7 @@ def as_page(studies: Sequence[Study], title: str, root: Path | None, made_at: da
     """
     page = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True).get_template("page.html")
     runs = sum(len(study.runs) for study in studies)
-    seconds = sum(run.metrics.get("seconds", {}).get("fit", 0.0) for study in studies for run in study.runs)
+    seconds = sum((run.metrics.get("seconds") or {}).get("fit", 0.0) for study in studies for run in study.runs)
     return page.render(
         title=title,
         lead=f"{runs} fits of a task residual on cached features, {seconds:.1f} s of training in all.",

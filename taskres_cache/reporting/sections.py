@@ -160,7 +160,7 @@ def _place(run: RunResult) -> tuple[str, int, int]:
 def _run_row(study: Study, metrics: dict[str, Any], folder: str) -> tuple[str, ...]:
     names = ("zero_shot_accuracy", "base_accuracy", "val_accuracy", "test_accuracy", "top5_accuracy")
     numbers = [metrics.get(name) for name in (*names, "calibration_error", "temperature")]
-    numbers.append(metrics.get("seconds", {}).get("fit"))
+    numbers.append((metrics.get("seconds") or {}).get("fit"))
     of = (study.dataset, study.backbone, study.pretrained, study.half, metrics["method"])
     told = ("" if number is None else f"{number:.4f}" for number in numbers)
     return (*of, str(metrics["shots"]), str(metrics["seed"]), *told, folder)
