@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from random import Random
@@ -24,7 +25,7 @@ from taskres_cache.backbones import Backbone
 from taskres_cache.datasets import Dataset
 from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.errors import BusyError, DecodingError, OptionError, StorageError, UnreadableImagesError
-from taskres_cache.extraction import ExtractOptions, extract
+from taskres_cache.extraction import LIBRARIES, ExtractOptions, extract
 from taskres_cache.holding import held
 from taskres_cache.store import FeatureCache
 from tests.conftest import save_image
@@ -216,7 +217,11 @@ def test_a_full_disk_costs_nothing_that_is_there(dataset: Dataset, glyph_clip: B
     assert FeatureCache(path).views == 9
 
 
-def test_a_folder_that_may_only_be_read(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+def test_a_folder_that_may_only_be_read(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody may not even be let into the folder that this checkout and its packages lie in.
+    monkeypatch.setattr("taskres_cache.extraction.version", {name: version(name) for name in LIBRARIES}.get)
     extract(dataset, glyph_clip, OPTIONS, path)
     before = path.read_bytes()
     said = forked.Queue()
