@@ -34,7 +34,7 @@ bench-fit: $(INSTALLED) ## What stage two costs beside its two products: ratios,
 	$(BIN)/python tests/bench_fit.py $(if $(DEVICE),--device $(DEVICE))
 
 test: $(INSTALLED) ## Run the tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 check: $(INSTALLED) ## Lint, formatting and types.
 	$(BIN)/ruff check .
@@ -46,7 +46,7 @@ format: $(INSTALLED) ## Put the code into shape.
 	$(BIN)/ruff format .
 
 train-glyph-clip: $(INSTALLED) ## Train the bundled CLIP again from rendered glyphs (needs the fonts that it names).
-	$(BIN)/python -m taskres_cache.bundled.train_glyph_clip
+	$(BIN)/python examples/glyph_clip/train_glyph_clip.py
 
 clean: ## Remove .venv, caches of tools, and what the demo left; your own caches and runs stay.
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from taskres_cache.version import __version__
+from taskres_cache.system.version import __version__
 
 from .benchmark import benchmark
 from .datasets import datasets

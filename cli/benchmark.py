@@ -24,7 +24,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from taskres_cache.benchmark import Outcome
+    from taskres_cache.benchmark.benchmark import Outcome
 
 
 def benchmark(
@@ -57,9 +57,9 @@ def benchmark(
 
     Example: taskres benchmark --root /data --datasets "caltech101 dtd"
     """
-    from taskres_cache.backbones import load_backbone
-    from taskres_cache.benchmark import LeftOut, Places, benchmark_entries, run_benchmark
-    from taskres_cache.extraction import ExtractOptions
+    from taskres_cache.benchmark.benchmark import LeftOut, Places, benchmark_entries, run_benchmark
+    from taskres_cache.encoders.loading import load_backbone
+    from taskres_cache.extraction.extract import ExtractOptions
 
     from .console import kept_when_interrupted, progress, say
 
@@ -88,7 +88,7 @@ def benchmark(
 
 def _told(outcome: "Outcome") -> str:
     """Return what came of a data set, in lines."""
-    from taskres_cache.benchmark import LeftOut, Measured
+    from taskres_cache.benchmark.benchmark import LeftOut, Measured
 
     if isinstance(outcome, LeftOut):
         return f"{outcome.name}: left out{', failed' if outcome.failed else ''}: {outcome.reason}"
@@ -104,7 +104,7 @@ def _told(outcome: "Outcome") -> str:
 
 def _write_tables(outcomes: "list[Outcome]", title: str, folder: Path) -> None:
     """Print the tables and write them beside the runs."""
-    from taskres_cache.reporting.benchmark_tables import benchmark_tables, write_benchmark
+    from taskres_cache.benchmark.tables import benchmark_tables, write_benchmark
 
     from .console import print_table, say
 

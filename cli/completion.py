@@ -104,7 +104,7 @@ def runs_or_caches(context: typer.Context, incomplete: str) -> Iterable[Offer]:
 @quiet
 def backbones(context: typer.Context, incomplete: str) -> Iterable[Offer]:
     """Offer open_clip's models and the bundled one."""
-    from taskres_cache.published import clip_models
+    from taskres_cache.datasets.word_lists import clip_models
 
     return clip_models()
 

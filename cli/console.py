@@ -25,7 +25,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from taskres_cache.tables import Table
+from taskres_cache.reporting.tables import Table
 
 SECONDS_BETWEEN_LINES = 10.0
 EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")

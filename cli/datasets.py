@@ -32,7 +32,7 @@ def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json 
         return
 
     from taskres_cache.datasets import ENTRIES
-    from taskres_cache.tables import Table
+    from taskres_cache.reporting.tables import Table
 
     from .console import print_json, print_table
 
@@ -105,7 +105,7 @@ def _state(facts: dict[str, Any]) -> str:
 
 
 def _print_verification(name: str, result: "Verification", published: "Counts | None") -> None:
-    from taskres_cache.tables import Table
+    from taskres_cache.reporting.tables import Table
 
     from .console import print_table
 

@@ -11,9 +11,9 @@ import typer
 from .options import CacheDir, Device, Json, Out
 
 if TYPE_CHECKING:
-    from taskres_cache.checkup.examination import Findings, Folder, Lack
-    from taskres_cache.checkup.installation import Package
-    from taskres_cache.checkup.probing import Machine
+    from taskres_cache.doctor.examination import Findings, Folder, Lack
+    from taskres_cache.doctor.installation import Package
+    from taskres_cache.doctor.probing import Machine
 
     from .console import Mark, Row
 
@@ -33,7 +33,7 @@ def doctor(
 
     Example: taskres doctor --device cuda
     """
-    from taskres_cache.checkup.examination import examine
+    from taskres_cache.doctor.examination import examine
 
     from .console import print_json
 

@@ -13,7 +13,7 @@ from . import completion
 from .options import HALVES, CacheDir, Device, Json
 
 if TYPE_CHECKING:
-    from taskres_cache.evaluation import Evaluation, ZeroShot
+    from taskres_cache.runs.evaluation import Evaluation, ZeroShot
 
 
 def evaluate(
@@ -71,12 +71,12 @@ def evaluate(
 def _evaluate_runs(
     path: Path, on: Sequence[str], classes: str | None, cache_dir: Path, device: str, as_json: bool
 ) -> None:
-    from taskres_cache.catalogue import find_cache
-    from taskres_cache.devices import choose_device
-    from taskres_cache.evaluation import evaluate_run
-    from taskres_cache.halves import open_cache
-    from taskres_cache.runs import checkpoint_folder, find_runs, own_cache, read_classifier
-    from taskres_cache.tables import Table
+    from taskres_cache.caches.class_halves import open_cache
+    from taskres_cache.caches.finding import find_cache
+    from taskres_cache.reporting.tables import Table
+    from taskres_cache.runs.evaluation import evaluate_run
+    from taskres_cache.runs.run import checkpoint_folder, find_runs, own_cache, read_classifier
+    from taskres_cache.system.devices import choose_device
 
     from .console import print_json, print_table
 
@@ -97,7 +97,7 @@ def _evaluate_runs(
 
 def _row(above: Path, folder: Path, result: "Evaluation") -> tuple[str, ...]:
     """Return a line of the table; a run is named as seen from the folder that was asked for."""
-    from taskres_cache.tables import percent
+    from taskres_cache.reporting.tables import percent
 
     named = folder.relative_to(above) if folder != above and folder.is_relative_to(above) else folder
     accuracies = (result.zero_shot_accuracy, result.base_accuracy, result.test_accuracy, result.top5_accuracy)
@@ -106,11 +106,11 @@ def _row(above: Path, folder: Path, result: "Evaluation") -> tuple[str, ...]:
 
 
 def _evaluate_zero_shot(caches: Sequence[str], classes: str, cache_dir: Path, device: str, as_json: bool) -> None:
-    from taskres_cache.catalogue import find_cache
-    from taskres_cache.devices import choose_device
-    from taskres_cache.evaluation import evaluate_zero_shot
-    from taskres_cache.halves import open_cache
-    from taskres_cache.tables import Table
+    from taskres_cache.caches.class_halves import open_cache
+    from taskres_cache.caches.finding import find_cache
+    from taskres_cache.reporting.tables import Table
+    from taskres_cache.runs.evaluation import evaluate_zero_shot
+    from taskres_cache.system.devices import choose_device
 
     from .console import print_json, print_table
 
@@ -127,7 +127,7 @@ def _evaluate_zero_shot(caches: Sequence[str], classes: str, cache_dir: Path, de
 
 
 def _zero_shot_row(result: "ZeroShot") -> tuple[str, ...]:
-    from taskres_cache.tables import percent
+    from taskres_cache.reporting.tables import percent
 
     accuracies = (percent(result.val_accuracy), percent(result.test_accuracy))
     return (result.form, str(len(result.templates)), *accuracies)

@@ -30,7 +30,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from taskres_cache.extraction import Extraction
+    from taskres_cache.extraction.extract import Extraction
 
 
 def extract(
@@ -70,13 +70,13 @@ def extract(
 
     Example: taskres extract photos --backbone ViT-B-16 --views 10
     """
-    from taskres_cache.backbones import load_backbone
-    from taskres_cache.contents import cache_path
+    from taskres_cache.caches.contents import cache_path
     from taskres_cache.datasets import default_backbone, load_dataset
-    from taskres_cache.extraction import ExtractOptions
-    from taskres_cache.extraction import extract as extract_features
-    from taskres_cache.published import read_templates
-    from taskres_cache.ranks import joined_ranks
+    from taskres_cache.datasets.word_lists import read_templates
+    from taskres_cache.encoders.loading import load_backbone
+    from taskres_cache.extraction.extract import ExtractOptions
+    from taskres_cache.extraction.extract import extract as extract_features
+    from taskres_cache.extraction.ranks import joined_ranks
 
     from .console import kept_when_interrupted, progress
 

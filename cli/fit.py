@@ -14,10 +14,10 @@ from . import completion
 from .options import Cache, CacheDir, Classes, Device, Json, Out, Seeds, Shots, decimals, numbers
 
 if TYPE_CHECKING:
-    from taskres_cache.base_files import BaseFile
+    from taskres_cache.caches.feature_cache import FeatureCache
     from taskres_cache.recipe import Recipe
-    from taskres_cache.store import FeatureCache
-    from taskres_cache.study import RunResult
+    from taskres_cache.runs.base_files import BaseFile
+    from taskres_cache.runs.study import RunResult
 
 BASES = ("regular", "enhanced", "enhanced-only")
 RESIDUALS = ("text", "image", "both")
@@ -109,11 +109,11 @@ def fit(
 
     Example: taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3 --alpha auto
     """
-    from taskres_cache.catalogue import find_cache
-    from taskres_cache.devices import choose_device
-    from taskres_cache.halves import open_cache
-    from taskres_cache.runs import checkpoint_folder
-    from taskres_cache.study import recipe_of, run_study
+    from taskres_cache.caches.class_halves import open_cache
+    from taskres_cache.caches.finding import find_cache
+    from taskres_cache.runs.run import checkpoint_folder
+    from taskres_cache.runs.study import recipe_of, run_study
+    from taskres_cache.system.devices import choose_device
 
     from .console import say
 
@@ -137,7 +137,7 @@ def fit(
 
 def _bases(base: str | None, cache: "FeatureCache") -> "tuple[list[dict[str, Any]], BaseFile | None]":
     """Return what a --base changes in a recipe, for each recipe that it asks for, and the file if it names one."""
-    from taskres_cache.base_files import BASES, read_base
+    from taskres_cache.runs.base_files import BASES, read_base
 
     words = (base or "regular").split(",")
     if all(word in BASES for word in words):
@@ -164,7 +164,7 @@ def _recipes(
 
 def _told(result: "RunResult") -> str:
     """Return one run as a line."""
-    from taskres_cache.tables import percent
+    from taskres_cache.reporting.tables import percent
 
     test, seconds = result.metrics["test_accuracy"], result.metrics["seconds"]
     enhanced = f", its base in {seconds['base']:.2f} s" if seconds["base"] else ""
@@ -172,7 +172,7 @@ def _told(result: "RunResult") -> str:
 
 
 def _print_json(cache: "FeatureCache", results: "Sequence[RunResult]") -> None:
-    from taskres_cache.summary import summarise
+    from taskres_cache.runs.summary import summarise
 
     from .console import print_json
 
@@ -184,7 +184,7 @@ def _print_json(cache: "FeatureCache", results: "Sequence[RunResult]") -> None:
 def _print_tables(cache: "FeatureCache", results: "Sequence[RunResult]") -> None:
     """Print a table for each method, and what was chosen where there was a choice."""
     from taskres_cache.reporting.methods import choice_table, method_table
-    from taskres_cache.summary import summarise
+    from taskres_cache.runs.summary import summarise
 
     from .console import print_table
 

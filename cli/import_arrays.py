@@ -26,7 +26,7 @@ def import_arrays(
 
     Example: taskres import embeddings.npz --name birds
     """
-    from taskres_cache.arrays import ImportOptions, import_contents, read_arrays
+    from taskres_cache.caches.importing import ImportOptions, import_contents, read_arrays
     from taskres_cache.datasets import dataset_name
 
     from .console import say

@@ -18,9 +18,9 @@ def inspect_cache(
 
     Example: taskres inspect digits --verify
     """
-    from taskres_cache.catalogue import describe_cache, find_cache
-    from taskres_cache.store import FeatureCache
-    from taskres_cache.tables import Table
+    from taskres_cache.caches.feature_cache import FeatureCache
+    from taskres_cache.caches.finding import describe_cache, find_cache
+    from taskres_cache.reporting.tables import Table
 
     from .console import print_json, print_table
 

@@ -19,8 +19,8 @@ from taskres_cache.errors import OptionError, StorageError, TaskresError
 from .options import BatchSize, Device, Json, Run, Workers
 
 if TYPE_CHECKING:
-    from taskres_cache.image_files import FoundImages
-    from taskres_cache.inference import PredictedImages
+    from taskres_cache.datasets.named_files import FoundImages
+    from taskres_cache.runs.prediction import PredictedImages
 
 STANDARD = "-"  # input or output, in the place of a file
 FEW = 20  # images that are each told at length
@@ -71,14 +71,14 @@ def predict(
 
     Example: taskres predict runs/RN50-openai/photos new-photos --csv new.csv
     """
-    from taskres_cache.image_files import find_images
+    from taskres_cache.datasets.named_files import find_images
 
     _refuse_unusable(csv, as_json)
     found = find_images(_with_listed(images))
 
-    from taskres_cache.inference import PredictOptions, predict_images  # seconds, for torch
-    from taskres_cache.run_encoder import load_encoder
-    from taskres_cache.runs import find_run, read_classifier
+    from taskres_cache.runs.encoder import load_encoder
+    from taskres_cache.runs.prediction import PredictOptions, predict_images  # seconds, for torch
+    from taskres_cache.runs.run import find_run, read_classifier
 
     from .console import progress
 
@@ -110,7 +110,7 @@ def _refuse_unusable(csv: str | None, as_json: bool) -> None:
 
 def _with_listed(names: Sequence[str]) -> list[str]:
     """Return the names with the paths on standard input in the place of `-`."""
-    from taskres_cache.image_files import listed_names
+    from taskres_cache.datasets.named_files import listed_names
 
     if names.count(STANDARD) > 1:
         raise OptionError(f"{STANDARD} stands for standard input, which can be read once; pass it once")
@@ -146,7 +146,7 @@ def _print_json(folder: Path, temperature: float, predicted: "PredictedImages") 
 
 def _write_csv(predicted: "PredictedImages", csv: str) -> None:
     """Write a line an image to a file, whole or not at all, or to standard output."""
-    from taskres_cache.files import replaced
+    from taskres_cache.system.files import replaced
 
     from .console import counted, say
 
@@ -174,7 +174,7 @@ def _as_csv(predicted: "PredictedImages") -> str:
 
 def _print(found: "FoundImages", predicted: "PredictedImages", csv: str | None) -> None:
     """Print few images at length, of many a line each, unless a file tells of them; and of many a summary."""
-    from .predictions import print_at_length, print_lines, print_summary
+    from .predict_display import print_at_length, print_lines, print_summary
 
     many = bool(found.folders) or len(found.paths) > FEW
     if csv is None:

@@ -46,9 +46,9 @@ def report(
 
     Example: taskres report runs/glyph-clip-bundled/digits --out digits.html
     """
-    from taskres_cache.devices import choose_device
-    from taskres_cache.reporting.findings import gather_studies
-    from taskres_cache.reporting.writing import refuse_unknown_kinds, write_report
+    from taskres_cache.reporting.closer_look import gather_studies
+    from taskres_cache.reporting.report import refuse_unknown_kinds, write_report
+    from taskres_cache.system.devices import choose_device
 
     from .console import say
 

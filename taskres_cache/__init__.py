@@ -8,15 +8,15 @@ imported once somebody asks for them, so that `taskres --help` is instant; every
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from taskres_cache.version import __version__
+from taskres_cache.system.version import __version__
 
 if TYPE_CHECKING:
+    from taskres_cache.caches.feature_cache import FeatureCache
     from taskres_cache.estimator import TaskResClassifier
-    from taskres_cache.store import FeatureCache
 
 __all__ = ["FeatureCache", "TaskResClassifier", "__version__"]
 
-_MODULES = {"FeatureCache": "taskres_cache.store", "TaskResClassifier": "taskres_cache.estimator"}
+_MODULES = {"FeatureCache": "taskres_cache.caches.feature_cache", "TaskResClassifier": "taskres_cache.estimator"}
 
 
 def __getattr__(name: str) -> Any:

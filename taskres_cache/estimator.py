@@ -16,14 +16,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from taskres_cache.contents import regular_base
-from taskres_cache.devices import choose_device
+from taskres_cache.caches.contents import regular_base
 from taskres_cache.errors import EstimatorError, OptionError
-from taskres_cache.fitting import FitTask, fit_residuals
+from taskres_cache.heads import classifier, logits, moved
+from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
+from taskres_cache.methods.training_data import TrainingSet
 from taskres_cache.recipe import Recipe, Residual
-from taskres_cache.residual import classifier, logits, moved
-from taskres_cache.runs import Classifier, read_classifier, read_metrics
-from taskres_cache.training import TrainingSet
+from taskres_cache.runs.run import Classifier, read_classifier, read_metrics
+from taskres_cache.system.devices import choose_device
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin

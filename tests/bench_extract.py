@@ -27,16 +27,16 @@ from taskres_cache.cli.console import print_table
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from taskres_cache.backbones import Backbone, load_backbone, untrained_model
+from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.datasets.images import ImageFolder
-from taskres_cache.devices import available_cores
-from taskres_cache.encoding import lane_count, lanes
-from taskres_cache.extraction import Extraction, ExtractOptions, extract
+from taskres_cache.encoders.encoding import lane_count, lanes
+from taskres_cache.encoders.loading import Backbone, load_backbone, untrained_model
+from taskres_cache.extraction.extract import Extraction, ExtractOptions, extract
 from taskres_cache.recipe import Recipe
-from taskres_cache.store import FeatureCache
-from taskres_cache.study import recipe_of, run_study
-from taskres_cache.tables import Table, percent
+from taskres_cache.reporting.tables import Table, percent
+from taskres_cache.runs.study import recipe_of, run_study
+from taskres_cache.system.devices import available_cores
 
 SIZE = (500, 375)
 PICTURES = 256  # that differ; the others are further names of these

@@ -21,12 +21,12 @@ from taskres_cache.cli.console import print_table
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader, TensorDataset
 
-from taskres_cache.arrays import ImportOptions, import_contents
-from taskres_cache.fitting import FitTask, fit_residuals
+from taskres_cache.caches.importing import ImportOptions, import_contents
+from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
+from taskres_cache.methods.task_residual.step import ResidualStep
+from taskres_cache.methods.training_data import TrainingSet
 from taskres_cache.recipe import Recipe
-from taskres_cache.step import ResidualStep
-from taskres_cache.tables import Table
-from taskres_cache.training import TrainingSet
+from taskres_cache.reporting.tables import Table
 
 SCALE = 100.0
 ROUNDS = 15

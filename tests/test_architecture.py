@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from taskres_cache.contents import Provenance
-from taskres_cache.fitting import FitTask, fit_residuals
+from taskres_cache.caches.contents import Provenance
+from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "taskres_cache").rglob("*.py"))
 COMMANDS = sorted((ROOT / "cli").glob("*.py"))
 
@@ -59,47 +59,46 @@ def test_the_library_never_imports_the_command_line() -> None:
 
 
 def test_one_module_knows_each_of_the_large_libraries() -> None:
-    assert importers("open_clip", LIBRARY + COMMANDS) == {"taskres_cache/backbones.py"}
-    assert importers("h5py", LIBRARY + COMMANDS) == {"taskres_cache/store.py"}
+    assert importers("open_clip", LIBRARY + COMMANDS) == {"taskres_cache/encoders/loading.py"}
+    assert importers("h5py", LIBRARY + COMMANDS) == {"taskres_cache/caches/feature_cache.py"}
     assert importers("sklearn", LIBRARY + COMMANDS) == {
         "taskres_cache/estimator.py",
-        "taskres_cache/bundled/pack_digits.py",
     }
-    assert importers("onnx", LIBRARY + COMMANDS) == {"taskres_cache/exporting/onnx_form.py"}
-    assert importers("onnxruntime", LIBRARY + COMMANDS) == {"taskres_cache/exporting/onnx_form.py"}
-    assert importers("matplotlib", LIBRARY + COMMANDS) == {"taskres_cache/reporting/picture.py"}
+    assert importers("onnx", LIBRARY + COMMANDS) == {"taskres_cache/exporting/onnx_graph.py"}
+    assert importers("onnxruntime", LIBRARY + COMMANDS) == {"taskres_cache/exporting/onnx_graph.py"}
+    assert importers("matplotlib", LIBRARY + COMMANDS) == {"taskres_cache/reporting/curves_png.py"}
     assert importers("jinja2", LIBRARY + COMMANDS) == {"taskres_cache/reporting/page.py"}
 
 
 @pytest.mark.parametrize(
     ("module", "unknown"),
     [
-        ("taskres_cache.fitting", {"h5py", "open_clip", "PIL"}),
-        ("taskres_cache.residual", {"h5py", "open_clip", "PIL"}),
-        ("taskres_cache.step", {"h5py", "open_clip", "PIL", "numpy"}),
-        ("taskres_cache.selection", {"h5py", "open_clip", "PIL"}),
-        ("taskres_cache.store", {"torch", "open_clip", "torchvision"}),
-        ("taskres_cache.planning", {"torch", "open_clip", "torchvision"}),
-        ("taskres_cache.views", {"torch", "open_clip", "h5py", "numpy"}),
-        ("taskres_cache.blocks", {"torch", "open_clip", "h5py"}),
-        ("taskres_cache.holding", {"torch", "open_clip", "h5py", "numpy"}),
-        ("taskres_cache.towers", {"open_clip", "h5py", "PIL"}),
-        ("taskres_cache.catalogue", {"torch", "open_clip", "torchvision"}),
+        ("taskres_cache.methods.task_residual.loop", {"h5py", "open_clip", "PIL"}),
+        ("taskres_cache.heads", {"h5py", "open_clip", "PIL"}),
+        ("taskres_cache.methods.task_residual.step", {"h5py", "open_clip", "PIL", "numpy"}),
+        ("taskres_cache.methods.search", {"h5py", "open_clip", "PIL"}),
+        ("taskres_cache.caches.feature_cache", {"torch", "open_clip", "torchvision"}),
+        ("taskres_cache.extraction.planning", {"torch", "open_clip", "torchvision"}),
+        ("taskres_cache.encoders.views", {"torch", "open_clip", "h5py", "numpy"}),
+        ("taskres_cache.extraction.blocks", {"torch", "open_clip", "h5py"}),
+        ("taskres_cache.extraction.lock", {"torch", "open_clip", "h5py", "numpy"}),
+        ("taskres_cache.encoders.streamlining", {"open_clip", "h5py", "PIL"}),
+        ("taskres_cache.caches.finding", {"torch", "open_clip", "torchvision"}),
         ("taskres_cache.datasets", {"torch", "open_clip", "h5py", "numpy"}),
-        ("taskres_cache.arrays", {"torch", "open_clip"}),
-        ("taskres_cache.study", {"open_clip", "torchvision"}),
-        ("taskres_cache.published", {"torch", "open_clip", "timm"}),
-        ("taskres_cache.tables", {"torch", "rich", "h5py"}),
-        ("taskres_cache.image_files", {"torch", "numpy", "h5py", "open_clip"}),
-        ("taskres_cache.exporting.head_forms", {"onnx", "onnxruntime", "open_clip", "typer", "rich"}),
-        ("taskres_cache.checkup.installation", {"torch", "open_clip", "h5py", "numpy"}),
-        ("taskres_cache.predictions", {"torch", "h5py", "open_clip"}),
-        ("taskres_cache.calibration", {"h5py", "open_clip", "PIL"}),
-        ("taskres_cache.contents", {"torch", "h5py", "open_clip"}),
-        ("taskres_cache.labelled", {"torch", "h5py", "open_clip"}),
+        ("taskres_cache.caches.importing", {"torch", "open_clip"}),
+        ("taskres_cache.runs.study", {"open_clip", "torchvision"}),
+        ("taskres_cache.datasets.word_lists", {"torch", "open_clip", "timm"}),
+        ("taskres_cache.reporting.tables", {"torch", "rich", "h5py"}),
+        ("taskres_cache.datasets.named_files", {"torch", "numpy", "h5py", "open_clip"}),
+        ("taskres_cache.exporting.tensors", {"onnx", "onnxruntime", "open_clip", "typer", "rich"}),
+        ("taskres_cache.doctor.installation", {"torch", "open_clip", "h5py", "numpy"}),
+        ("taskres_cache.runs.measures", {"torch", "h5py", "open_clip"}),
+        ("taskres_cache.runs.calibration", {"h5py", "open_clip", "PIL"}),
+        ("taskres_cache.caches.contents", {"torch", "h5py", "open_clip"}),
+        ("taskres_cache.caches.labelled", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.estimator", {"h5py", "open_clip"}),
         ("taskres_cache.reporting.page", {"open_clip", "matplotlib", "rich"}),
-        ("taskres_cache.reporting.charts", {"torchvision", "open_clip", "h5py", "PIL"}),
+        ("taskres_cache.reporting.curves_svg", {"torchvision", "open_clip", "h5py", "PIL"}),
     ],
 )
 def test_modules_do_not_know_what_they_need_not(module: str, unknown: set[str]) -> None:
@@ -107,7 +106,7 @@ def test_modules_do_not_know_what_they_need_not(module: str, unknown: set[str]) 
 
 
 def test_the_rule_above_can_fail() -> None:
-    assert {"torch", "open_clip", "h5py"} <= reached_from("taskres_cache.extraction")
+    assert {"torch", "open_clip", "h5py"} <= reached_from("taskres_cache.extraction.extract")
 
 
 def test_fitting_is_handed_training_and_val_features_only() -> None:
@@ -174,7 +173,7 @@ def test_cache_readme_names_every_array_and_attribute() -> None:
     assert [known.name for known in fields(Provenance) if f"`{known.name}`" not in text] == []
     names = re.findall(
         r'"(class_ids|classnames|(?:images|features|text|skipped)/\w+)"',
-        (ROOT / "taskres_cache" / "store.py").read_text(),
+        (ROOT / "taskres_cache" / "caches" / "feature_cache.py").read_text(),
     )
     assert len(set(names)) >= 8
     assert [name for name in names if f"`{name}`" not in text] == []

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from taskres_cache.backbones import Backbone
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
+from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset, load_dataset
-from taskres_cache.extraction import ExtractOptions, extract
-from taskres_cache.store import FeatureCache
-from taskres_cache.study import recipe_of, run_study
-from taskres_cache.summary import summarise
+from taskres_cache.encoders.loading import Backbone
+from taskres_cache.extraction.extract import ExtractOptions, extract
+from taskres_cache.runs.study import recipe_of, run_study
+from taskres_cache.runs.summary import summarise
 
 
 @pytest.fixture(scope="module")

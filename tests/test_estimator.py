@@ -19,16 +19,16 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from taskres_cache import FeatureCache, TaskResClassifier
-from taskres_cache.backbones import Backbone
-from taskres_cache.contents import CacheContents
+from taskres_cache.caches.contents import CacheContents
+from taskres_cache.caches.feature_cache import write_cache
 from taskres_cache.datasets import load_dataset
+from taskres_cache.encoders.loading import Backbone
 from taskres_cache.errors import FitError, OptionError, RunError, TaskresError
-from taskres_cache.extraction import ExtractOptions, extract
+from taskres_cache.extraction.extract import ExtractOptions, extract
+from taskres_cache.heads import probabilities
 from taskres_cache.recipe import Recipe
-from taskres_cache.residual import probabilities
-from taskres_cache.runs import read_classifier
-from taskres_cache.store import write_cache
-from taskres_cache.study import RunResult, recipe_of, run_study
+from taskres_cache.runs.run import read_classifier
+from taskres_cache.runs.study import RunResult, recipe_of, run_study
 
 CPU = torch.device("cpu")
 

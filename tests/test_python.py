@@ -16,14 +16,14 @@ import torch
 
 import taskres_cache
 from taskres_cache import FeatureCache
-from taskres_cache.contents import CacheContents, Split, TextBases
+from taskres_cache.caches.class_halves import CacheHalf
+from taskres_cache.caches.contents import CacheContents, Split, TextBases
+from taskres_cache.caches.feature_cache import write_cache
 from taskres_cache.errors import OptionError
-from taskres_cache.halves import CacheHalf
-from taskres_cache.store import write_cache
 from tests.conftest import Taskres
 
 MEBIBYTE = 1 << 20
-EXAMPLE = Path(__file__).parent.parent / "examples" / "own_method.py"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "own_method.py"
 Taken = Callable[[Callable[[], object]], float]
 
 

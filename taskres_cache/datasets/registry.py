@@ -9,8 +9,8 @@ from taskres_cache.bundled import DIGITS_ARCHIVE
 from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.folder import read_folder
 from taskres_cache.datasets.images import ImageArchive, ImageFolder
-from taskres_cache.datasets.layout import Counts, PaperDataset
-from taskres_cache.datasets.paper import PAPER_DATASETS
+from taskres_cache.datasets.paper.descriptions import PAPER_DATASETS
+from taskres_cache.datasets.paper.paper_dataset import Counts, PaperDataset
 from taskres_cache.errors import DatasetError, OptionError, UnknownNameError
 from taskres_cache.recipe import Recipe
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from taskres_cache.datasets.dataset import Dataset, Item
 from taskres_cache.datasets.images import ABSENT
-from taskres_cache.datasets.layout import Counts
+from taskres_cache.datasets.paper.paper_dataset import Counts
 
 BLOCK = 256  # images that are handed to the threads at a time
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskres_cache.errors import OptionError, UnknownNameError
-from taskres_cache.exporting.agreement import Comparison, Trial, compared, head_trial, image_trial, tolerance_at
-from taskres_cache.exporting.head_forms import Form, OpenClipForm, SafetensorsForm, Shapes
-from taskres_cache.exporting.onnx_form import OnnxForm, require_onnx
-from taskres_cache.files import replaced
-from taskres_cache.runs import CLASSIFIER_FILE, METRICS_FILE, Classifier, find_run, read_classifier
+from taskres_cache.exporting.comparison import Comparison, Trial, compared, head_trial, image_trial, tolerance_at
+from taskres_cache.exporting.onnx_graph import OnnxForm, require_onnx
+from taskres_cache.exporting.tensors import Form, OpenClipForm, SafetensorsForm, Shapes
+from taskres_cache.runs.run import CLASSIFIER_FILE, METRICS_FILE, Classifier, find_run, read_classifier
+from taskres_cache.system.files import replaced
 
 FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "open_clip": ".pt"}  # with their suffixes
 
@@ -95,7 +95,7 @@ def export_with_encoder(run: Path, file: Path, pretrained: str | None) -> Export
     WeightsError : the checkpoint cannot be had.
     ExportError : the tower does not export, or the file, read again, does not say what the run says.
     """
-    from taskres_cache.run_encoder import load_encoder  # which takes seconds, and a head alone needs none
+    from taskres_cache.runs.encoder import load_encoder  # which takes seconds, and a head alone needs none
 
     _refuse_taken(file)
     require_onnx("`taskres export` to ONNX")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from taskres_cache.summary import Summary
-from taskres_cache.tables import Table, percent, signed
+from taskres_cache.reporting.tables import Table, percent, signed
+from taskres_cache.runs.summary import Summary
 
 
 def method_table(summaries: Sequence[Summary], title: str) -> Table:

@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from taskres_cache.datasets.images import ImageSource
-from taskres_cache.reporting.charts import SERIES, Curve, accuracy_curves, reliability_diagram
-from taskres_cache.reporting.findings import ClassGain, CloserLook, Study
+from taskres_cache.reporting.closer_look import ClassGain, CloserLook, Study
+from taskres_cache.reporting.curves_svg import SERIES, Curve, accuracy_curves, reliability_diagram
 from taskres_cache.reporting.sections import (
     all_gains_table,
     as_made,
@@ -26,9 +26,9 @@ from taskres_cache.reporting.sections import (
     pairs_table,
     study_tables,
 )
+from taskres_cache.reporting.tables import in_shots, percent, signed
 from taskres_cache.reporting.thumbnails import find_images, thumbnail
-from taskres_cache.tables import in_shots, percent, signed
-from taskres_cache.version import __version__
+from taskres_cache.system.version import __version__
 
 HERE = Path(__file__).parent
 MOST_CLASSES_DRAWN = 20  # of a confusion matrix; beyond it the ones that are confused most

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskres_cache.figures import Figures
 from taskres_cache.recipe import Recipe
-from taskres_cache.reporting.findings import ClassGain, ConfusedPair, Mistake, Study
+from taskres_cache.reporting.closer_look import ClassGain, ConfusedPair, Mistake, Study
 from taskres_cache.reporting.methods import choice_table
-from taskres_cache.runs import Classifier
-from taskres_cache.study import RunResult
-from taskres_cache.summary import Summary
-from taskres_cache.tables import Table, in_shots, percent, signed, with_deviation
+from taskres_cache.reporting.published_results import Figures
+from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
+from taskres_cache.runs.run import Classifier
+from taskres_cache.runs.study import RunResult
+from taskres_cache.runs.summary import Summary
 
 
 @dataclass(frozen=True)

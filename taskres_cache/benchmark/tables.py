@@ -1,0 +1,124 @@
+"""The benchmark's tables over data sets."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from taskres_cache.benchmark.benchmark import SOURCE_OF_SHIFTED, LeftOut, Measured, Outcome, Shifted
+from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
+from taskres_cache.runs.summary import Summary
+from taskres_cache.system.files import replaced
+
+
+def benchmark_tables(outcomes: Sequence[Outcome], title: str) -> list[Table]:
+    """Return the tables that there is something to put into: accuracy, gain, deviation, shifted data sets."""
+    measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
+    shifted = [outcome for outcome in outcomes if isinstance(outcome, Shifted)]
+    tables = []
+    if measured:
+        tables += [_accuracy_table(measured, title), _gain_table(measured, title)]
+    if measured and len(measured[0].summaries[0].seeds) > 1:
+        tables.append(_deviation_table(measured, title))
+    if shifted:
+        tables.append(_shifted_table(shifted, title))
+    return tables
+
+
+def benchmark_records(outcomes: Sequence[Outcome]) -> Table:
+    """Return every number in one plain table, a line for each data set and shot count, for other programs."""
+    columns = ("dataset", "trained_on", "shots", "seeds", "zero_shot", "val", "test_mean", "test_std", "gain")
+    rows = []
+    for outcome in outcomes:
+        if isinstance(outcome, Measured):
+            rows += [_record(outcome.name, outcome.name, row, row.mean_val_accuracy) for row in outcome.summaries]
+        elif isinstance(outcome, Shifted):
+            rows.append(_record(outcome.name, SOURCE_OF_SHIFTED, outcome, None))
+    return Table("benchmark", columns, tuple(rows), left=2)
+
+
+def benchmark_markdown(outcomes: Sequence[Outcome], title: str) -> str:
+    """Return the tables, how they were made, and what was left out and why, in Markdown."""
+    metrics = [run.metrics for outcome in outcomes if isinstance(outcome, Measured) for run in outcome.runs]
+    versions = ", ".join(f"{library} {number}" for library, number in metrics[0]["versions"].items()) if metrics else ""
+    weights = f"Weights {metrics[0]['weights_sha256'][:16]}, {versions}.\n" if metrics else ""
+    notes = [
+        f"- {outcome.name}: {note}" for outcome in outcomes if isinstance(outcome, Measured) for note in outcome.notes
+    ]
+    left_out = [f"- {outcome.name}: {outcome.reason}" for outcome in outcomes if isinstance(outcome, LeftOut)]
+    parts = [f"# {title}\n", weights, *(table.as_markdown() for table in benchmark_tables(outcomes, title))]
+    for heading, lines in (("Notes", notes), ("Left out", left_out)):
+        parts += ["\n".join([f"## {heading}", "", *lines]) + "\n"] if lines else []
+    return "\n".join(part for part in parts if part)
+
+
+def write_benchmark(outcomes: Sequence[Outcome], title: str, folder: Path) -> list[Path]:
+    """Write `benchmark.md` and `benchmark.csv`, each whole or not at all; raises StorageError when it cannot."""
+    contents = {
+        "benchmark.md": benchmark_markdown(outcomes, title),
+        "benchmark.csv": benchmark_records(outcomes).as_csv(),
+    }
+    for name, content in contents.items():
+        with replaced(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return [folder / name for name in contents]
+
+
+def _record(name: str, trained_on: str, row: Summary | Shifted, val: float | None) -> tuple[str, ...]:
+    seeds = " ".join(map(str, row.seeds))
+    numbers = (row.zero_shot_accuracy, val, row.mean_test_accuracy, row.std_test_accuracy, row.gain)
+    return (name, trained_on, str(row.shots), seeds, *("" if number is None else f"{number:.4f}" for number in numbers))
+
+
+def _accuracy_table(measured: Sequence[Measured], title: str) -> Table:
+    """Return zero-shot and each shot count of each data set, mean over seeds, and the average over data sets."""
+    zero_shots = [outcome.summaries[0].zero_shot_accuracy for outcome in measured]
+    rows = _rows_over_shots(measured, lambda row: row.mean_test_accuracy, percent)
+    with_zero_shot = [
+        (name, percent(zero_shot), *cells)
+        for (name, *cells), zero_shot in zip(rows, [*zero_shots, statistics.mean(zero_shots)], strict=True)
+    ]
+    columns = ("data set", "zero-shot", *_shot_columns(measured))
+    return Table(f"{title}: test accuracy in %, mean over seeds", columns, tuple(with_zero_shot))
+
+
+def _gain_table(measured: Sequence[Measured], title: str) -> Table:
+    rows = _rows_over_shots(measured, lambda row: row.gain, signed)
+    return Table(f"{title}: gain over zero-shot in points", ("data set", *_shot_columns(measured)), tuple(rows))
+
+
+def _deviation_table(measured: Sequence[Measured], title: str) -> Table:
+    rows = _rows_over_shots(measured, lambda row: row.std_test_accuracy or 0.0, percent)
+    heading = f"{title}: standard deviation over seeds {' '.join(map(str, measured[0].summaries[0].seeds))}"
+    return Table(heading, ("data set", *_shot_columns(measured)), tuple(rows))
+
+
+def _rows_over_shots(
+    measured: Sequence[Measured], number: Callable[[Summary], float], written: Callable[[float], str]
+) -> list[tuple[str, ...]]:
+    """Return one number for each data set and shot count, and a last row of averages over data sets."""
+    numbers = [[number(row) for row in outcome.summaries] for outcome in measured]
+    averages = [statistics.mean(column) for column in zip(*numbers, strict=True)]
+    names = [*(outcome.name for outcome in measured), f"average of {len(measured)}"]
+    return [(name, *map(written, row)) for name, row in zip(names, [*numbers, averages], strict=True)]
+
+
+def _shot_columns(measured: Sequence[Measured]) -> list[str]:
+    return [in_shots(row.shots) for row in measured[0].summaries]
+
+
+def _shifted_table(shifted: Sequence[Shifted], title: str) -> Table:
+    rows = [
+        (
+            row.name,
+            percent(row.zero_shot_accuracy),
+            with_deviation(row.mean_test_accuracy, row.std_test_accuracy),
+            signed(row.gain),
+        )
+        for row in shifted
+    ]
+    zero_shot = statistics.mean(row.zero_shot_accuracy for row in shifted)
+    test = statistics.mean(row.mean_test_accuracy for row in shifted)
+    gain = statistics.mean(row.gain for row in shifted)
+    rows.append((f"average of {len(shifted)}", percent(zero_shot), percent(test), signed(gain)))
+    heading = f"{title}: classifiers of {SOURCE_OF_SHIFTED}, {in_shots(shifted[0].shots)}, on shifted test sets, in %"
+    return Table(heading, ("data set", "zero-shot", "test", "gain"), tuple(rows))

@@ -1,0 +1,75 @@
+"""Base-to-new: a cache as if it had only the first or the second half of its classes (CoOp's rule).
+
+Few-shot draws are made from all classes and then cut down, as CoOp does, so that the base half trains on the very
+images that it has in a fit of all classes.
+
+Axes: C classes, N images.
+"""
+
+from math import ceil
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from taskres_cache.caches.contents import Split, TextBases
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.errors import CacheError, OptionError
+
+Half = Literal["all", "base", "new"]
+HALVES: tuple[str, ...] = get_args(Half)
+
+
+def labels_of_half(classes: int, half: str) -> range:
+    """Return the labels of a half: the first ceil(C/2) are base, the others new.
+
+    Raises
+    ------
+    OptionError : no such half.
+    """
+    if half not in HALVES:
+        raise OptionError(f"classes must be one of {', '.join(HALVES)}, got {half!r}")
+    middle = ceil(classes / 2)
+    return {"all": range(classes), "base": range(middle), "new": range(middle, classes)}[half]
+
+
+def open_cache(path: str | Path, half: str = "all") -> FeatureCache:
+    """Return a cache, or the half of it that has the base or the new classes; raises OptionError for another word."""
+    return FeatureCache(path) if half == "all" else CacheHalf(path, half)
+
+
+class CacheHalf(FeatureCache):
+    """A cache with half of its classes: labels counted anew from 0, the rows of other classes in no partition or split.
+
+    Row numbers stay those of the file.
+    """
+
+    def __init__(self, path: str | Path, half: str) -> None:
+        super().__init__(path)
+        self.half = half
+        self.kept = labels_of_half(len(self.classnames), half)
+        if len(self.kept) < 2:
+            raise CacheError(
+                f"{path} has {len(self.classnames)} classes; the {half} half of them is too small to tell apart"
+            )
+        self._row_kept = (self.labels >= self.kept.start) & (self.labels < self.kept.stop)  # (N,)
+        self.labels = self.labels - self.kept.start
+        self.classnames = self.classnames[self.kept.start : self.kept.stop]
+        if self.class_ids is not None:
+            self.class_ids = self.class_ids[self.kept.start : self.kept.stop]
+        self.splits = {name: Split(self._cut(s.train), self._cut(s.val)) for name, s in self.splits.items()}
+
+    def rows(self, partition: str) -> np.ndarray:
+        """Return the rows of a partition that have one of the kept classes."""
+        return self._cut(super().rows(partition))
+
+    def text_bases(self) -> TextBases:
+        """Return the text tower's arrays for the kept classes."""
+        text = super().text_bases()
+        kept = slice(self.kept.start, self.kept.stop)
+        pre_projection = None if text.pre_projection is None else text.pre_projection[kept]
+        return TextBases(text.templates, text.embeddings[kept], pre_projection, text.projection)
+
+    def _cut(self, rows: np.ndarray) -> np.ndarray:
+        kept: np.ndarray = rows[self._row_kept[rows]]
+        return kept

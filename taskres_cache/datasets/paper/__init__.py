@@ -1,0 +1,1 @@
+"""The 15 data sets of the paper's benchmark."""

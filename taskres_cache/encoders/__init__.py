@@ -1,0 +1,1 @@
+"""The frozen CLIP: load it, decode images, encode them."""

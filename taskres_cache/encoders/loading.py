@@ -1,0 +1,400 @@
+"""The frozen CLIP: the only module that knows open_clip.
+
+Axes: B images or prompts of a batch, H and W height and width of an image, D embedding, K width of the text tower.
+"""
+
+import hashlib
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile, is_zipfile
+
+import numpy as np
+import open_clip
+import torch
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import Normalize, ToTensor
+
+from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
+from taskres_cache.encoders.streamlining import streamlined
+from taskres_cache.errors import OptionError, UnknownNameError, WeightsError
+from taskres_cache.system.devices import best_precision, choose_device
+
+BUNDLED_TAG = "bundled"
+HUB_FILES = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)  # what open_clip asks the hub for where a tag names no file
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+BATCH_ON_CPU = 16  # for one thread; larger ones leave the processor's cache (measured)
+TRIAL_BATCH = 8
+SHARE_OF_FREE_MEMORY = 0.7
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+open_clip.add_model_config(GLYPH_CLIP_CONFIG)
+logging.getLogger("open_clip").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What open_clip does to an image before it becomes numbers: resize, crop. Knows no model, so that it can travel.
+
+    Parameters
+    ----------
+    steps : torchvision transforms from image to image.
+    size : (H, W) that they end in.
+    """
+
+    steps: tuple[Callable[[Image.Image], Image.Image], ...]
+    size: tuple[int, int]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the part of an image that the encoder is to see, in RGB and at its size."""
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Un-normalised text features of B prompts: embeddings (B, D) and what the projection was fed, (B, K) or None."""
+
+    embeddings: np.ndarray
+    pre_projection: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen CLIP on its device, with what identifies it.
+
+    Parameters
+    ----------
+    name, pretrained : what the user asked for; a local checkpoint is known by its file's stem.
+    model_config : the open_clip config that was built, which differs from `name` where the tag needs QuickGELU.
+    weights_sha256 : digest of the loaded weights, see `digest_of_weights`.
+    logit_scale : the multiplier exp(logit_scale), 100 for OpenAI's models.
+    preprocess : open_clip's own preprocessing as plain values.
+    precision : what the image tower computes in: fp32, bf16 or fp16. The text tower always computes in fp32.
+    adapts : whether nobody asked for that precision, so that a cache's own may take its place.
+    framing : open_clip's own resize and crop.
+    """
+
+    name: str
+    pretrained: str
+    model_config: str
+    weights_sha256: str
+    logit_scale: float
+    preprocess: dict[str, Any]
+    precision: str
+    adapts: bool
+    device: torch.device
+    model: nn.Module
+    framing: Framing
+    tokenizer: Tokenizer
+
+    def on_device(self, pixels: np.ndarray) -> Tensor:
+        """Return framed images (B, H, W, 3), uint8, on the device; a quarter of what they would be as float32."""
+        images = torch.from_numpy(pixels)
+        if self.device.type != "cuda":
+            return images.to(self.device)
+        moved = images.pin_memory().to(self.device, non_blocking=True)
+        torch.cuda.current_stream(self.device).synchronize()  # of this thread's own stream: others go on
+        return moved
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> np.ndarray:
+        """Return un-normalised image features (B, D), float32, of framed images (B, H, W, 3), uint8, on the device."""
+        mean, std = (torch.tensor(self.preprocess[name], device=self.device) for name in ("mean", "std"))
+        scaled = pixels.float().div_(255).sub_(mean).div_(std)  # as open_clip's own ToTensor and Normalize
+        with _autocast(self.device, self.precision):
+            features = self.model.encode_image(scaled.permute(0, 3, 1, 2))  # type: ignore[operator] # channels last
+        return _as_array(features)  # (B, D)
+
+    def batch_that_fits(self, most: int, at_once: int) -> int:
+        """Return how many images make a good batch, up to `most`, when so many batches are encoded at once.
+
+        On a graphics card that is the largest power of two that its free memory has room for.
+        """
+        if self.device.type != "cuda":
+            return min(most, BATCH_ON_CPU)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self.encode_images(self.on_device(np.zeros((TRIAL_BATCH, *self.framing.size, 3), np.uint8)))
+        of_an_image = (torch.cuda.max_memory_allocated(self.device) - before) / TRIAL_BATCH
+        free = SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(self.device)[0]
+        fitting = max(1.0, free / at_once / max(of_an_image, 1.0))
+        return min(most, 1 << int(math.log2(fitting)))
+
+    @torch.inference_mode()
+    def encode_texts(self, prompts: Sequence[str]) -> TextFeatures:
+        """Return un-normalised text features, float32, of prompts.
+
+        Where the tower ends in a linear projection, the features are computed as `pre_projection @ projection`, so
+        that a cache's three text arrays agree to the last bit of float32.
+        """
+        tokens = self.tokenizer(list(prompts)).to(self.device)  # (B, context)
+        tower, weight = _text_projection(self.model)
+        if weight is None:
+            return TextFeatures(_as_array(self.model.encode_text(tokens)), None)  # type: ignore[operator]
+        with _without_projection(tower):
+            pre_projection = _as_array(self.model.encode_text(tokens))  # type: ignore[operator] # (B, K)
+        return TextFeatures(pre_projection @ _as_array(weight), pre_projection)
+
+    @property
+    def projection(self) -> np.ndarray | None:
+        """The text projection (K, D), float32; None for towers that do not end in a linear map."""
+        weight = _text_projection(self.model)[1]
+        return None if weight is None else _as_array(weight)
+
+
+def load_backbone(name: str, pretrained: str, device: str = "auto", precision: str = "auto") -> Backbone:
+    """Load a frozen CLIP with all its weights.
+
+    Parameters
+    ----------
+    name : an open_clip model, `ViT-B/32` and `ViT-B-32` alike, or `glyph-clip`.
+    pretrained : a tag of the model, or the path of a local checkpoint (open_clip's .safetensors, .pt or .bin, or
+        OpenAI's TorchScript archives).
+    device : auto, cpu, cuda, cuda:1, mps.
+    precision : fp32, bf16, fp16, or auto: fp16 on CUDA, bf16 on processors that are faster in it, else fp32.
+
+    Raises
+    ------
+    UnknownNameError : no such model, no such tag of it.
+    WeightsError : the weights cannot be downloaded, read, or do not fit the model.
+    OptionError : no such device or precision here.
+    """
+    name = name.replace("/", "-")
+    target = choose_device(device)
+    chosen = _choose_precision(precision, target)
+    weights = _find_weights(name, pretrained)
+    model, transform = _build(weights, pretrained)
+    model = model.eval().requires_grad_(False)
+    preprocess, sha256 = plain_preprocess(model), digest_of_weights(model)
+    model.visual = streamlined(model.visual)  # type: ignore[arg-type]
+    return Backbone(
+        name=name,
+        pretrained=weights.label,
+        model_config=weights.config,
+        weights_sha256=sha256,
+        logit_scale=float(model.state_dict()["logit_scale"].exp()),
+        preprocess=preprocess,
+        precision=chosen,
+        adapts=precision == "auto",
+        device=target,
+        model=model.to(target, memory_format=torch.channels_last),  # type: ignore[call-overload]
+        framing=_framing(transform, preprocess["size"]),
+        tokenizer=_tokenizer(weights.config),
+    )
+
+
+def has_tag(name: str, tag: str) -> bool:
+    """Return whether a backbone's weights are on offer by that tag, which a local file's stem is not."""
+    bundled = name == GLYPH_CLIP_CONFIG.stem and tag == BUNDLED_TAG
+    return bundled or bool(open_clip.is_pretrained_cfg(name, tag))
+
+
+def untrained_model(config_name: str, seed: int) -> tuple[nn.Module, Tokenizer]:
+    """Return a model of an open_clip config with random weights drawn from `seed`, and its tokenizer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with _quiet():
+            model = open_clip.create_model(config_name, pretrained=None, pretrained_text=False)
+    return model, _tokenizer(config_name)
+
+
+def downloaded_weights() -> list[tuple[str, str]]:
+    """Return which (name, tag) of open_clip's lie in the hub's cache already; nothing is downloaded.
+
+    What comes from elsewhere than the hub is not told, since half a download would look like a whole one there.
+    """
+    found = []
+    for name, tag in open_clip.list_pretrained():
+        repository, file = os.path.split(open_clip.get_pretrained_cfg(name, tag).get("hf_hub", ""))
+        files = (file, str(Path(file).with_suffix(".safetensors"))) if file else HUB_FILES
+        if repository and any(isinstance(try_to_load_from_cache(repository, one), str) for one in files):
+            found.append((name, tag))
+    return [pair for pair in found if (pair[0].removesuffix("-quickgelu"), pair[1]) not in set(found) - {pair}]
+
+
+def _tokenizer(config: str) -> Tokenizer:
+    """Return the tokenizer of an open_clip config; raises WeightsError where it takes a package that is not here."""
+    try:
+        return open_clip.get_tokenizer(config)  # type: ignore[no-any-return]
+    except ImportError as error:  # open_clip itself asks for no more than its own models need
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{config} has a tokenizer that needs more ({reason}); pip install transformers") from error
+
+
+def digest_of_weights(model: nn.Module) -> str:
+    """Return the SHA-256 over the names, shapes and values of the loaded weights, sorted by name.
+
+    Of the weights and not of the file, because the same weights are on offer in several containers (OpenAI's
+    archives, their safetensors copies) and must count as the same checkpoint.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name}:{array.dtype}:{array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _framing(transform: Any, size: list[int] | int) -> Framing:
+    """Return open_clip's preprocessing up to where the image becomes numbers, which `encode_images` does by itself."""
+    steps = list(transform.transforms)
+    numbers = next((place for place, step in enumerate(steps) if isinstance(step, ToTensor)), len(steps))
+    if [type(step) for step in steps[numbers + 1 :]] != [Normalize]:
+        raise WeightsError(f"this model's preprocessing is not known here: {transform}; use an open_clip of version 3")
+    height, width = (size, size) if isinstance(size, int) else size
+    return Framing(tuple(steps[:numbers]), (height, width))
+
+
+def plain_preprocess(model: nn.Module) -> dict[str, Any]:
+    """Return the model's preprocessing as plain JSON values."""
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    return {key: list(value) if isinstance(value, tuple | list) else value for key, value in sorted(preprocess.items())}
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Where weights come from: the label that names them, the open_clip config to build, a file if they are local."""
+
+    label: str
+    config: str
+    file: Path | None
+
+
+def _find_weights(name: str, pretrained: str) -> _Weights:
+    """Return which weights a name and a tag, or a path, mean; nothing is read or downloaded yet."""
+    if name not in open_clip.list_models():
+        raise UnknownNameError("backbone", name, open_clip.list_models(), "any open_clip model or glyph-clip will do")
+    if name == GLYPH_CLIP_CONFIG.stem and pretrained == BUNDLED_TAG:
+        return _Weights(BUNDLED_TAG, name, GLYPH_CLIP_WEIGHTS)
+    if open_clip.is_pretrained_cfg(name, pretrained):
+        return _Weights(pretrained, _config_for_tag(name, pretrained), None)
+    file = Path(pretrained)
+    if file.is_file():
+        return _Weights(file.stem, _config_for_file(name, file), file)
+    if file.suffix or len(file.parts) > 1:
+        raise WeightsError(f"checkpoint {pretrained} does not exist; pass the path of a local file or a tag of {name}")
+    known = [BUNDLED_TAG] if name == GLYPH_CLIP_CONFIG.stem else open_clip.list_pretrained_tags_by_model(name)
+    remedy = f"tags of {name}: {', '.join(known) or 'none'}; or pass the path of a local checkpoint file"
+    raise UnknownNameError(f"tag of {name}", pretrained, known, remedy)
+
+
+def _config_for_tag(name: str, tag: str) -> str:
+    """Return the config that a tag's weights were trained with.
+
+    OpenAI's and some other weights need QuickGELU. open_clip only warns when the config lacks it and goes on with
+    the wrong activation; each such model has a sibling config that has it.
+    """
+    wants_quick_gelu = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+    return _with_quick_gelu(name) if wants_quick_gelu else name
+
+
+def _config_for_file(name: str, file: Path) -> str:
+    """Return the config for a local file: OpenAI's TorchScript archives need QuickGELU, others what their name says."""
+    return _with_quick_gelu(name) if _is_torchscript(file) else name
+
+
+def _with_quick_gelu(name: str) -> str:
+    if (open_clip.get_model_config(name) or {}).get("quick_gelu", False):
+        return name
+    sibling = f"{name}-quickgelu"
+    if sibling not in open_clip.list_models():
+        raise WeightsError(f"these weights need QuickGELU, but open_clip has no config {sibling}; choose another tag")
+    return sibling
+
+
+def _build(weights: _Weights, pretrained: str) -> tuple[nn.Module, Any]:
+    """Return the model with its weights loaded, in fp32 on the CPU, and its preprocessing."""
+    source = str(weights.file) if weights.file else pretrained
+    try:
+        with _quiet():
+            if weights.file is not None and _is_torchscript(weights.file):
+                return _build_from_torchscript(weights)
+            model, transform = open_clip.create_model_from_pretrained(weights.config, source, precision="fp32")
+            return model, transform
+    except Exception as error:  # open_clip, torch, safetensors and the hub raise anything from OSError to KeyError
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if weights.file is not None:
+            raise WeightsError(f"checkpoint {weights.file} does not load into {weights.config}: {reason}") from error
+        raise WeightsError(
+            f"the weights {pretrained!r} of {weights.config} cannot be had ({reason}); on a machine without network "
+            f"pass a local checkpoint file: --pretrained PATH"
+        ) from error
+
+
+def _build_from_torchscript(weights: _Weights) -> tuple[nn.Module, Any]:
+    state = torch.jit.load(str(weights.file), map_location="cpu").state_dict()
+    for no_weight in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
+        state.pop(no_weight, None)
+    model, _, transform = open_clip.create_model_and_transforms(weights.config, pretrained=None)
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
+    return model, transform
+
+
+def _is_torchscript(file: Path) -> bool:
+    if file.suffix == ".safetensors" or not is_zipfile(file):
+        return False
+    with ZipFile(file) as archive:
+        return any("/code/" in member for member in archive.namelist())
+
+
+def _choose_precision(precision: str, device: torch.device) -> str:
+    if precision == "auto":
+        return best_precision(device)
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision must be auto, {', '.join(PRECISIONS)}, got {precision!r}")
+    return precision
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=PRECISIONS[precision])
+
+
+def _text_projection(model: Any) -> tuple[nn.Module, Tensor | None]:
+    """Return the module that owns the text projection, and the projection as (K, D) where it is a plain linear map."""
+    tower = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
+    projection = getattr(tower, "text_projection", None)
+    if isinstance(projection, nn.Linear):  # affine where it has a bias: not the linear map that a cache can tune
+        return tower, projection.weight.T if getattr(projection, "bias", None) is None else None
+    return tower, projection if isinstance(projection, Tensor) else None
+
+
+@contextmanager
+def _without_projection(tower: nn.Module) -> Iterator[None]:
+    """Let a text tower return what its projection would be fed: open_clip's towers skip a projection that is None."""
+    projection = tower.text_projection
+    tower.text_projection = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        tower.text_projection = projection
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().float().cpu().numpy()
+    return array
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence open_clip's log lines and warnings: what matters of them is decided above and raised as an error."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,1 @@
+"""The fast trainer of task residuals: closed-form gradients, stacked fits."""

@@ -1,0 +1,123 @@
+"""The text classifiers that a residual starts from: regular, enhanced on the task, or from a file.
+
+Axes: C classes, T templates, D embedding, W width of the text tower.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from taskres_cache.runs.base_files import BaseFile
+from taskres_cache.caches.contents import TextBases, regular_base
+from taskres_cache.errors import OptionError
+from taskres_cache.methods.task_residual.loop import Task, tune_projections
+from taskres_cache.recipe import PROJECTION_EPOCHS, Recipe
+
+
+@dataclass(frozen=True)
+class Start:
+    """A base (C, D), un-normalised, and how it came about.
+
+    Parameters
+    ----------
+    projection : (W, D) that it was made with, where that is not the checkpoint's own.
+    losses, kept_epochs, seconds : of the projection's tuning, if there was one.
+    """
+
+    base: np.ndarray
+    projection: np.ndarray | None = None
+    losses: tuple[float, ...] = ()
+    kept_epochs: int = 0
+    seconds: float = 0.0
+
+
+class Bases:
+    """The bases of a cache, by what recipes ask for.
+
+    Parameters
+    ----------
+    text : what the text tower says of the classes.
+    recipes : those that will ask.
+    file : the base of those that take it from a file.
+    logit_scale : the multiplier s of the cosines.
+    device : to tune on.
+
+    Raises
+    ------
+    OptionError : an enhanced base of a cache that lacks what it is made from.
+    """
+
+    def __init__(
+        self,
+        text: TextBases,
+        recipes: Sequence[Recipe],
+        file: BaseFile | None,
+        logit_scale: float,
+        device: torch.device,
+    ) -> None:
+        self.regular = regular_base(text.embeddings)  # (C, D)
+        self._logit_scale, self._device = logit_scale, device
+        self._regular = Start(self.regular)  # one for all, so that fits can tell that they share it
+        self._projection = text.projection
+        self._pre_projection = None if text.pre_projection is None else text.pre_projection.mean(axis=1)  # (C, W)
+        self._file = None if file is None else Start(*file.base_for(self._pre_projection, len(self.regular), self.dim))
+        self.file_name = None if file is None else str(file.path)
+        if any(recipe.base in ("enhanced", "enhanced-only") for recipe in recipes) and text.projection is None:
+            raise OptionError(
+                "an enhanced base needs text/pre_projection and text/projection, and this cache has neither: its text "
+                "tower does not end in a linear projection, or its features were imported; use --base regular"
+            )
+
+    @property
+    def dim(self) -> int:
+        """D, the width of the features."""
+        return int(self.regular.shape[1])
+
+    def sources(self, recipe: Recipe) -> list[np.ndarray]:
+        """Return the arrays that the base of a recipe is made from, for a digest of what a fit depends on."""
+        if recipe.base == "regular":
+            return [self.regular]
+        from_file = () if self._file is None or recipe.base != "file" else (self._file.base,)
+        made_from = from_file or (self._pre_projection, self._projection)
+        return [self.regular, *(array for array in made_from if array is not None)]
+
+    def starts(self, tasks: Sequence[Task]) -> list[Start]:
+        """Return what each task's residual starts from; tasks of the same images and recipe share an enhanced base."""
+        wanted = {key: task for task in tasks if (key := _projection_key(task)) is not None}
+        tuned = dict(zip(wanted, self._enhanced(list(wanted.values())), strict=True))
+        return [self._start(task, tuned) for task in tasks]
+
+    def _start(self, task: Task, tuned: dict[tuple[object, ...], Start]) -> Start:
+        key = _projection_key(task)
+        if key is not None:
+            return tuned[key]
+        if task.recipe.base == "regular":
+            return self._regular
+        if self._file is None:
+            raise OptionError("a recipe with a base from a file needs that file")
+        return self._file
+
+    def _enhanced(self, tasks: Sequence[Task]) -> list[Start]:
+        """Return an enhanced base for each task, its projection tuned on the task's images."""
+        if not tasks:
+            return []
+        assert self._pre_projection is not None
+        assert self._projection is not None
+        projections = [
+            Task(task.training, task.recipe.for_projection(), PROJECTION_EPOCHS, task.seed, task.validation)
+            for task in tasks
+        ]
+        fits = tune_projections(projections, self._pre_projection, self._projection, self._logit_scale, self._device)
+        return [
+            Start(self._pre_projection @ fit.projection, fit.projection, fit.losses, fit.kept_epochs, fit.seconds)
+            for fit in fits
+        ]
+
+
+def _projection_key(task: Task) -> tuple[object, ...] | None:
+    """Return by what the projection of a task is known; None where its base is not an enhanced one."""
+    if task.recipe.base not in ("enhanced", "enhanced-only"):
+        return None
+    return id(task.training), task.seed, task.recipe.for_projection()

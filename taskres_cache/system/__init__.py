@@ -1,0 +1,1 @@
+"""The machine: devices, threads, files that appear whole, optional packages, progress, version."""

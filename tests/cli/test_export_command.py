@@ -1,0 +1,142 @@
+"""`taskres export` as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from taskres_cache.exporting import tensors
+from tests.conftest import Taskres, one_line
+
+QUICK = ("--shots", "1", "--epochs", "3", "--device", "cpu")
+
+
+@pytest.fixture
+def run(here: Path, cache_file: Path, taskres: Taskres) -> Path:
+    outcome = taskres("fit", cache_file, *QUICK, "--json")
+    assert outcome.status == 0, outcome.err
+    return Path(json.loads(outcome.out)["runs"][0]["folder"])
+
+
+def test_each_format_says_what_it_is_and_how_to_use_it(run: Path, here: Path, taskres: Taskres) -> None:
+    said = {name: taskres("export", run, "--to", name) for name in ("a.safetensors", "a.pt")}
+    assert [outcome.status for outcome in said.values()] == [0, 0]
+    assert [outcome.err for outcome in said.values()] == ["", ""]
+    first, shape, compared, *usage = said["a.safetensors"].out.splitlines()
+    assert first == f"a.safetensors: safetensors, 3 classes, {Path('a.safetensors').stat().st_size:,} bytes"
+    assert shape == "weights: 3 x 8, float32"
+    assert compared.startswith("read again and compared with the run on 9 test images of the run's own cache: ")
+    assert compared.endswith(" at most, 1.0e-05 is allowed for rounding")
+    assert usage[0] == "in Python:"
+    assert 'load_file("a.safetensors")' in usage[2]
+    assert said["a.pt"].out.startswith("a.pt and a.pt.json: open_clip, 3 classes, ")
+    assert load_file("a.safetensors")["weights"].shape == (3, 8)
+    assert torch.load("a.pt", weights_only=True).shape == (8, 3)
+
+
+def test_onnx_says_so_too(run: Path, here: Path, taskres: Taskres) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    outcome = taskres("export", run, "--to", "new/folder/a.onnx")
+    assert outcome.status == 0, outcome.err
+    assert outcome.err == ""
+    assert "\nimage_features: N x 8, float32\nprobabilities: N x 3, float32\n" in outcome.out
+    session = onnxruntime.InferenceSession("new/folder/a.onnx")
+    (probabilities,) = session.run(None, {"image_features": np.ones((2, 8), np.float32)})
+    assert np.allclose(probabilities.sum(axis=1), 1)
+
+
+def test_json_is_one_document(run: Path, here: Path, taskres: Taskres) -> None:
+    document = json.loads(taskres("export", run, "--to", "head.bin", "--format", "open_clip", "--json").out)
+    assert document["files"] == ["head.bin", "head.bin.json"]
+    assert (document["format"], document["classes"], document["shapes"]) == ("open_clip", 3, {"tensor": [8, 3]})
+    assert document["bytes"] == Path("head.bin").stat().st_size + Path("head.bin.json").stat().st_size
+    compared = document["comparison"]
+    assert (compared["rows"], compared["of"]) == (9, "test images of the run's own cache")
+    assert 0 <= compared["greatest_difference"] <= compared["tolerance"] == 1e-5
+    assert document["usage"][0] == "import torch"
+
+
+def test_wrong_usage_is_one_line_and_leaves_nothing(run: Path, here: Path, taskres: Taskres) -> None:
+    before = sorted(here.rglob("*"))
+    for arguments, told in (
+        ((run, "--to", "head.h5"), "head.h5: its suffix names no format; known are .safetensors (safetensors), .onnx"),
+        ((run, "--to", "head"), "head: its suffix names no format"),
+        ((run, "--to", "head.pt", "--format", "openclip"), "unknown format 'openclip'; did you mean 'open_clip'?"),
+        ((run, "--to", "head.pt", "--with-encoder"), "--with-encoder takes ONNX, and head.pt is to be open_clip"),
+        ((run, "--to", "head.onnx", "--pretrained", "openai"), "it goes with --with-encoder only"),
+        ((run, "--to", run / "classifier.safetensors"), "what a run calls a file of its own"),
+        ((run, "--to", "cache", "--format", "onnx"), "cannot export to cache: that is a folder"),
+    ):
+        outcome = taskres("export", *arguments)
+        assert outcome.status == 2, outcome
+        assert told in one_line(outcome)
+    assert taskres("export", run).status == 2  # --to is not optional
+    assert sorted(here.rglob("*")) == before
+
+
+def test_runs_that_are_several_or_none(run: Path, here: Path, cache_file: Path, taskres: Taskres) -> None:
+    assert taskres("export", "runs", "--to", "head.pt").status == 0  # a folder above one run means that run
+    assert taskres("fit", cache_file, *QUICK, "--seeds", "1,2").status == 0
+    several = taskres("export", "runs", "--to", "head.pt")
+    assert several.status == 2
+    assert "runs holds 2 runs; pass one of them, such as runs/" in one_line(several)
+    none = taskres("export", "cache", "--to", "head.pt")
+    assert none.status == 1
+    assert "no classifier.safetensors at or below cache; pass a run folder that `taskres fit` wrote" in one_line(none)
+
+
+def test_a_missing_extra_is_one_line(run: Path, here: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, None)
+    outcome = taskres("export", run, "--to", "head.onnx")
+    assert outcome.status == 1
+    assert one_line(outcome) == (
+        "taskres: `taskres export` to ONNX needs onnx, onnxscript, onnxruntime, missing here: "
+        "pip install 'taskres-cache[onnx]'"
+    )
+
+
+def test_a_wrong_file_takes_no_ones_place(
+    run: Path, here: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("head.pt").write_text("mine")
+    monkeypatch.setattr(tensors, "directions", lambda head: head.weights)  # not of length 1
+    outcome = taskres("export", run, "--to", "head.pt")
+    assert outcome.status == 1
+    assert "head.pt is not exported: what was written differs from the run by" in one_line(outcome)
+    assert Path("head.pt").read_text() == "mine"
+    assert not Path("head.pt.json").exists()
+
+
+def test_the_installed_command_exports(run: Path, here: Path) -> None:
+    command = [str(Path(sys.executable).with_name("taskres")), "export", str(run)]
+    done = subprocess.run([*command, "--to", "head.safetensors"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("head.safetensors: safetensors, 3 classes")
+    assert done.stderr == ""
+    wrong = subprocess.run([*command, "--to", "head.tar"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("taskres: head.tar: its suffix names no format")
+    pytest.importorskip("onnxruntime")
+    graph = subprocess.run([*command, "--to", "head.onnx"], capture_output=True, text=True, check=True)
+    assert graph.stderr == ""  # the exporter's own messages are not for users
+    assert graph.stdout.startswith("head.onnx: onnx, 3 classes")
+
+
+def test_the_bundled_encoder_goes_along(here: Path, photos: Path, taskres: Taskres) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    bundled = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")
+    assert taskres("extract", photos, *bundled, "--shots", "1", "--seeds", "1").status == 0
+    assert taskres("fit", "photos", *QUICK).status == 0
+    outcome = taskres("export", "runs", "--to", "whole.onnx", "--with-encoder", "--json")
+    assert outcome.status == 0, outcome.err
+    document = json.loads(outcome.out)
+    assert document["shapes"] == {"pixels": ["N", 3, 32, 32], "probabilities": ["N", 3]}
+    assert document["comparison"]["of"] == "seeded random images"
+    said = onnxruntime.InferenceSession("whole.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(said["classnames"]) == ["black_cat", "dog", "été"]
+    assert "(N, 3, 32, 32), RGB from 0 to 1" in said["how_to_use"]

@@ -1,0 +1,337 @@
+"""`taskres predict` as a user meets it: what is asked, what comes where, what is left, and with which status."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+from taskres_cache.cli import console
+
+from taskres_cache.encoders.loading import Backbone, load_backbone, untrained_model
+from taskres_cache.runs.prediction import PredictedImages
+from taskres_cache.runs.run import write_run
+from tests.conftest import Taskres, one_line, save_image
+from tests.runs.test_prediction import CLASSNAMES, probabilities_by_hand, run_of
+
+ODD_NAME = 'a, "b"\nc.png'
+
+
+@pytest.fixture
+def run(here: Path, glyph_clip: Backbone) -> Path:
+    """A run's folder, `run`."""
+    write_run(here / "run", run_of(glyph_clip), {})
+    return Path("run")
+
+
+@pytest.fixture
+def predict(run: Path, taskres: Taskres) -> Taskres:
+    """`taskres predict` with that run."""
+    return lambda *arguments: taskres("predict", run, *arguments, "--device", "cpu")
+
+
+def installed(*arguments: object, given: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [str(Path(sys.executable).with_name("taskres")), "predict", *map(str, arguments)]
+    return subprocess.run(command, input=given, capture_output=True, check=False, env={**os.environ, **environment})
+
+
+def test_few_files_are_told_at_length(predict: Taskres, glyph_clip: Backbone, here: Path) -> None:
+    for number in range(2):
+        save_image(here / f"{number}.png", number)
+    outcome = predict("0.png", "1.png", "--top-k", 3)
+    assert (outcome.status, outcome.err) == (0, "")
+    first, second = (block.splitlines() for block in outcome.out.split("\n\n"))
+    expected = probabilities_by_hand(run_of(glyph_clip), glyph_clip, here / "1.png")
+    best = np.argsort(-expected)[:3]
+    assert (first[0], second[0]) == ("0.png", "1.png")
+    assert [line[:2] for line in second[1:]] == ["> ", "  ", "  "]
+    told = [(line[2:].split()[0], float(line[2:].split()[1])) for line in second[1:]]
+    assert told == [(CLASSNAMES[row], pytest.approx(100 * expected[row], abs=0.06)) for row in best]
+    bars = [line.partition(" %")[2].strip() for line in second[1:]]
+    assert [len(drawn) for drawn in bars] == [pytest.approx(40 * expected[row], abs=1) for row in best]
+    assert len({line.index(" %") for line in first[1:] + second[1:]}) == 1
+
+
+def test_odd_names_stay_on_their_line(predict: Taskres, here: Path) -> None:
+    save_image(here / "new\nline\x1b[2J.png", 1)
+    for named in ("new\nline\x1b[2J.png", "."):
+        assert "new\\nline\\x1b[2J.png" in predict(named).out.replace("./", "").splitlines()[0]
+
+
+def test_folders_get_a_line_an_image_and_a_summary(predict: Taskres, photos: Path, here: Path) -> None:
+    save_image(photos / "deep" / "er" / "one more.png", 7)
+    save_image(photos / ".thumbnails" / "hidden.png", 7)
+    (photos / "dog" / "again").symlink_to(photos)
+    outcome = predict("photos")
+    lines, summary = (part.splitlines() for part in outcome.out.split("\n\n"))
+    assert outcome.status == 0
+    assert outcome.err.startswith("images: 31 of 31")
+    assert [line.split("  ")[0] for line in lines] == sorted(
+        str(path.relative_to(here)) for path in photos.rglob("*.*") if path.is_file() and ".thumb" not in str(path)
+    )
+    assert summary[0] == "31 images by class"
+    classes = [line.rpartition(" %")[0].split()[-2] for line in lines]
+    assert all(line[-1] in "█▉▊▋▌▍▎▏" for line in lines)
+    counts = {line.split()[0]: int(line.split()[1]) for line in summary[1:]}
+    assert counts == {name: classes.count(name) for name in set(classes)}
+    assert list(counts.values()) == sorted(counts.values(), reverse=True)
+
+
+def test_many_files_get_a_line_each(predict: Taskres, photos: Path) -> None:
+    paths = [str(path) for path in sorted(photos.rglob("*.*"))]
+    assert "> " in predict(*paths[:20]).out
+    many = predict(*paths[:21]).out
+    assert "> " not in many
+    assert "21 images by class" in many
+
+
+def test_a_summary_tells_the_most_frequent_classes(capfd: pytest.CaptureFixture[str]) -> None:
+    from taskres_cache.cli.predict_display import print_summary
+
+    names = tuple(f"class {number:02}" for number in range(30))
+    rows = np.array([[7]] * 26 + [[number] for number in range(24)], np.int32)  # 27 of class 7, one each of 23 others
+    ones = np.ones(rows.shape, np.float32)
+    print_summary(PredictedImages(names, tuple(map(str, range(50))), rows, ones, {"gone.png": "no such file"}))
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[:3] == ["", "50 images by class, 1 skipped", f"class 07  27   54.0 %  {'█' * 21}▋"]
+    assert lines[3] == "class 00   1    2.0 %  ▊"
+    assert lines[21] == "class 19   1    2.0 %  ▊"
+    assert lines[22:] == ["and 4 more classes with 4 images"]
+
+
+def test_paths_from_standard_input(run: Path, photos: Path) -> None:
+    named = [f"photos/dog/image {number}.{suffix}" for number, suffix in ((0, "png"), (1, "jpg"))]
+    given = f"{named[1]}\r\n\n   \n{named[0]}\n".encode()
+    done = installed(run, "-", "photos/black_cat", "--json", "--device", "cpu", given=given)
+    assert done.returncode == 0, done.stderr
+    paths = [image["path"] for image in json.loads(done.stdout)["images"]]
+    assert paths[:2] == named[::-1]
+    assert len(paths) == 12
+    twice = installed(run, "-", "-", given=given)
+    assert (twice.returncode, twice.stdout) == (2, b"")
+    assert b"- stands for standard input, which can be read once" in twice.stderr
+
+
+def test_json_is_one_document(predict: Taskres, run: Path, glyph_clip: Backbone, photos: Path, here: Path) -> None:
+    (here / "broken.png").write_text("no image")
+    outcome = predict("photos", "broken.png", "--json", "--top-k", 2)
+    document = json.loads(outcome.out)
+    assert outcome.status == 0
+    assert list(document) == ["run", "temperature", "classnames", "images", "unreadable"]
+    assert (document["run"], document["temperature"], document["classnames"]) == ("run", 2.5, list(CLASSNAMES))
+    assert document["unreadable"] == {"broken.png": json.loads(outcome.out)["unreadable"]["broken.png"]}
+    assert document["unreadable"]["broken.png"].startswith("not an image in one of the formats")
+    for image in document["images"][::7]:
+        expected = probabilities_by_hand(run_of(glyph_clip), glyph_clip, here / image["path"])
+        best = np.argsort(-expected)[:2]
+        assert image["predictions"] == [
+            {"class": CLASSNAMES[row], "probability": pytest.approx(expected[row], abs=2e-5)} for row in best
+        ]
+
+
+def test_csv_comes_back_as_it_went(here: Path, glyph_clip: Backbone, taskres: Taskres) -> None:
+    names = ('red, "round"', "two\nlines", "back\rward")
+    write_run(here / "run", run_of(glyph_clip, names), {})
+    paths = [ODD_NAME, "été 図.png", "back\r.png", os.fsdecode(b"\xe9.png")]
+    for number, path in enumerate(paths):
+        save_image(here / path, number)
+    arguments = ("predict", "run", *paths, "--device", "cpu")
+    document = json.loads(taskres(*arguments, "--json").out)
+    written = taskres(*arguments, "--csv", "new folder/classes.csv")
+    assert (written.status, written.out, written.err) == (0, "", "new folder/classes.csv: 4 images\n")
+    with open("new folder/classes.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"]
+    assert [row[0] for row in rows] == paths
+    for row, image in zip(rows, document["images"], strict=True):
+        said = [[one["class"], one["probability"]] for one in image["predictions"]]
+        assert [[name, float(share)] for name, share in zip(row[1::2], row[2::2], strict=True)] == said
+    assert os.listdir("new folder") == ["classes.csv"]
+
+
+def test_csv_on_standard_output_is_alone_there(predict: Taskres, photos: Path, here: Path) -> None:
+    predict("photos", "--csv", "classes.csv", "--top-k", 1)
+    printed = predict("photos", "--csv", "-", "--top-k", 1)
+    assert printed.status == 0
+    assert printed.out == (here / "classes.csv").read_text()
+    rows = list(csv.DictReader(StringIO(printed.out)))
+    assert (len(rows), list(rows[0])) == (30, ["path", "class", "probability"])
+    both = predict("photos", "--csv", "-", "--json")
+    assert both.status == 2
+    assert "--csv - and --json both print to standard output" in one_line(both)
+
+
+def test_csv_in_a_file_leaves_the_summary_or_the_document(predict: Taskres, photos: Path, here: Path) -> None:
+    assert predict("photos", "--csv", "a.csv").out.startswith("\n30 images by class\n")
+    assert len(json.loads(predict("photos", "--csv", "b.csv", "--json").out)["images"]) == 30
+    assert (here / "a.csv").read_bytes() == (here / "b.csv").read_bytes()
+
+
+def test_a_csv_that_cannot_be_written_is_told_at_once(
+    predict: Taskres, photos: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "file").write_text("in the way")
+    for target in ("file/classes.csv", "photos"):
+        outcome = predict("photos", "--csv", target)
+        assert outcome.status == 1
+        assert f"--csv {target} cannot be written there" in one_line(outcome)
+    assert (here / "file").read_text() == "in the way"
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))  # root may write all
+    assert "--csv new/folder/classes.csv cannot be written there" in one_line(
+        predict("photos", "--csv", "new/folder/classes.csv")
+    )
+    assert not (here / "new").exists()
+
+
+def test_a_csv_that_was_there_outlives_failures(predict: Taskres, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "classes.csv").write_text("from yesterday")
+    save_image(here / "one.png", 1)
+    (here / "broken.png").write_text("no image")
+    assert predict("broken.png", "--csv", "classes.csv").status == 1
+    assert predict("broken.png", "--csv", "new/classes.csv").status == 1
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    outcome = predict("one.png", "--csv", "classes.csv")
+    assert outcome.status == 1
+    assert "classes.csv cannot be written (No space left on device)" in one_line(outcome)
+    assert (here / "classes.csv").read_text() == "from yesterday"
+    assert sorted(os.listdir(here)) == ["broken.png", "classes.csv", "one.png", "run"]
+
+
+def test_what_cannot_be_read_is_told_and_skipped(predict: Taskres, here: Path) -> None:
+    save_image(here / "one.png", 1)
+    (here / "broken\x1b[1m.png").write_text("no image")
+    (here / "bare").mkdir()
+    some = predict("broken\x1b[1m.png", "one.png", "gone.png", "bare", "--top-k", 1)
+    assert some.status == 0
+    note, first, second = some.err.splitlines()
+    assert note == "note: no image below bare"
+    assert first.startswith("skipped broken\\x1b[1m.png: not an image in one of the formats JPEG")
+    assert second == "skipped gone.png: No such file or directory"
+    assert some.out.startswith("one.png  ")
+    assert some.out.splitlines()[2] == "1 image by class, 2 skipped"
+    none = predict("broken\x1b[1m.png", "gone.png", "--json")
+    assert none.status == 1
+    assert one_line(none) == "taskres: no image could be read, of 2; the reasons stand above"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("run", "bare"), 2, "nothing to predict: no image below bare"),
+        (("run", "one.png", "--top-k", "0"), 2, "top-k must be positive, got 0"),
+        (("run", "one.png", "--top-k", "-3"), 2, "top-k must be positive, got -3"),
+        (("run", "one.png", "--batch-size", "0"), 2, "batch-size must be positive"),
+        (("run", "one.png", "--workers", "-1"), 2, "workers must not be negative"),
+        (("run", "one.png", "--device", "tpu"), 2, "device 'tpu' cannot be used here"),
+        (("run", "one.png", "--precision", "fp8"), 2, "precision must be"),
+        (("run", "one.png", "--pretrained", "lost/file.pt"), 1, "checkpoint lost/file.pt does not exist"),
+        ((".", "one.png"), 2, ". holds 2 runs; pass one of them, such as run"),
+        (("bare", "one.png"), 1, "no classifier.safetensors at or below bare"),
+        (("one.png", "one.png"), 1, "one.png is not an intact run"),
+    ],
+)
+def test_mistakes_get_one_line_and_a_status(
+    arguments: tuple[str, ...], status: int, said: str, run: Path, taskres: Taskres, here: Path, glyph_clip: Backbone
+) -> None:
+    write_run(here / "another", run_of(glyph_clip), {})
+    save_image(here / "one.png", 1)
+    (here / "bare").mkdir()
+    outcome = taskres("predict", *arguments)
+    assert outcome.status == status
+    assert said in one_line(outcome)
+
+
+def test_no_image_named_is_wrong_usage(run: Path, taskres: Taskres) -> None:
+    assert taskres("predict", run).status == 2
+    empty = installed(run, "-")
+    assert (empty.returncode, empty.stdout) == (2, b"")
+    assert empty.stderr.startswith(b"taskres: nothing to predict: no image was named; ")
+
+
+def test_runs_of_local_files_and_of_imported_features(here: Path, glyph_clip: Backbone, taskres: Taskres) -> None:
+    save_image(here / "one.png", 1)
+    save_file(untrained_model("glyph-clip", seed=8)[0].state_dict(), here / "mine.safetensors")
+    other = load_backbone("glyph-clip", "mine.safetensors", "cpu", "fp32")
+    write_run(here / "own", run_of(glyph_clip), {})
+    write_run(here / "local", run_of(other), {})
+    unknown = run_of(glyph_clip)
+    unknown = replace(unknown, provenance=replace(unknown.provenance, weights_sha256="unknown", preprocess={}))
+    write_run(here / "imported", unknown, {})
+    on_cpu = ("one.png", "--device", "cpu")
+    lost = taskres("predict", "local", *on_cpu)
+    assert lost.status == 2
+    assert "pass --pretrained PATH of the file that the run was made with" in one_line(lost)
+    found = taskres("predict", "local/classifier.safetensors", *on_cpu, "--pretrained", "mine.safetensors", "--json")
+    expected = probabilities_by_hand(run_of(other), other, here / "one.png")
+    (image,) = json.loads(found.out)["images"]
+    assert image["predictions"][0]["probability"] == pytest.approx(expected.max(), abs=2e-5)
+    wrong = taskres("predict", "own", *on_cpu, "--pretrained", "mine.safetensors")
+    assert wrong.status == 1
+    assert f"the run has {glyph_clip.weights_sha256[:12]}, these {other.weights_sha256[:12]}" in one_line(wrong)
+    imported = taskres("predict", "imported", *on_cpu)
+    assert imported.status == 1
+    assert "TaskResClassifier.from_run" in one_line(imported)
+
+
+def test_sideways_photos_are_turned(predict: Taskres, here: Path) -> None:
+    upright = Image.fromarray(np.random.default_rng(5).integers(0, 256, (48, 24, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(here / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(here / "turned.png", exif=exif)
+    upright.transpose(Image.Transpose.ROTATE_90).save(here / "left.png")
+    document = json.loads(predict("upright.png", "turned.png", "left.png", "--json").out)
+    first, turned, left = (image["predictions"] for image in document["images"])
+    assert first == turned
+    assert first != left
+
+
+def test_names_are_shown_in_any_encoding(run: Path, here: Path) -> None:
+    save_image(here / "été.png", 1)
+    told = installed(run, "été.png", "--top-k", "1", PYTHONIOENCODING="ascii")
+    assert told.returncode == 0, told.stderr
+    lines = told.stdout.decode("ascii").splitlines()
+    assert lines[0] == r"\xe9t\xe9.png"
+    assert set(lines[1].rpartition("%")[2].strip()) <= {"#"}
+
+
+def test_predict_after_extract_and_fit(here: Path, photos: Path, taskres: Taskres) -> None:
+    weights = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")
+    assert taskres("extract", photos, *weights, "--shots", "1,2", "--seeds", "1").status == 0
+    assert taskres("fit", "photos", "--shots", "1,2", "--device", "cpu").status == 0
+    several = taskres("predict", "runs", photos)
+    assert several.status == 2
+    assert "runs holds 2 runs; pass one of them, such as runs/glyph-clip-bundled/photos/" in one_line(several)
+    run = several.err.split("such as ")[1].strip()
+    done = installed(run, photos, "--csv", "-", "--top-k", "9", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    header, *rows = csv.reader(StringIO(done.stdout.decode()))
+    assert (len(rows), len(header)) == (30, 7)
+    assert {row[1] for row in rows} <= {"black_cat", "dog", "été"}
+    assert all(sum(map(float, row[2::2])) == pytest.approx(1, abs=1e-5) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("share", "drawn"), [(0, ""), (0.01, "▏"), (0.25, "██▌"), (0.5, "█████"), (0.999, "██████████"), (1, "█" * 10)]
+)
+def test_a_bar_is_as_long_as_its_share(share: float, drawn: str) -> None:
+    assert console.bar(share, 10) == drawn
+
+
+def test_paths_are_cut_at_their_beginning() -> None:
+    assert console.shortened("a/b.png", 7) == "a/b.png"
+    assert console.shortened("photos/b.png", 7) == "…/b.png"
+    assert console.shortened("図図図.png", 7) == "…図.png"
+    assert console.shown("a\n\x1b[0m\udce9 été") == "a\\n\\x1b[0m\\udce9 été"

@@ -1,0 +1,63 @@
+"""Runs to export, and what they say by hand: shared by the tests of exports."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.runs.run import read_classifier, read_metrics, write_run
+from taskres_cache.runs.study import recipe_of, run_study
+
+NO_CACHE = Path("nowhere")
+CPU = torch.device("cpu")
+
+
+def session_of(file: Path) -> Any:
+    """Open a graph as anybody would, or skip the test where onnxruntime is not installed."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+def skip_without_the_extra(name: str) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime") if name == "head.onnx" else ():
+        pytest.importorskip(package)
+
+
+def fitted(cache: FeatureCache, out: Path, **choices: Any) -> Path:
+    """Fit one run on the first of a cache's splits, and give it a temperature that shows."""
+    recipe = recipe_of(cache, **{"epochs": 5, "lr": 0.02, **choices})
+    (run,) = run_study(cache, [next(iter(cache.splits))], [recipe], CPU, out)
+    classifier = replace(read_classifier(run.folder), temperature=1.7)
+    write_run(run.folder, classifier, read_metrics(run.folder))
+    return run.folder
+
+
+def by_hand(run: Path, image_features: np.ndarray) -> np.ndarray:
+    """Return the probabilities (N, C) of a run: from its file alone, in float64, without the library."""
+    stored = load_file(run / "classifier.safetensors")
+    with safe_open(run / "classifier.safetensors", framework="numpy") as file:
+        alpha, scale, temperature = (float(file.metadata()[name]) for name in ("alpha", "logit_scale", "temperature"))
+    features = image_features.astype(np.float64) + alpha * stored.get("image_residual", np.float64(0))
+    weights = stored["base"].astype(np.float64) + alpha * stored["residual"]
+    lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(weights, axis=1)
+    exponentials = np.exp(scale / temperature * (features @ weights.T) / lengths)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def drawn(count: int, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(count).normal(size=(count, width)).astype(np.float32)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def normalised(features: np.ndarray) -> np.ndarray:
+    return features / np.linalg.norm(features, axis=1, keepdims=True)

@@ -1,0 +1,83 @@
+"""Blocks of a run in the making: kept, kept apart, and not believed when damaged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taskres_cache.errors import CacheDamagedError, StorageError
+from taskres_cache.extraction.blocks import BlockFolder, discard_blocks, read_rows
+
+MADE_FROM = {"weights": "ab", "precision": "fp32"}
+
+
+def rows(seed: int, count: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
+
+
+def test_blocks_come_back_by_key(tmp_path: Path) -> None:
+    blocks = BlockFolder(tmp_path / "parts", "image", MADE_FROM)
+    blocks.write(["a", "b", "é c"], rows(1))
+    blocks.write(["d", "e", "f"], rows(2))
+    places = BlockFolder(tmp_path / "parts", "image", MADE_FROM).places()
+    assert set(places) == {"a", "b", "é c", "d", "e", "f"}
+    mixed = read_rows([places[key] for key in ("f", "é c", "d", "f")])
+    assert np.array_equal(mixed, np.stack([rows(2)[2], rows(1)[2], rows(2)[0], rows(2)[2]]))
+
+
+def test_a_block_that_is_damaged_after_it_was_found(tmp_path: Path) -> None:
+    blocks = BlockFolder(tmp_path, "image", MADE_FROM)
+    blocks.write(["a", "b", "c"], rows(1))
+    place = blocks.places()["b"]
+    place.file.unlink()
+    with pytest.raises(CacheDamagedError, match="damaged or removed just now; run the same command again"):
+        read_rows([place])
+
+
+def test_blocks_made_from_something_else_are_left_alone(tmp_path: Path) -> None:
+    BlockFolder(tmp_path, "image", MADE_FROM).write(["a"], rows(1, 1))
+    assert BlockFolder(tmp_path, "text", MADE_FROM).places() == {}
+    assert BlockFolder(tmp_path, "image", {**MADE_FROM, "precision": "bf16"}).places() == {}
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:-150] + b"\x00" * 150, lambda _: b""]
+)
+def test_a_damaged_block_counts_as_not_there(tmp_path: Path, harm) -> None:
+    blocks = BlockFolder(tmp_path, "image", MADE_FROM)
+    blocks.write(["a", "b", "c"], rows(1))
+    blocks.write(["d", "e", "f"], rows(2))
+    file = sorted(tmp_path.glob("*.npz"))[0]
+    lost = set(np.load(file)["keys"].tolist())
+    file.write_bytes(harm(file.read_bytes()))
+    assert set(blocks.places()) == set("abcdef") - lost
+
+
+def test_a_flipped_value_is_not_believed(tmp_path: Path) -> None:
+    blocks = BlockFolder(tmp_path, "image", MADE_FROM)
+    blocks.write(["a", "b", "c"], rows(1))
+    (file,) = tmp_path.glob("*.npz")
+    raw = bytearray(file.read_bytes())
+    raw[bytes(raw).index(rows(1).tobytes()) + 5] ^= 1
+    file.write_bytes(raw)
+    assert blocks.places() == {}
+
+
+def test_an_unfinished_file_is_no_block(tmp_path: Path) -> None:
+    blocks = BlockFolder(tmp_path, "image", MADE_FROM)
+    blocks.write(["a", "b", "c"], rows(1))
+    (file,) = tmp_path.glob("*.npz")
+    (tmp_path / f".{file.name}.123.tmp").write_bytes(file.read_bytes()[:40])
+    assert set(blocks.places()) == {"a", "b", "c"}
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be made"):
+        BlockFolder(tmp_path / "file" / "parts", "image", MADE_FROM).prepare()
+
+
+def test_discarding(tmp_path: Path) -> None:
+    BlockFolder(tmp_path / "parts", "image", MADE_FROM).write(["a"], rows(1, 1))
+    discard_blocks(tmp_path / "parts")
+    assert not (tmp_path / "parts").exists()

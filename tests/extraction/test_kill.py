@@ -1,0 +1,75 @@
+"""`taskres extract` killed or interrupted in the middle, as its user does it, then the same command again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taskres_cache.caches.feature_cache import FeatureCache
+from tests.conftest import save_image
+
+PATIENCE = 120.0
+BLOCKS_MADE = "image-*.npz"
+
+
+def extract(folder: Path, cache_dir: Path) -> list[str]:
+    weights = ["--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu"]
+    command = [str(Path(sys.executable).with_name("taskres")), "extract", str(folder), *weights]
+    return [*command, "--batch-size", "8", "--shots", "1", "--seeds", "1", "--cache-dir", str(cache_dir)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kill") / "noise"
+    for number in range(1214):
+        part = "train" if number < 4 else "test"
+        save_image(folder / part / ("even" if number % 2 else "odd") / f"{number}.png", number, size=(160, 160))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    cache_dir = tmp_path_factory.mktemp("whole")
+    subprocess.run(extract(folder, cache_dir), capture_output=True, check=True)
+    return FeatureCache(cache_dir / "glyph-clip-bundled" / "noise.h5")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_what_was_stopped_goes_on_where_it_was(
+    folder: Path, whole: FeatureCache, tmp_path: Path, how: signal.Signals
+) -> None:
+    parts = tmp_path / "glyph-clip-bundled" / "noise.h5.parts"
+    running = subprocess.Popen(extract(folder, tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(lambda: bool(list(parts.glob(BLOCKS_MADE))) or running.poll() is not None)
+    if how is signal.SIGINT:
+        os.killpg(running.pid, how)  # as the terminal does: to the decoding processes as well
+    else:
+        running.send_signal(how)
+    _, said = running.communicate(timeout=PATIENCE)  # which ends when the decoding processes have ended as well
+    assert not parts.with_name("noise.h5").exists(), "the run was over before it could be stopped"
+    assert running.returncode == (130 if how is signal.SIGINT else -how)
+    if how is signal.SIGINT:
+        assert said.splitlines()[-1].startswith("interrupted; what is finished is kept")
+    assert "Traceback" not in said
+    kept = sum(len(np.load(block)["keys"]) for block in parts.glob(BLOCKS_MADE))
+    assert 0 < kept < 1212
+
+    again = subprocess.run(extract(folder, tmp_path), capture_output=True, text=True, check=True)
+    assert f"1212 images, {1212 - kept} of them encoded now" in again.stderr
+    assert ("ended before its work was done" in again.stderr) == (how is not signal.SIGINT)
+    resumed, expected = FeatureCache(parts.with_name("noise.h5")).contents(), whole.contents()
+    assert resumed.paths == expected.paths
+    assert np.array_equal(resumed.image_features, expected.image_features)
+    assert np.array_equal(resumed.text.embeddings, expected.text.embeddings)
+    assert [file.name for file in parts.parent.iterdir()] == ["noise.h5"]
+
+
+def wait_until(true) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.005)

@@ -1,0 +1,347 @@
+"""What must not cost anyone anything: kills, full disks, read-only folders, two at once, workers that die."""
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.datasets import Dataset
+from taskres_cache.datasets.images import ImageFolder
+from taskres_cache.encoders.loading import Backbone
+from taskres_cache.errors import BusyError, DecodingError, OptionError, StorageError, UnreadableImagesError
+from taskres_cache.extraction.extract import LIBRARIES, ExtractOptions, extract
+from taskres_cache.extraction.lock import held
+from tests.conftest import save_image
+
+OPTIONS = ExtractOptions(shots=(1, 2), seeds=(1,), views=1)
+PATIENCE = 30.0
+
+forked = multiprocessing.get_context(
+    "fork"
+)  # a child that has torch and the model already takes milliseconds to start, and to kill
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskres_cache.extraction.extract.BLOCK_ROWS", 5)
+
+
+def in_a_child(work: Callable[[], object]) -> ForkProcess:
+    """Start `work` in a forked process that says nothing."""
+
+    def run() -> None:
+        torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        work()
+
+    child = forked.Process(target=run)
+    child.start()
+    return child
+
+
+def rows_of(path: Path) -> dict[tuple[object, ...], bytes]:
+    """Return every feature of a cache by what it is of, after checking every checksum."""
+    cache = FeatureCache(path)
+    cache.verify()
+    contents, files = cache.contents(), cache.files()
+    rows = {file: row.tobytes() for file, row in zip(files, contents.image_features[:], strict=True)}
+    of_views = zip(cache.augmented_rows.tolist(), contents.augmented[:], strict=True)
+    return rows | {(*files[row], view): one.tobytes() for row, several in of_views for view, one in enumerate(several)}
+
+
+def test_kill_9_at_any_moment_loses_no_finished_block(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+    whole = path.with_name("whole.h5")
+    extract(dataset, glyph_clip, OPTIONS, whole)
+    started = time.monotonic()
+    in_a_child(lambda: extract(dataset, glyph_clip, OPTIONS, path.with_name("timed.h5"))).join()
+    lasted = time.monotonic() - started
+
+    parts = path.with_name("photos.h5.parts")
+    moments, kills, finished = Random(0), 0, set()
+    deadline = time.monotonic() + PATIENCE
+    while kills < 20 and time.monotonic() < deadline:
+        child = in_a_child(lambda: extract(dataset, glyph_clip, OPTIONS, path))
+        child.join(moments.uniform(0, lasted))
+        kills += child.exitcode is None
+        child.kill()
+        child.join()
+        blocks = set(parts.glob("image-*.npz"))
+        assert path.exists() or finished <= blocks, "a finished block is gone"
+        finished = blocks
+        if path.exists():
+            assert rows_of(path) == rows_of(whole)
+            path.unlink()
+            finished = set()
+    assert kills >= 20
+    extract(dataset, glyph_clip, OPTIONS, path)
+    assert rows_of(path) == rows_of(whole)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["photos.h5", "timed.h5", "whole.h5"]
+
+
+def test_the_second_is_told_who_holds_a_cache(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+    def slowly() -> None:
+        with held(path):
+            time.sleep(PATIENCE)
+
+    holder = in_a_child(slowly)
+    wait_until(lambda: lock_of(path).exists() and str(holder.pid) in lock_of(path).read_text())
+    with pytest.raises(BusyError, match=f"photos.h5 is being made by process {holder.pid} on .*, begun 20.* UTC; wait"):
+        extract(dataset, glyph_clip, OPTIONS, path)
+    assert lock_of(path).exists()
+    holder.kill()
+    holder.join()
+    done = extract(dataset, glyph_clip, OPTIONS, path)
+    assert done.notes[0].startswith(f"process {holder.pid} on ")
+    assert "ended before its work was done" in done.notes[0]
+    assert not lock_of(path).exists()
+    assert not any("ended before" in note for note in extract(dataset, glyph_clip, OPTIONS, path).notes)
+
+
+def test_an_error_is_no_death(dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path) -> None:
+    broken = photos / dataset.test[0].path
+    broken.write_text("no image")
+    with pytest.raises(UnreadableImagesError):
+        extract(dataset, glyph_clip, OPTIONS, path)
+    assert not lock_of(path).exists()
+    save_image(broken, 1)
+    assert not any("ended before" in note for note in extract(dataset, glyph_clip, OPTIONS, path).notes)
+
+
+def test_only_one_of_many_gets_hold_of_a_cache(path: Path, tmp_path: Path) -> None:
+    """Ten processes grab the same cache fifty times each; whoever has it is alone with it."""
+    overlaps = tmp_path / "overlaps"
+    overlaps.mkdir()
+
+    def grab(name: str) -> None:
+        for _ in range(50):
+            try:
+                with held(path):
+                    mine = tmp_path / "mine"
+                    descriptor = os.open(mine, os.O_CREAT | os.O_EXCL)  # fails when another is in here as well
+                    os.close(descriptor)
+                    mine.unlink()
+                    (overlaps / f"{name}.had").touch()
+            except BusyError:
+                pass
+            except FileExistsError:
+                (overlaps / f"{name}.overlap").touch()
+
+    children = [in_a_child(lambda name=str(number): grab(name)) for number in range(10)]
+    for child in children:
+        child.join()
+    assert list(overlaps.glob("*.overlap")) == []
+    assert list(overlaps.glob("*.had"))
+    assert [child.exitcode for child in children] == [0] * 10
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_counts_for_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our opening the file and our locking it, its holder finishes and removes it."""
+    lock, asked = fcntl.lockf, []
+
+    def after_its_holder(descriptor: int, how: int) -> None:
+        asked.append(descriptor)
+        if len(asked) == 1:
+            lock_of(path).unlink()
+        lock(descriptor, how)
+
+    monkeypatch.setattr("fcntl.lockf", after_its_holder)
+    with held(path):
+        assert lock_of(path).exists()
+        assert len(asked) == 2
+
+
+def lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_file_system_without_locks_is_used_unguarded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", unable)
+    with held(path) as died:
+        assert died is None
+
+
+@pytest.mark.parametrize("room", [4500, 20_000])
+def test_a_full_disk_costs_nothing_that_is_there(dataset: Dataset, glyph_clip: Backbone, path: Path, room: int) -> None:
+    """A limit on the size of files stands in for the disk: the same error, from the same calls."""
+    extract(dataset, glyph_clip, OPTIONS, path)
+    before = path.read_bytes()
+    more = replace(OPTIONS, shots=(1, 2, 4), views=9)
+    said = forked.Queue()
+
+    def in_little_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        try:
+            extract(dataset, glyph_clip, more, path)
+        except StorageError as error:
+            said.put(str(error))
+
+    child = in_a_child(in_little_room)
+    message = said.get(timeout=PATIENCE)
+    child.join()
+    assert child.exitcode == 0
+    assert re.search(r"photos\.h5.* cannot be written \(File too large\); choose another folder or make room", message)
+    assert path.read_bytes() == before
+    done = extract(dataset, glyph_clip, more, path)
+    if room == 20_000:  # room for blocks, none for the cache: the work itself was not lost
+        assert (done.encoded, done.views_encoded) == (0, 0)
+    assert FeatureCache(path).views == 9
+
+
+def test_a_folder_that_may_only_be_read(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody may not even be let into the folder that this checkout and its packages lie in.
+    monkeypatch.setattr("taskres_cache.extraction.extract.version", {name: version(name) for name in LIBRARIES}.get)
+    extract(dataset, glyph_clip, OPTIONS, path)
+    before = path.read_bytes()
+    said = forked.Queue()
+
+    def as_nobody() -> None:
+        if os.geteuid() == 0:  # whom no permission keeps from anything
+            os.setuid(65534)
+        said.put(extract(dataset, glyph_clip, OPTIONS, path).changed)
+        for folder in (path, path.with_name("new.h5")):
+            try:
+                extract(dataset, glyph_clip, replace(OPTIONS, shots=(4,)), folder)
+            except StorageError as error:
+                said.put(str(error))
+
+    for folder in path.parents[: len(path.parents) - 2]:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    path.parent.chmod(0o555)
+    try:
+        child = in_a_child(as_nobody)
+        assert said.get(timeout=PATIENCE) is False  # nothing was missing, and it may be used
+        assert "photos.h5.parts cannot be made (Permission denied); choose another --cache-dir" in said.get(timeout=5)
+        assert "new.h5 cannot be written (Permission denied); choose another --cache-dir" in said.get(timeout=5)
+        child.join()
+    finally:
+        path.parent.chmod(0o755)
+    assert path.read_bytes() == before
+
+
+class Deadly(ImageFolder):
+    """A folder in which one image kills whoever reads it."""
+
+    def read(self, path: str) -> Image.Image:
+        if "poison" in path and multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(path)
+
+
+def test_a_decoding_process_that_dies_is_said_and_nothing_hangs(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path
+) -> None:
+    item = dataset.test[-1]
+    (photos / item.path).rename(photos / Path(item.path).with_name("poison.png"))
+    poisoned = str(Path(item.path).with_name("poison.png"))
+    deadly = replace(dataset, source=Deadly(photos), test=(*dataset.test[:-1], item._replace(path=poisoned)))
+    with pytest.raises(DecodingError, match=r"a decoding process died.*poison\.png.*fewer --workers"):
+        extract(deadly, glyph_clip, replace(OPTIONS, workers=2, batch_size=2), path)
+    done = extract(deadly, glyph_clip, replace(OPTIONS, workers=0), path)
+    assert 0 < done.encoded < done.images
+
+
+def test_a_damaged_block_is_encoded_again(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+    whole = path.with_name("whole.h5")
+    extract(dataset, glyph_clip, OPTIONS, whole)
+    with pytest.raises(KeyboardInterrupt):
+        extract(dataset, glyph_clip, OPTIONS, path, StopsAt(15))
+    blocks = sorted(path.with_name("photos.h5.parts").glob("image-*.npz"))
+    lost = sum(len(np.load(block)["keys"]) for block in blocks[:2])
+    blocks[0].write_bytes(blocks[0].read_bytes()[:-300])
+    harmed = bytearray(blocks[1].read_bytes())
+    harmed[len(harmed) // 2] ^= 4
+    blocks[1].write_bytes(harmed)
+    kept = sum(len(np.load(block)["keys"]) for block in blocks[2:])
+    done = extract(dataset, glyph_clip, OPTIONS, path)
+    assert lost > 0
+    assert done.encoded + done.views_encoded == len(rows_of(whole)) - kept
+    assert rows_of(path) == rows_of(whole)
+
+
+class StopsAt:
+    """A progress that interrupts when so many images are done."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def begin(self, what: str, total: int, done: int) -> None:
+        pass
+
+    def advance(self, count: int) -> None:
+        self.left -= count
+        if self.left <= 0:
+            raise KeyboardInterrupt
+
+
+def test_an_image_that_changes_while_it_waits_is_known_as_changed(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path
+) -> None:
+    """Its feature is kept under the stamp that the file had, so that the next run sees another file."""
+    changed = photos / dataset.test[-1].path
+
+    class Meddles(StopsAt):
+        def advance(self, count: int) -> None:
+            save_image(changed, 4321)
+            os.utime(changed, (5, 5))
+
+    extract(dataset, glyph_clip, OPTIONS, path, Meddles(1))
+    assert extract(dataset, glyph_clip, OPTIONS, path).encoded == 1
+    assert extract(dataset, glyph_clip, OPTIONS, path).encoded == 0
+
+
+def test_a_device_with_little_memory_takes_smaller_batches(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskres_cache.extraction.extract.BLOCK_ROWS", 256)
+    seen: list[int] = []
+
+    class Small(Backbone):
+        room = 3
+
+        def encode_images(self, pixels: torch.Tensor) -> np.ndarray:
+            seen.append(len(pixels))
+            if len(pixels) > self.room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().encode_images(pixels)
+
+    small = Small(**vars(glyph_clip))
+    done = extract(dataset, small, replace(OPTIONS, views=0), path)
+    assert max(seen) > 3
+    extract(dataset, glyph_clip, replace(OPTIONS, views=0), path.with_name("whole.h5"))
+    ours, whole = (FeatureCache(one).contents().image_features for one in (path, path.with_name("whole.h5")))
+    assert np.allclose(ours, whole, rtol=1e-4, atol=1e-5)
+    assert done.images == len(ours)
+    Small.room = 0
+    with pytest.raises(OptionError, match="too little memory to encode one image with glyph-clip"):
+        extract(dataset, small, replace(OPTIONS, views=0), path.with_name("none.h5"))

@@ -1,0 +1,155 @@
+"""Choosing alpha by val images."""
+
+from dataclasses import fields
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from taskres_cache.errors import FitError, OptionError
+from taskres_cache.methods.search import ALPHA_MULTIPLES, Candidate, alpha_grid, candidates_of, fit_by_choice
+from taskres_cache.methods.task_residual.loop import Fit, FitTask, fit_residuals, try_residuals
+from taskres_cache.methods.training_data import TrainingSet, ValidationSet
+from taskres_cache.recipe import Recipe
+
+CPU = torch.device("cpu")
+
+
+def task(
+    seed: int = 1, val_labels_shuffled: int | None = None, recipe: Recipe | None = None
+) -> tuple[FitTask, np.ndarray]:
+    rng = np.random.default_rng(3)
+    labels = np.tile(np.arange(4), 15)
+    centres = rng.normal(size=(4, 16))
+    features = (centres[labels] + 1.5 * rng.normal(size=(60, 16))).astype(np.float32)
+    val_labels = labels[40:]
+    if val_labels_shuffled is not None:
+        val_labels = np.random.default_rng(val_labels_shuffled).permutation(val_labels)
+    base = (0.3 * rng.normal(size=(4, 16))).astype(np.float32)
+    sets = TrainingSet.of(features[:40], labels[:40]), ValidationSet(features[40:], val_labels)
+    return FitTask(sets[0], recipe or Recipe(alpha_rule="auto"), 20, seed, sets[1], base=base), base
+
+
+def test_the_grid_follows_the_bases_size() -> None:
+    openai_like = np.full((3, 4), -0.3)
+    assert alpha_grid(openai_like) == tuple(0.5 * multiple for multiple in ALPHA_MULTIPLES)
+    assert 0.5 in alpha_grid(openai_like)
+    assert alpha_grid(10 * openai_like) == pytest.approx([10 * alpha for alpha in alpha_grid(openai_like)])
+    mixed = np.array([[0.3, 0.0], [0.0, 0.3]])  # root of the mean square, not the mean
+    assert alpha_grid(mixed)[3] == pytest.approx(0.5 / 2**0.5, rel=1e-2)
+
+
+def test_the_best_on_val_is_chosen_and_all_are_told() -> None:
+    one, base = task()
+    (chosen,) = fit_by_choice([one], 100.0, CPU)
+    assert [candidate.alpha for candidate in chosen.candidates] == pytest.approx(alpha_grid(base))
+    best = max(chosen.candidates, key=lambda candidate: (candidate.val_accuracy, -candidate.val_loss))
+    assert chosen.fit.alpha == best.alpha
+    assert len({candidate.val_accuracy for candidate in chosen.candidates}) > 1
+    for candidate in chosen.candidates:
+        alone = fit_residuals([FitTask(one.training, Recipe(alpha=candidate.alpha), 20, 1, base=base)], 100.0, CPU)[0]
+        weights = torch.from_numpy(base + candidate.alpha * alone.residual)
+        assert one.validation is not None
+        features = torch.from_numpy(one.validation.image_features)
+        cosines = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(weights, dim=1).T
+        right = (cosines.argmax(1).numpy() == one.validation.labels).mean()
+        assert candidate.val_accuracy == pytest.approx(100 * right)
+        if candidate.alpha == chosen.fit.alpha:
+            assert np.allclose(chosen.fit.residual, alone.residual, rtol=1e-4, atol=1e-7)
+
+
+def test_ties_go_to_the_lower_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([3.0, 2.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+
+    def tie(task: FitTask, *_: object) -> Candidate:
+        return Candidate(task.recipe.alpha, 2e-3, 5e-4, 50.0, next(losses))
+
+    monkeypatch.setattr("taskres_cache.methods.search._candidate", tie)
+    one, base = task()
+    (chosen,) = fit_by_choice([one], 100.0, CPU)
+    assert chosen.fit.alpha == pytest.approx(alpha_grid(base)[2])
+
+
+def test_other_val_labels_choose_otherwise() -> None:
+    chosen = {
+        fit_by_choice([one], 100.0, CPU)[0].fit.alpha
+        for one, base in (task(val_labels_shuffled=shuffled) for shuffled in (None, 1, 2, 3))
+    }
+    assert len(chosen) > 1
+
+
+def test_alpha_rate_and_decay_are_chosen_together() -> None:
+    recipe = Recipe(batch_size=16).searching(alphas=(0.5, 2.0), lrs=(1e-3, 2e-2), weight_decays=(0.0, 0.05))
+    one, base = task(recipe=recipe)
+    (chosen,) = fit_by_choice([one], 100.0, CPU)
+    assert len(chosen.candidates) == len(candidates_of(recipe, base)) == 8
+    assert len({candidate.val_loss for candidate in chosen.candidates}) == 8  # each was fitted with its own
+    assert chosen.choice == max(chosen.candidates, key=lambda candidate: candidate.rank)
+    alone = Recipe(
+        batch_size=16, alpha=chosen.choice.alpha, lr=chosen.choice.lr, weight_decay=chosen.choice.weight_decay
+    )
+    (expected,) = fit_residuals([FitTask(one.training, alone, 20, 1, base=base)], 100.0, CPU)
+    assert np.allclose(chosen.fit.residual, expected.residual, rtol=1e-4, atol=1e-7)
+    assert chosen.fit.alpha == chosen.choice.alpha
+    assert len(candidates_of(Recipe(), base)) == 1
+
+
+def test_all_candidates_of_all_tasks_go_through_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(tasks: list[FitTask], *rest: Any) -> list[Fit]:
+        calls.append(len(tasks))
+        return try_residuals(tasks, *rest)
+
+    monkeypatch.setattr("taskres_cache.methods.search.try_residuals", counted)
+    recipe = Recipe().searching(lrs=(1e-3, 2e-2))
+    fit_by_choice([task(seed=seed, recipe=recipe)[0] for seed in (1, 2)], 100.0, CPU)
+    assert calls == [2 * 7 * 2 * 3]
+
+
+def test_what_diverges_is_not_chosen() -> None:
+    one, _ = task(recipe=Recipe(lrs=(1e300, 2e-3)))
+    (chosen,) = fit_by_choice([one], 100.0, CPU)
+    assert chosen.choice.lr == 2e-3
+    assert chosen.candidates[0].val_accuracy is None
+    with pytest.raises(FitError, match="all 2 candidates diverged"):
+        fit_by_choice([task(recipe=Recipe(lrs=(1e300, 1e299)))[0]], 100.0, CPU)
+
+
+@pytest.mark.parametrize("kind", ["image", "both"])
+def test_candidates_are_judged_with_their_image_residual(kind: str) -> None:
+    one, base = task(recipe=Recipe(residual=kind, alpha_rule="auto", alphas=(1.0, 5.0), lr=0.05))
+    (chosen,) = fit_by_choice([one], 100.0, CPU)
+    assert one.validation is not None
+    assert chosen.fit.image_residual is not None
+    alpha, features = chosen.fit.alpha, one.validation.image_features
+    images, weights = features + alpha * chosen.fit.image_residual, base + alpha * chosen.fit.residual
+    right = ((images @ weights.T / np.linalg.norm(weights, axis=1)).argmax(1) == one.validation.labels).mean()
+    assert chosen.choice.val_accuracy == pytest.approx(100 * right)
+    assert np.any(chosen.fit.residual) == (kind == "both")
+
+
+def test_several_tasks_are_chosen_for_one_by_one() -> None:
+    first, _ = task(seed=1)
+    second, _ = task(seed=2, val_labels_shuffled=1)
+    together = fit_by_choice([first, second], 100.0, CPU)
+    alone = [fit_by_choice([one], 100.0, CPU)[0] for one in (first, second)]
+    assert [chosen.fit.alpha for chosen in together] == [chosen.fit.alpha for chosen in alone]
+
+
+def test_without_val_images_nothing_can_be_chosen() -> None:
+    one, base = task()
+    empty = ValidationSet(np.zeros((0, 16), np.float32), np.zeros(0, np.int64))
+    for validation in (None, empty):
+        nothing = FitTask(one.training, one.recipe, 20, 1, validation, base=base)
+        with pytest.raises(OptionError, match="alpha auto and --search need validation images"):
+            fit_by_choice([nothing], 100.0, CPU)
+
+
+def test_test_features_are_not_even_handed_in() -> None:
+    assert set(signature(fit_by_choice).parameters) == {"tasks", "logit_scale", "device"}
+    assert {field.name for field in fields(FitTask)} == {"training", "validation", "recipe", "epochs", "seed", "base"}
+    assert {field.name for field in fields(TrainingSet)} == {"directions", "lengths", "labels"}
+    assert {field.name for field in fields(ValidationSet)} == {"image_features", "labels"}

@@ -1,0 +1,124 @@
+"""What the page shows of numbers that are known: bars, cells, facts."""
+
+import re
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taskres_cache.caches.contents import Provenance
+from taskres_cache.recipe import Recipe
+from taskres_cache.reporting.closer_look import ClassGain, CloserLook, Study
+from taskres_cache.reporting.page import as_page
+from taskres_cache.runs.calibration import reliability
+from taskres_cache.runs.run import Classifier
+from taskres_cache.runs.study import RunResult
+from taskres_cache.runs.summary import summarise
+
+
+def run(shots: int, seed: int, test: float) -> RunResult:
+    metrics = {
+        "method": "taskres-regular", "shots": shots, "seed": seed, "zero_shot_accuracy": 60.0, "base_accuracy": 60.0,
+        "val_accuracy": 50.0, "test_accuracy": test, "seconds": {"fit": 0.25}, "images": {"test": 1200},
+    }  # fmt: skip
+    return RunResult(Path("runs") / str(seed), metrics)
+
+
+def closer_look(provenance: Provenance, gains: list[ClassGain], confusion: np.ndarray) -> CloserLook:
+    names = tuple(gain.name for gain in gains)
+    weights = np.ones((len(names), 2), np.float32)
+    recipe = Recipe(alpha=2.0, lr=0.01)
+    classifier = Classifier(weights, weights, names, ("a {}.",), 2.0, recipe, 16, 1, provenance)
+    nothing = reliability(np.array([0.5]), np.array([True]))
+    return CloserLook(classifier, (1,), "the only one", 10, tuple(gains), confusion, (), (), nothing, nothing, (1.0,))
+
+
+def page_of(closer: CloserLook | None) -> str:
+    runs = (run(1, 1, 70.0), run(16, 1, 80.0), run(16, 2, 82.0))
+    summaries = tuple(summarise(one.metrics for one in runs))
+    study = Study("toy", "tower", "random", "all", runs, summaries, (), closer)
+    return as_page([study], "A title", None, datetime(2026, 11, 24))
+
+
+def test_gains_lie_on_one_scale(provenance: Provenance) -> None:
+    gains = [ClassGain("up", 5, 50.0, 80.0), ClassGain("down", 5, 50.0, 40.0), ClassGain("still", 5, 50.0, 50.0)]
+    page = page_of(closer_look(provenance, gains, np.eye(3)))
+    # From -10 to +30: zero lies a quarter of the way; a bar to the left of it ends there.
+    assert "--zero-at: 25.00%" in page
+    bars = re.findall(
+        r'title="(\w+)">.*?class="bar (\w+)" style="left: ([\d.]+)%; width: ([\d.]+)%".*?<b>(.*?)</b>', page
+    )
+    assert bars == [
+        ("up", "up", "25.00", "75.00", "+30.00"),
+        ("still", "none", "25.00", "0.00", "+0.00"),
+        ("down", "down", "0.00", "25.00", "-10.00"),
+    ]
+    assert "50.00 → 80.00" in page
+
+
+def test_of_many_classes_the_ends_are_drawn(provenance: Provenance) -> None:
+    gains = [ClassGain(f"c{number:03}", 1, 0.0, float(number)) for number in range(100)]
+    page = page_of(closer_look(provenance, gains, np.eye(100)))
+    drawn = re.findall(r'class="name" title="(\w+)"', page)
+    assert drawn == [f"c{number:03}" for number in (*range(99, 87, -1), *range(11, -1, -1))]
+    assert "76 classes in between" in page
+    assert "All 100 classes" in page
+    assert "c050" in page  # in the table of all
+
+
+def test_cells_are_percent_of_their_row(provenance: Provenance) -> None:
+    gains = [ClassGain(name, 8, 50.0, 50.0) for name in ("jay", "owl")]
+    page = page_of(closer_look(provenance, gains, np.array([[6.0, 2.0], [0.0, 5.0]])))
+    cells = re.findall(r'<td(?: class="([\w ]+)" style="--share: ([\d.]+)")? title="(.*?)">(.*?)</td>', page)
+    assert cells == [
+        ("hit deep", "75.0", "jay taken for jay: 75.00 %", "75"),
+        ("miss", "25.0", "jay taken for owl: 25.00 %", "25"),
+        ("", "", "owl taken for jay: never", ""),
+        ("hit deep", "100.0", "owl taken for owl: 100.00 %", "100"),
+    ]
+
+
+def test_of_many_classes_the_confused_ones_are_drawn(provenance: Provenance) -> None:
+    confusion = 10.0 * np.eye(60)
+    confusion[7, 41], confusion[50, 3] = 4.0, 2.0
+    gains = [ClassGain(f"c{number:02}", 10, 50.0, 50.0) for number in range(60)]
+    page = page_of(closer_look(provenance, gains, confusion))
+    assert re.findall(r'<th scope="row" title="(\w+)"', page) == ["c03", "c07", "c41", "c50"]
+    assert "Of 60 classes the 4 that are confused most" in page
+
+
+def test_facts_are_of_the_most_shots(provenance: Provenance) -> None:
+    page = page_of(None)
+    facts = re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>(.*?)</small>", page)
+    assert facts[:3] == [
+        ("zero-shot", "60.00 %", "the text classifier alone"),
+        ("16 shots", "81.00 %", "± 1.41 over 2 seeds"),
+        ("gain", "+21.00", "points over zero-shot"),
+    ]
+    assert ("time of a fit", "0.25 s", "3 runs in this study") in facts
+    assert "24 November 2026" in page
+    assert "3 fits of a task residual on cached features, 0.8 s of training in all." in page
+
+
+def test_what_is_not_the_papers_stands_out(provenance: Provenance) -> None:
+    named = replace(provenance, split="given, by <us>")
+    page = page_of(closer_look(named, [ClassGain(n, 1, 0.0, 0.0) for n in ("jay", "owl")], np.eye(2)))
+    made = dict(re.findall(r"<dt>(.*?)</dt><dd(.*?)</dd>", page))
+    assert made["alpha"] == ' class="changed">2'
+    assert made["optimiser"] == ' class="changed">Adam, peak rate 0.01, weight decay 0.0005, batches of 256'
+    assert made["base"] == ">regular"
+    assert made["length"] == ">200 epochs"
+    assert made["split"] == ">given, by &lt;us&gt;"
+
+
+@pytest.mark.parametrize("lacking", ["seconds", "images", "val_accuracy"])
+def test_runs_of_earlier_versions_say_less(lacking: str) -> None:
+    runs = (run(1, 1, 70.0), run(16, 1, 80.0))
+    for one in runs:
+        one.metrics[lacking] = {} if lacking != "val_accuracy" else None
+    study = Study(
+        "toy", "tower", "random", "all", runs, tuple(summarise(one.metrics for one in runs)), (), None, "gone"
+    )
+    assert "80.00 %" in as_page([study], "t", None, datetime(2026, 1, 1))

@@ -1,0 +1,278 @@
+"""A run's classifier on images: against a second implementation, against its cache, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from taskres_cache.encoders.loading import Backbone, load_backbone, untrained_model
+from taskres_cache.caches.contents import UNKNOWN, Provenance
+from taskres_cache.datasets import load_dataset
+from taskres_cache.errors import OptionError, RunError, UnknownNameError, WeightsError
+from taskres_cache.extraction.extract import ExtractOptions, extract, provenance_of
+from taskres_cache.runs.prediction import PredictOptions, predict_images
+from taskres_cache.recipe import Recipe
+from taskres_cache.runs.encoder import load_encoder
+from taskres_cache.runs.run import Classifier, find_run, read_classifier, write_run
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.runs.study import run_study
+from tests.conftest import save_image
+
+CLASSNAMES = ("black_cat", "dog", "été", "owl")
+
+
+def run_of(backbone: Backbone, classnames: tuple[str, ...] = CLASSNAMES, **changed: object) -> Classifier:
+    """A run of a backbone with a residual of the text and of the image side, both drawn from a seed."""
+    rng = np.random.default_rng(3)
+    base = backbone.encode_texts([f"a photo of a {name}." for name in classnames]).embeddings
+    residuals = [rng.normal(scale=base.std(), size=shape).astype(np.float32) for shape in (base.shape, base.shape[1])]
+    names = ("backbone", "pretrained", "model_config", "weights_sha256", "logit_scale", "precision")
+    made_from = {"backbone": backbone.name, **{name: getattr(backbone, name) for name in names[1:]}}
+    preprocess = {**backbone.preprocess, "orientation": "exif"}
+    provenance = Provenance(
+        dataset="photos", preprocess=preprocess, classnames_form="spaces", split="given", **made_from
+    )
+    templates = ("a photo of a {}.",)
+    classifier = Classifier(base, residuals[0], classnames, templates, 0.5, Recipe(), 16, 1, provenance)
+    return replace(classifier, image_residual=residuals[1], temperature=2.5, **changed)
+
+
+def probabilities_by_hand(classifier: Classifier, backbone: Backbone, path: Path) -> np.ndarray:
+    """The second implementation, an image at a time: (C,)."""
+    pixels = np.array(backbone.framing(Image.open(path).convert("RGB")))[None]
+    feature = backbone.encode_images(torch.from_numpy(pixels))[0].astype(np.float64)
+    if classifier.image_residual is not None:
+        feature = feature + classifier.alpha * classifier.image_residual
+    weights = classifier.base.astype(np.float64) + classifier.alpha * classifier.residual
+    cosines = weights @ feature / np.linalg.norm(weights, axis=1) / np.linalg.norm(feature)
+    exponentials = np.exp(classifier.provenance.logit_scale * cosines / classifier.temperature)
+    return exponentials / exponentials.sum()
+
+
+@pytest.fixture
+def classifier(glyph_clip: Backbone) -> Classifier:
+    return run_of(glyph_clip)
+
+
+@pytest.mark.parametrize("options", [PredictOptions(), PredictOptions(top_k=2, batch_size=3, workers=2)])
+def test_probabilities_by_hand(
+    options: PredictOptions, classifier: Classifier, glyph_clip: Backbone, photos: Path, here: Path
+) -> None:
+    paths = [str(path) for path in sorted(photos.rglob("*.*"))]
+    (here / "broken.png").write_text("no image")
+    asked = [*paths[::-1], "broken.png", "gone.png", paths[3]]
+    said = predict_images(asked, classifier, glyph_clip, options)
+    assert said.paths == tuple(paths[::-1])
+    assert list(said.unreadable) == ["broken.png", "gone.png"]
+    assert said.unreadable["gone.png"] == "No such file or directory"
+    assert len(said) == 30
+    for prediction in said:
+        expected = probabilities_by_hand(classifier, glyph_clip, Path(prediction.path))
+        best = np.argsort(-expected)[: options.top_k]
+        assert prediction.classnames == tuple(CLASSNAMES[row] for row in best)
+        assert np.allclose(prediction.probabilities, expected[best], atol=2e-5)
+    assert len({prediction.classnames[0] for prediction in said}) > 1  # else ranks would tell nothing
+    assert said.probabilities.shape == (30, min(options.top_k, 4))
+
+
+def test_counts_of_classes(classifier: Classifier, glyph_clip: Backbone, photos: Path) -> None:
+    said = predict_images([str(path) for path in photos.rglob("*.*")], classifier, glyph_clip)
+    bests = [prediction.classnames[0] for prediction in said]
+    assert said.counts() == sorted(((name, bests.count(name)) for name in set(bests)), key=lambda pair: -pair[1])
+    by_hand = replace(said, classes=np.array([[2], [0], [2], [3]], np.int32))
+    assert by_hand.counts() == [("été", 2), ("black_cat", 1), ("owl", 1)]
+
+
+def test_the_digits_test_images_get_what_their_cached_features_get(glyph_clip: Backbone, tmp_path: Path) -> None:
+    digits = load_dataset("digits", Path())
+    extract(digits, glyph_clip, ExtractOptions(shots=(4,), seeds=(1,)), tmp_path / "digits.h5")
+    cache = FeatureCache(tmp_path / "digits.h5")
+    (result,) = run_study(cache, [(4, 1)], [Recipe(alpha=2.0)], torch.device("cpu"), tmp_path / "runs")
+    classifier = read_classifier(result.folder)
+    rows = cache.rows("test")
+    paths = [tmp_path / cache.contents().paths[row] for row in rows]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digits.source.read(path.relative_to(tmp_path).as_posix()).save(path)
+    said = predict_images([str(path) for path in paths], classifier, glyph_clip)
+    weights = classifier.base + classifier.alpha * classifier.residual
+    features = cache.image_features(rows).astype(np.float64)
+    lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(weights, axis=1)
+    logits = classifier.provenance.logit_scale / classifier.temperature * features @ weights.T / lengths
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert classifier.temperature != 1.0
+    assert np.allclose(np.take_along_axis(expected, said.classes, axis=1), said.probabilities, atol=1e-5)
+    assert np.array_equal(said.classes[:, 0], expected.argmax(axis=1))
+    accuracy = 100 * np.mean(said.classes[:, 0] == cache.labels[rows])
+    assert accuracy == pytest.approx(result.metrics["test_accuracy"])
+
+
+@pytest.mark.parametrize("orientation", ["exif", "stored", None])
+def test_images_are_turned_as_the_runs_features_were(
+    orientation: str | None, classifier: Classifier, glyph_clip: Backbone, tmp_path: Path
+) -> None:
+    preprocess = {**glyph_clip.preprocess, **({"orientation": orientation} if orientation else {})}
+    classifier = replace(classifier, provenance=replace(classifier.provenance, preprocess=preprocess))
+    upright = Image.fromarray(np.random.default_rng(5).integers(0, 256, (48, 24, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown upright by a quarter turn, clockwise
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "sideways.png", exif=exif)
+    (stored if orientation == "stored" else upright).save(tmp_path / "as seen.png")
+    stored.save(tmp_path / "as stored.png")
+    said = predict_images([str(tmp_path / "sideways.png")], classifier, glyph_clip)
+    expected = probabilities_by_hand(classifier, glyph_clip, tmp_path / "as seen.png")
+    other = probabilities_by_hand(classifier, glyph_clip, tmp_path / "as stored.png")
+    assert np.allclose(said.probabilities[0], np.sort(expected)[::-1], atol=2e-5)
+    assert (orientation == "stored") == np.allclose(other, expected, atol=1e-3)
+
+
+def test_features_that_mean_nothing_are_told(
+    classifier: Classifier, glyph_clip: Backbone, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(path) for path in sorted(photos.rglob("*.png"))[:3]]
+    encode = Backbone.encode_images
+
+    def overflow(backbone: Backbone, pixels: torch.Tensor) -> np.ndarray:
+        features = encode(backbone, pixels)
+        features[1, 5] = np.inf
+        return features
+
+    monkeypatch.setattr(Backbone, "encode_images", overflow)
+    said = predict_images(paths, classifier, glyph_clip)
+    assert said.paths == (paths[0], paths[2])
+    assert list(said.unreadable) == [paths[1]]
+    assert "try --precision fp32" in said.unreadable[paths[1]]
+
+
+def test_nothing_readable_and_nothing_at_all(classifier: Classifier, glyph_clip: Backbone, here: Path) -> None:
+    said = predict_images(["gone.png"], classifier, glyph_clip)
+    assert (len(said), list(said), said.classes.shape, list(said.unreadable)) == (0, [], (0, 4), ["gone.png"])
+    assert len(predict_images([], classifier, glyph_clip)) == 0
+
+
+@pytest.mark.parametrize("options", [{"top_k": 0}, {"top_k": -2}, {"batch_size": 0}, {"workers": -1}])
+def test_options_that_cannot_be_used(options: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match="must"):
+        PredictOptions(**options)
+
+
+def test_the_run_that_a_path_means(classifier: Classifier, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / "runs" / f"seed_{seed}", classifier, {})
+    first = tmp_path / "runs" / "seed_1"
+    assert find_run(first) == find_run(first / "classifier.safetensors") == first
+    with pytest.raises(OptionError, match="holds 2 runs; pass one of them, such as .*/seed_2"):
+        find_run(tmp_path)
+    (tmp_path / "runs" / "seed_2" / "classifier.safetensors").rename(tmp_path / "mine.safetensors")
+    assert find_run(tmp_path / "runs") == first
+    assert read_classifier(find_run(tmp_path / "mine.safetensors")).classnames == CLASSNAMES
+    with pytest.raises(RunError, match="no classifier.safetensors at or below"):
+        find_run(tmp_path / "nowhere")
+
+
+def test_the_runs_own_encoder_is_loaded(classifier: Classifier, glyph_clip: Backbone) -> None:
+    loaded = load_encoder(classifier, device="cpu")
+    assert (loaded.weights_sha256, loaded.preprocess) == (glyph_clip.weights_sha256, glyph_clip.preprocess)
+    assert loaded.precision == "fp32"  # as the run's features, also where bf16 would be faster
+
+
+@pytest.mark.parametrize(
+    ("of_run", "asked", "fast_bf16", "expected"),
+    [
+        ("fp32", "auto", True, "fp32"),
+        ("bf16", "auto", True, "bf16"),
+        ("bf16", "auto", False, "best"),
+        ("fp16", "auto", True, "best"),
+        (UNKNOWN, "auto", True, "best"),
+        ("bf16", "fp32", True, "fp32"),
+        ("fp32", "bf16", False, "bf16"),
+    ],
+)
+def test_precision_is_the_runs_where_the_device_is_good_at_it(
+    of_run: str, asked: str, fast_bf16: bool, expected: str, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskres_cache.runs.encoder.has_fast_bfloat16", lambda _: fast_bf16)
+    classifier = replace(classifier, provenance=replace(classifier.provenance, precision=of_run))
+    best = load_backbone("glyph-clip", "bundled", "cpu").precision
+    loaded = load_encoder(classifier, device="cpu", precision=asked)
+    assert loaded.precision == (best if expected == "best" else expected)
+
+
+@pytest.fixture
+def other_file(tmp_path: Path) -> Path:
+    """Weights of the same architecture, drawn at random."""
+    file = tmp_path / "my-weights.safetensors"
+    save_file(untrained_model("glyph-clip", seed=8)[0].state_dict(), file)
+    return file
+
+
+def test_another_checkpoint_is_refused(classifier: Classifier, glyph_clip: Backbone, other_file: Path) -> None:
+    other = load_backbone("glyph-clip", str(other_file), "cpu")
+    with pytest.raises(RunError) as error:
+        load_encoder(classifier, str(other_file), "cpu")
+    said = str(error.value)
+    assert f"the run has {glyph_clip.weights_sha256[:12]}, these {other.weights_sha256[:12]};" in said
+    assert glyph_clip.weights_sha256[:13] not in said
+    assert "preprocess" not in said
+    assert said.endswith("pass --pretrained PATH of the file that the run was made with")
+
+
+def test_another_preprocessing_is_refused(classifier: Classifier) -> None:
+    preprocess = {**classifier.provenance.preprocess, "interpolation": "nearest"}
+    versions = {"open_clip_torch": "3.1.4"}
+    changed = replace(classifier.provenance, preprocess=preprocess, versions=versions)
+    with pytest.raises(RunError) as error:
+        load_encoder(replace(classifier, provenance=changed), device="cpu")
+    assert "preprocess: interpolation: the run has nearest, these bicubic; use the release of" in str(error.value)
+    assert str(error.value).endswith("(3.1.4)")
+    assert "orientation" not in str(error.value)
+
+
+def test_a_run_of_a_local_file_needs_its_path(other_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = run_of(load_backbone("glyph-clip", str(other_file), "cpu", "fp32"))
+    with pytest.raises(OptionError, match="weights called 'my-weights', which is no tag of glyph-clip; pass --pretr"):
+        load_encoder(local, device="cpu")
+    loaded = load_encoder(local, str(other_file), "cpu")
+    assert (loaded.weights_sha256, loaded.precision) == (local.provenance.weights_sha256, "fp32")
+    with pytest.raises(WeightsError, match="checkpoint lost/file.pt does not exist"):
+        load_encoder(local, "lost/file.pt", "cpu")
+    with pytest.raises(UnknownNameError, match="unknown tag of glyph-clip 'bundeld'"):
+        load_encoder(local, "bundeld", "cpu")
+
+
+def test_a_plain_file_is_run_with_the_runs_activation(tmp_path: Path) -> None:
+    """OpenAI's archive says that it wants QuickGELU; the same weights in another container do not, but the run does."""
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    text = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "small.json").write_text(json.dumps(config))
+    (tmp_path / "small-quickgelu.json").write_text(json.dumps({**config, "quick_gelu": True}))
+    open_clip.add_model_config(tmp_path)
+    save_file(untrained_model("small", seed=1)[0].state_dict(), tmp_path / "plain.safetensors")
+    quick = load_backbone("small-quickgelu", str(tmp_path / "plain.safetensors"), "cpu", "fp32")
+    run = run_of(replace(quick, name="small"))
+    loaded = load_encoder(run, str(tmp_path / "plain.safetensors"), "cpu")
+    assert loaded.model_config == "small-quickgelu"
+    pixels = torch.full((1, 32, 32, 3), 200, dtype=torch.uint8)
+    assert np.array_equal(loaded.encode_images(pixels), quick.encode_images(pixels))
+
+
+def test_imported_features_have_no_encoder(classifier: Classifier) -> None:
+    imported = replace(classifier.provenance, weights_sha256=UNKNOWN, preprocess={})
+    with pytest.raises(RunError, match=r"imported features of 'photos'.*TaskResClassifier.from_run"):
+        load_encoder(replace(classifier, provenance=imported), device="cpu")
+
+
+def test_what_extraction_records_is_what_inference_compares(photos: Path, glyph_clip: Backbone) -> None:
+    made_from = provenance_of(load_dataset(str(photos), Path()), glyph_clip, ExtractOptions())
+    classifier = replace(run_of(glyph_clip), provenance=made_from)
+    assert load_encoder(classifier, device="cpu").weights_sha256 == glyph_clip.weights_sha256
+    save_image(photos / "more.png", 4)
+    assert len(predict_images([str(photos / "more.png")], classifier, glyph_clip)) == 1
