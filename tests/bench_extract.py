@@ -23,11 +23,11 @@ import open_clip
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from taskres_cache.cli.console import print_table
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.cli.console import print_table
 from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.encoders.encoding import lane_count, lanes

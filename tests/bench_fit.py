@@ -17,11 +17,11 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from taskres_cache.cli.console import print_table
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader, TensorDataset
 
 from taskres_cache.caches.importing import ImportOptions, import_contents
+from taskres_cache.cli.console import print_table
 from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
 from taskres_cache.methods.task_residual.step import ResidualStep
 from taskres_cache.methods.training_data import TrainingSet

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taskres_cache.caches.contents import CacheContents, Provenance, Split, TextBases
+from taskres_cache.caches.contents import CacheContents, Split, TextBases
 from taskres_cache.caches.feature_cache import write_cache
+from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.encoders.loading import Backbone, load_backbone
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from taskres_cache.caches.contents import Provenance
+from taskres_cache.caches.provenance import Provenance
 from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
 
 ROOT = Path(__file__).parents[1]

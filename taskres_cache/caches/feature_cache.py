@@ -14,17 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from taskres_cache.caches.contents import (
-    UNKNOWN,
-    CacheContents,
-    Provenance,
-    Rows,
-    Split,
-    SplitName,
-    TextBases,
-    regular_base,
-)
+from taskres_cache.caches.contents import CacheContents, Rows, Split, SplitName, TextBases, regular_base
 from taskres_cache.caches.labelled import LabelledImages
+from taskres_cache.caches.provenance import UNKNOWN, Provenance
 from taskres_cache.errors import CacheDamagedError, CacheError, CacheMismatchError
 from taskres_cache.system.files import PatientFile, replaced
 from taskres_cache.system.version import __version__

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from taskres_cache.caches.contents import Provenance
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.provenance import Provenance
 from taskres_cache.errors import CacheDamagedError
 from taskres_cache.extraction.blocks import BlockFolder, read_rows
 

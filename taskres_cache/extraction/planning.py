@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from taskres_cache.caches.contents import Provenance, Split, SplitName
+from taskres_cache.caches.contents import Split, SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, FewShotSplit, Item, labels_of, sample_few_shot
 from taskres_cache.datasets.images import ABSENT
 from taskres_cache.errors import CacheMismatchError, DatasetError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from taskres_cache.caches.contents import Provenance
+from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import ENTRIES
 from taskres_cache.datasets.images import ImageFolder, ImageSource, Orientation
 from taskres_cache.errors import TaskresError

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from taskres_cache.runs.calibration import reliability
-from taskres_cache.caches.contents import encoder_differences, regular_base
+from taskres_cache.caches.contents import regular_base
+from taskres_cache.caches.provenance import encoder_differences
 from taskres_cache.errors import RunError
 from taskres_cache.runs.measures import TOP, Predictions
 from taskres_cache.heads import logits, moved

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from taskres_cache.encoders.loading import Backbone
-from taskres_cache.caches.contents import Provenance
+from taskres_cache.caches.provenance import Provenance
 from taskres_cache.encoders.decoding import Decoding, WantedImage, decoded_batches
 from taskres_cache.system.devices import available_cores
 from taskres_cache.encoders.encoding import BLOCK_ROWS, EncodedBlock, encoded_blocks, in_blocks, lane_count, lanes

@@ -12,7 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from taskres_cache.caches.contents import Provenance, cache_path
+from taskres_cache.caches.contents import cache_path
+from taskres_cache.caches.provenance import Provenance
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.system.files import replaced
 from taskres_cache.recipe import Recipe

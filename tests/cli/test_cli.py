@@ -312,7 +312,6 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_done(here: Path) -> None:
 
 def test_the_options_stand_for_the_papers_splits() -> None:
     from taskres_cache.cli import options
-
     from taskres_cache.datasets import PAPER_SEEDS, PAPER_SHOTS
 
     assert options.numbers("--shots", options.PAPER_SHOTS) == PAPER_SHOTS

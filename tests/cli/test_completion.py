@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from taskres_cache.cli import fit, options
-from taskres_cache.cli.app import app
 
 from taskres_cache.caches.class_halves import HALVES
+from taskres_cache.cli import fit, options
+from taskres_cache.cli.app import app
 from taskres_cache.datasets import ENTRIES
 from taskres_cache.datasets.prompts import PROMPT_FORMS
 from taskres_cache.datasets.word_lists import ENSEMBLES, clip_models

@@ -1,6 +1,7 @@
 """Progress in a log: one line every ten seconds and one at the end."""
 
 import pytest
+
 import taskres_cache.cli.console as console
 
 

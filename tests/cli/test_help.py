@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import typer
+
 from taskres_cache.cli import help as house
 from taskres_cache.cli.app import app
-
 from tests.conftest import Taskres
 
 COLUMNS = 80

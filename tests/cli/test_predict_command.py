@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import save_file
-from taskres_cache.cli import console
 
+from taskres_cache.cli import console
 from taskres_cache.encoders.loading import Backbone, load_backbone, untrained_model
 from taskres_cache.runs.prediction import PredictedImages
 from taskres_cache.runs.run import write_run

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taskres_cache.caches.contents import Provenance
+from taskres_cache.caches.provenance import Provenance
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.closer_look import ClassGain, CloserLook, Study
 from taskres_cache.reporting.page import as_page
