@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from taskres_cache.runs.base_files import BaseFile
 from taskres_cache.caches.contents import TextBases, regular_base
 from taskres_cache.errors import OptionError
 from taskres_cache.methods.task_residual.loop import Task, tune_projections
 from taskres_cache.recipe import PROJECTION_EPOCHS, Recipe
+from taskres_cache.runs.base_files import BaseFile
 
 
 @dataclass(frozen=True)

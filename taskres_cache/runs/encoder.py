@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from taskres_cache.encoders.loading import Backbone, has_tag, load_backbone
 from taskres_cache.caches.provenance import UNKNOWN, Provenance, encoder_differences
-from taskres_cache.system.devices import has_fast_bfloat16
+from taskres_cache.encoders.loading import Backbone, has_tag, load_backbone
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.runs.run import Classifier
+from taskres_cache.system.devices import has_fast_bfloat16
 
 DIGITS_OF_DIGEST = 12  # enough to tell checkpoints apart, and what people compare by eye
 

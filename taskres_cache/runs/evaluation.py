@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from taskres_cache.runs.calibration import reliability
 from taskres_cache.caches.contents import regular_base
+from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import encoder_differences
 from taskres_cache.errors import RunError
-from taskres_cache.runs.measures import TOP, Predictions
 from taskres_cache.heads import logits, moved
+from taskres_cache.runs.calibration import reliability
+from taskres_cache.runs.measures import TOP, Predictions
 from taskres_cache.runs.run import Classifier, Head
-from taskres_cache.caches.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)

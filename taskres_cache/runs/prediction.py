@@ -12,17 +12,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from taskres_cache.encoders.loading import Backbone
 from taskres_cache.caches.provenance import Provenance
+from taskres_cache.datasets.named_files import NamedFiles
 from taskres_cache.encoders.decoding import Decoding, WantedImage, decoded_batches
-from taskres_cache.system.devices import available_cores
 from taskres_cache.encoders.encoding import BLOCK_ROWS, EncodedBlock, encoded_blocks, in_blocks, lane_count, lanes
+from taskres_cache.encoders.loading import Backbone
 from taskres_cache.errors import OptionError
 from taskres_cache.extraction.encode_missing import Progress, Silent
-from taskres_cache.datasets.named_files import NamedFiles
-from taskres_cache.heads import probabilities
 from taskres_cache.extraction.known_rows import CENTER
+from taskres_cache.heads import probabilities
 from taskres_cache.runs.run import Classifier, Head
+from taskres_cache.system.devices import available_cores
 
 OVERFLOW = "its features are NaN or infinite, as in too low a precision; try --precision fp32"
 

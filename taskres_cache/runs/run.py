@@ -15,8 +15,8 @@ from safetensors.numpy import save
 from taskres_cache.caches.contents import cache_path
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.errors import OptionError, RunError
-from taskres_cache.system.files import replaced
 from taskres_cache.recipe import Recipe
+from taskres_cache.system.files import replaced
 
 CLASSIFIER_FILE = "classifier.safetensors"
 METRICS_FILE = "metrics.json"

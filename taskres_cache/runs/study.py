@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from taskres_cache.caches.contents import SplitName
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.errors import CacheError, OptionError, RunError
+from taskres_cache.heads import logits, moved
+from taskres_cache.methods.search import Chosen, candidates_of, fit_by_choice
+from taskres_cache.methods.task_residual.loop import Fit, FitTask, Task, fit_residuals, stack_size
+from taskres_cache.methods.training_data import TrainingSet, ValidationSet
+from taskres_cache.recipe import Recipe
 from taskres_cache.runs.base_files import BaseFile
 from taskres_cache.runs.bases import Bases, Start
 from taskres_cache.runs.calibration import fit_temperature
-from taskres_cache.caches.contents import SplitName
-from taskres_cache.errors import CacheError, OptionError, RunError
 from taskres_cache.runs.evaluation import calibration_errors, percent_correct, predictions_of
-from taskres_cache.methods.task_residual.loop import Fit, FitTask, Task, fit_residuals, stack_size
 from taskres_cache.runs.measures import Predictions, class_accuracies
-from taskres_cache.recipe import Recipe
-from taskres_cache.heads import logits, moved
 from taskres_cache.runs.run import Classifier, Head, read_classifier, read_metrics, run_folder, write_run
-from taskres_cache.methods.search import Chosen, candidates_of, fit_by_choice
-from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.methods.training_data import TrainingSet, ValidationSet
 
 
 @dataclass(frozen=True)

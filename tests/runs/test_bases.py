@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from taskres_cache.runs.bases import Bases
 from taskres_cache.caches.contents import TextBases, regular_base
 from taskres_cache.errors import FitError, OptionError
 from taskres_cache.methods.task_residual.loop import Task, tune_projections
-from taskres_cache.recipe import Recipe
 from taskres_cache.methods.training_data import TrainingSet, ValidationSet
+from taskres_cache.recipe import Recipe
+from taskres_cache.runs.bases import Bases
 
 CPU = torch.device("cpu")
 SCALE = 100.0

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from taskres_cache.heads import probabilities
 from taskres_cache.runs.calibration import fit_temperature, reliability
 from taskres_cache.runs.measures import Predictions, class_accuracies, confusion_matrix
-from taskres_cache.heads import probabilities
 
 
 def drawn(scale: float, count: int) -> tuple[torch.Tensor, torch.Tensor]:

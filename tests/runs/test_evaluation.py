@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.runs.evaluation import percent_correct, predictions_of, zero_shot_weights
 from taskres_cache.runs.run import Head
-from taskres_cache.caches.feature_cache import FeatureCache
 
 
 def test_forms_of_zero_shot_by_hand() -> None:

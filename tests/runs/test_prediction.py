@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from taskres_cache.encoders.loading import Backbone, load_backbone, untrained_model
+from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
 from taskres_cache.datasets import load_dataset
+from taskres_cache.encoders.loading import Backbone, load_backbone, untrained_model
 from taskres_cache.errors import OptionError, RunError, UnknownNameError, WeightsError
 from taskres_cache.extraction.extract import ExtractOptions, extract, provenance_of
-from taskres_cache.runs.prediction import PredictOptions, predict_images
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.encoder import load_encoder
+from taskres_cache.runs.prediction import PredictOptions, predict_images
 from taskres_cache.runs.run import Classifier, find_run, read_classifier, write_run
-from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.runs.study import run_study
 from tests.conftest import save_image
 

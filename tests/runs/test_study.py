@@ -12,15 +12,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from taskres_cache.caches.contents import CacheContents, TextBases
-from taskres_cache.errors import CacheError, OptionError, RunError, StorageError
-from taskres_cache.runs.evaluation import class_rows, evaluate_run
-from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
-from taskres_cache.recipe import Recipe
-from taskres_cache.runs.run import find_runs, own_cache, read_classifier, read_metrics
 from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.errors import CacheError, OptionError, RunError, StorageError
+from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
+from taskres_cache.methods.training_data import TrainingSet
+from taskres_cache.recipe import Recipe
+from taskres_cache.runs.evaluation import class_rows, evaluate_run
+from taskres_cache.runs.run import find_runs, own_cache, read_classifier, read_metrics
 from taskres_cache.runs.study import RunResult, finished_runs, recipe_of, run_study
 from taskres_cache.runs.summary import summarise
-from taskres_cache.methods.training_data import TrainingSet
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=30, lr=0.02)
