@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from taskres_cache.caches.contents import CacheContents, Split, TextBases
-from taskres_cache.caches.feature_cache import write_cache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.encoders.loading import Backbone, load_backbone

@@ -60,7 +60,7 @@ def test_the_library_never_imports_the_command_line() -> None:
 
 def test_one_module_knows_each_of_the_large_libraries() -> None:
     assert importers("open_clip", LIBRARY + COMMANDS) == {"taskres_cache/encoders/loading.py"}
-    assert importers("h5py", LIBRARY + COMMANDS) == {"taskres_cache/caches/feature_cache.py"}
+    assert importers("h5py", LIBRARY + COMMANDS) == {"taskres_cache/caches/hdf5.py"}
     assert importers("sklearn", LIBRARY + COMMANDS) == {
         "taskres_cache/estimator.py",
     }
@@ -95,7 +95,8 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         ("taskres_cache.runs.measures", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.runs.calibration", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.caches.contents", {"torch", "h5py", "open_clip"}),
-        ("taskres_cache.caches.labelled", {"torch", "h5py", "open_clip"}),
+        ("taskres_cache.caches.header", {"torch", "h5py", "open_clip"}),
+        ("taskres_cache.caches.provenance", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.estimator", {"h5py", "open_clip"}),
         ("taskres_cache.reporting.page", {"open_clip", "matplotlib", "rich"}),
         ("taskres_cache.reporting.curves_svg", {"torchvision", "open_clip", "h5py", "PIL"}),
@@ -173,7 +174,7 @@ def test_cache_readme_names_every_array_and_attribute() -> None:
     assert [known.name for known in fields(Provenance) if f"`{known.name}`" not in text] == []
     names = re.findall(
         r'"(class_ids|classnames|(?:images|features|text|skipped)/\w+)"',
-        (ROOT / "taskres_cache" / "caches" / "feature_cache.py").read_text(),
+        (ROOT / "taskres_cache" / "caches" / "hdf5.py").read_text(),
     )
     assert len(set(names)) >= 8
     assert [name for name in names if f"`{name}`" not in text] == []

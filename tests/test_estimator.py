@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from taskres_cache import FeatureCache, TaskResClassifier
 from taskres_cache.caches.contents import CacheContents
-from taskres_cache.caches.feature_cache import write_cache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.datasets import load_dataset
 from taskres_cache.encoders.loading import Backbone
 from taskres_cache.errors import FitError, OptionError, RunError, TaskresError

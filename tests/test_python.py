@@ -18,7 +18,7 @@ import taskres_cache
 from taskres_cache import FeatureCache
 from taskres_cache.caches.class_halves import CacheHalf
 from taskres_cache.caches.contents import CacheContents, Split, TextBases
-from taskres_cache.caches.feature_cache import write_cache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import OptionError
 from tests.conftest import Taskres
 

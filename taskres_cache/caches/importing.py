@@ -13,7 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from taskres_cache.caches.contents import CacheContents, Split, TextBases, cache_path
-from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
 from taskres_cache.datasets import (
     GIVEN_SPLIT,

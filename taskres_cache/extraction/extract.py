@@ -13,7 +13,8 @@ from platform import python_version
 import numpy as np
 
 from taskres_cache.caches.contents import CacheContents, SplitName, TextBases
-from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import (
     PAPER_SEEDS,

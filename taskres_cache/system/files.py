@@ -1,10 +1,9 @@
 """Files that appear whole or not at all: write beside the target, fsync, rename."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from taskres_cache.errors import StorageError
 
@@ -39,38 +38,6 @@ def discard_leftovers(path: Path) -> None:
             if file.name.startswith(f".{path.name}.") and file.suffix == ".tmp":
                 with suppress(OSError):
                     file.unlink()
-
-
-class PatientFile:
-    """An open file as HDF5 is to see it: writing never fails, what went wrong is kept.
-
-    A disk that is full as HDF5 writes leaves HDF5 with a file that it can neither close nor forget.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.failure: OSError | None = None
-        self.read, self.readinto, self.seek, self.tell = stream.read, stream.readinto, stream.seek, stream.tell  # type: ignore[attr-defined]
-
-    def write(self, content: bytes) -> int:
-        """Write, or take note that it cannot be done."""
-        return self._tried(lambda: self._stream.write(content), len(content))
-
-    def truncate(self, size: int) -> int:
-        """Give the file its size, or take note that it cannot be done."""
-        return self._tried(lambda: self._stream.truncate(size), size)
-
-    def flush(self) -> None:
-        """Hand over what is written, or take note that it cannot be done."""
-        self._tried(lambda: self._stream.flush() or 0, 0)
-
-    def _tried(self, action: Callable[[], int], otherwise: int) -> int:
-        if self.failure is None:
-            try:
-                return action()
-            except OSError as error:
-                self.failure = error
-        return otherwise
 
 
 def _fsync(path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from taskres_cache.caches.class_halves import labels_of_half, open_cache
 from taskres_cache.caches.contents import CacheContents, TextBases
-from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import CacheError, OptionError
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from taskres_cache.caches.contents import CacheContents, cache_path
-from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.finding import find_cache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.errors import CacheDamagedError, CacheError, CacheMismatchError, OptionError, UnknownNameError
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from taskres_cache.caches.contents import CacheContents
-from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.importing import ImportOptions, contents_of_arrays, import_contents, read_arrays
 from taskres_cache.errors import ArraysError, CacheMismatchError
 from taskres_cache.recipe import Recipe

@@ -15,7 +15,8 @@ from torch import nn
 
 from taskres_cache.bundled import GLYPH_CLIP_WEIGHTS
 from taskres_cache.caches.contents import CacheContents
-from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.datasets import load_dataset
 from taskres_cache.encoders.loading import Backbone, digest_of_weights, plain_preprocess, untrained_model
 from taskres_cache.errors import ExportError, OptionError, RunError, WeightsError

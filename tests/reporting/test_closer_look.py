@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from taskres_cache.caches.contents import CacheContents
-from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.closer_look import Study, gather_studies

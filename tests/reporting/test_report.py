@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
 from tests.conftest import Outcome, Taskres, one_line, save_image
 
 BUNDLED = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")

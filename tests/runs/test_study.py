@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from taskres_cache.caches.contents import CacheContents, TextBases
-from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import CacheError, OptionError, RunError, StorageError
 from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
 from taskres_cache.methods.training_data import TrainingSet

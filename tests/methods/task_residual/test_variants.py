@@ -11,7 +11,8 @@ import torch
 from safetensors.numpy import load_file
 
 from taskres_cache.caches.contents import CacheContents, TextBases
-from taskres_cache.caches.feature_cache import FeatureCache, write_cache
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.heads import probabilities
 from taskres_cache.methods.search import try_residuals
