@@ -72,7 +72,7 @@ def extract(
     """
     from taskres_cache.caches.contents import cache_path
     from taskres_cache.datasets import default_backbone, load_dataset
-    from taskres_cache.datasets.word_lists import read_templates
+    from taskres_cache.datasets.prompts import read_templates
     from taskres_cache.encoders.loading import load_backbone
     from taskres_cache.extraction.extract import ExtractOptions
     from taskres_cache.extraction.extract import extract as extract_features

@@ -10,9 +10,6 @@ from types import ModuleType
 from typing import Literal
 
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG
-from taskres_cache.errors import OptionError, UnknownNameError
-
-ENSEMBLES = {"imagenet-80": "OPENAI_IMAGENET_TEMPLATES", "imagenet-7": "SIMPLE_IMAGENET_TEMPLATES"}
 
 Subset = Literal["imagenet", "imagenet_a", "imagenet_r"]
 
@@ -36,33 +33,10 @@ def clip_models() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in [*configs, GLYPH_CLIP_CONFIG]))
 
 
-def read_templates(file_or_ensemble: str) -> tuple[str, ...]:
-    """Return the prompts of an ensemble (`imagenet-80`, `imagenet-7`), or of a text file with one on each line.
-
-    Raises
-    ------
-    UnknownNameError : neither an ensemble nor a file.
-    OptionError : a line without exactly one `{}`, named with its number, or no line at all.
-    """
-    if file_or_ensemble in ENSEMBLES:
-        fills = getattr(_zero_shot_metadata(), ENSEMBLES[file_or_ensemble])
-        return tuple(fill("{}") for fill in fills)
-    file = Path(file_or_ensemble)
-    if not file.is_file():
-        raise UnknownNameError(
-            "templates", file_or_ensemble, ENSEMBLES, f"pass a text file or {' or '.join(ENSEMBLES)}"
-        )
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"templates {file} cannot be read ({error}); pass a text file in UTF-8") from error
-    for number, line in enumerate(lines, start=1):
-        if line and line.count("{}") != 1:
-            raise OptionError(f"{file}, line {number}: {line!r} must have exactly one {{}} where the class name goes")
-    templates = tuple(dict.fromkeys(line for line in lines if line))
-    if not templates:
-        raise OptionError(f"{file} holds no template; write one on each line, such as: a photo of a {{}}.")
-    return templates
+@cache
+def prompt_ensemble(name: str) -> tuple[str, ...]:
+    """Return the templates in one of open_clip's lists, such as `OPENAI_IMAGENET_TEMPLATES`."""
+    return tuple(fill("{}") for fill in getattr(_zero_shot_metadata(), name))
 
 
 @cache

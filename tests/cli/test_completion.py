@@ -14,8 +14,8 @@ from taskres_cache.caches.class_halves import HALVES
 from taskres_cache.cli import fit, options
 from taskres_cache.cli.app import app
 from taskres_cache.datasets import ENTRIES
-from taskres_cache.datasets.prompts import PROMPT_FORMS
-from taskres_cache.datasets.word_lists import ENSEMBLES, clip_models
+from taskres_cache.datasets.prompts import ENSEMBLES, PROMPT_FORMS
+from taskres_cache.datasets.word_lists import clip_models
 from taskres_cache.encoders.loading import PRECISIONS
 from taskres_cache.errors import OptionError
 from taskres_cache.recipe import CHOICES
