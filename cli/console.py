@@ -12,20 +12,11 @@ from typing import Any, Literal, Self
 import typer
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from taskres_cache.reporting.tables import Table
+from taskres_cache.system.progress import ProgressBar, described_start
 
 SECONDS_BETWEEN_LINES = 10.0
 EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
@@ -112,9 +103,9 @@ def bar(share: float, width: int) -> str:
     return "█" * whole + EIGHTHS[eighths]
 
 
-def progress() -> "Bar | Lines":
+def progress() -> "ProgressBar | Lines":
     """Return what shows stage one's progress: a bar where somebody watches, a line now and then in a log."""
-    return Bar() if sys.stderr.isatty() else Lines()
+    return ProgressBar() if sys.stderr.isatty() else Lines()
 
 
 @contextmanager
@@ -125,39 +116,6 @@ def kept_when_interrupted() -> Iterator[None]:
     except KeyboardInterrupt:
         say("interrupted; what is finished is kept: the same command goes on from there")
         raise typer.Exit(130) from None
-
-
-class RateColumn(ProgressColumn):
-    """Shows how many things a second."""
-
-    def render(self, task: Task) -> Text:
-        """Return the rate of a task."""
-        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
-
-
-class Bar:
-    """A bar on standard error with rate and time left; use as a context manager."""
-
-    def __init__(self) -> None:
-        described = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn())
-        self._bar = RichProgress(*described, TimeRemainingColumn(), console=Console(stderr=True))
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def begin(self, what: str, total: int, done: int) -> None:
-        """Start a new bar, part of which may be done already."""
-        self._task = self._bar.add_task(described_start(what, done), total=total, completed=done)
-
-    def advance(self, count: int) -> None:
-        """Move the bar on."""
-        if self._task is not None:
-            self._bar.advance(self._task, count)
 
 
 class Lines:
@@ -185,8 +143,3 @@ class Lines:
         left = timedelta(seconds=round((self._total - self._done) / rate))
         say(f"{self._what}: {self._done} of {self._total}, {rate:.1f}/s, {left} left")
         self._said = now
-
-
-def described_start(what: str, done: int) -> str:
-    """Return what is counted, and how many of it there were already."""
-    return what if done == 0 else f"{what} ({done} already there)"

@@ -77,6 +77,7 @@ def extract(
     from taskres_cache.extraction.extract import ExtractOptions
     from taskres_cache.extraction.extract import extract as extract_features
     from taskres_cache.extraction.ranks import joined_ranks
+    from taskres_cache.system.progress import Silent
 
     from .console import kept_when_interrupted, progress
 
@@ -96,7 +97,11 @@ def extract(
     default = default_backbone(images.name)
     encoder = load_backbone(backbone or default.name, pretrained or default.pretrained, device, precision)
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
-    with kept_when_interrupted(), joined_ranks() as ranks, progress() if ranks.first else nullcontext() as heard:
+    with (
+        kept_when_interrupted(),
+        joined_ranks() as ranks,
+        progress() if ranks.first else nullcontext(Silent()) as heard,
+    ):
         done = extract_features(images, encoder, options, path, heard, ranks)
     if ranks.first:
         _tell(done, "eval RUN --on" if images.test_only else "fit")

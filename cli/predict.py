@@ -79,13 +79,14 @@ def predict(
     from taskres_cache.runs.encoder import load_encoder
     from taskres_cache.runs.prediction import PredictOptions, predict_images  # seconds, for torch
     from taskres_cache.runs.run import find_run, read_classifier
+    from taskres_cache.system.progress import Silent
 
     from .console import progress
 
     options, folder = PredictOptions(top_k, batch_size, workers), find_run(run)
     classifier = read_classifier(folder)
     encoder = load_encoder(classifier, pretrained, device, precision)
-    with progress() if len(found.paths) > FEW else nullcontext() as heard:
+    with progress() if len(found.paths) > FEW else nullcontext(Silent()) as heard:
         predicted = predict_images(found.paths, classifier, encoder, options, heard)
     predicted = replace(predicted, unreadable=found.unreadable | predicted.unreadable)
     _tell_skipped(found, predicted)

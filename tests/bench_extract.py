@@ -30,8 +30,9 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.cli.console import print_table
 from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.datasets.images import ImageFolder
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.encoding import lane_count, lanes
-from taskres_cache.encoders.loading import Backbone, load_backbone, untrained_model
+from taskres_cache.encoders.loading import load_backbone, untrained_model
 from taskres_cache.extraction.extract import Extraction, ExtractOptions, extract
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.tables import Table, percent

@@ -14,7 +14,8 @@ from taskres_cache.caches.contents import CacheContents, Split, TextBases
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, load_dataset
-from taskres_cache.encoders.loading import Backbone, load_backbone
+from taskres_cache.encoders.backbone import Backbone
+from taskres_cache.encoders.loading import load_backbone
 
 
 @dataclass(frozen=True)

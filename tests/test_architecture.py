@@ -55,7 +55,21 @@ def reached_from(module: str) -> set[str]:
 def test_the_library_never_imports_the_command_line() -> None:
     assert importers("taskres_cache.cli", LIBRARY) == set()
     assert importers("cli", LIBRARY) == set()
-    assert importers("typer", LIBRARY) == importers("rich", LIBRARY) == set()
+    assert importers("typer", LIBRARY) == set()
+
+
+def test_rich_is_imported_only_to_draw_a_progress_bar() -> None:
+    assert importers("rich", LIBRARY) == {"taskres_cache/system/progress.py"}
+    source = ast.parse((ROOT / "taskres_cache" / "system" / "progress.py").read_text())
+    at_import = [node for node in source.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [node for node in at_import if "rich" in ast.unparse(node)] == []
+
+
+def test_stage_one_and_stage_two_do_not_import_each_other() -> None:
+    below_stage_one = [file for file in LIBRARY if file.parent.name in ("encoders", "runs")]
+    assert importers("taskres_cache.extraction", below_stage_one) == set()
+    stage_one = [file for file in LIBRARY if file.parent.name == "extraction"]
+    assert importers("taskres_cache.runs", stage_one) == set()
 
 
 def test_one_module_knows_each_of_the_large_libraries() -> None:
@@ -83,6 +97,10 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         ("taskres_cache.extraction.blocks", {"torch", "open_clip", "h5py"}),
         ("taskres_cache.extraction.lock", {"torch", "open_clip", "h5py", "numpy"}),
         ("taskres_cache.encoders.streamlining", {"open_clip", "h5py", "PIL"}),
+        ("taskres_cache.encoders.backbone", {"open_clip", "torchvision", "h5py"}),
+        ("taskres_cache.encoders.encoding", {"open_clip", "torchvision", "h5py"}),
+        ("taskres_cache.extraction.extract", {"open_clip", "torchvision"}),
+        ("taskres_cache.system.progress", {"torch", "numpy"}),
         ("taskres_cache.caches.finding", {"torch", "open_clip", "torchvision"}),
         ("taskres_cache.datasets", {"torch", "open_clip", "h5py", "numpy"}),
         ("taskres_cache.caches.importing", {"torch", "open_clip"}),
@@ -107,7 +125,8 @@ def test_modules_do_not_know_what_they_need_not(module: str, unknown: set[str]) 
 
 
 def test_the_rule_above_can_fail() -> None:
-    assert {"torch", "open_clip", "h5py"} <= reached_from("taskres_cache.extraction.extract")
+    assert {"torch", "h5py"} <= reached_from("taskres_cache.extraction.extract")
+    assert {"torch", "open_clip"} <= reached_from("taskres_cache.encoders.loading")
 
 
 def test_fitting_is_handed_training_and_val_features_only() -> None:

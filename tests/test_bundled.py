@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset, load_dataset
-from taskres_cache.encoders.loading import Backbone
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.extraction.extract import ExtractOptions, extract
 from taskres_cache.runs.study import recipe_of, run_study
 from taskres_cache.runs.summary import summarise

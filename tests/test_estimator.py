@@ -22,7 +22,7 @@ from taskres_cache import FeatureCache, TaskResClassifier
 from taskres_cache.caches.contents import CacheContents
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.datasets import load_dataset
-from taskres_cache.encoders.loading import Backbone
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import FitError, OptionError, RunError, TaskresError
 from taskres_cache.extraction.extract import ExtractOptions, extract
 from taskres_cache.heads import probabilities

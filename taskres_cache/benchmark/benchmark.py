@@ -14,14 +14,14 @@ import torch
 from taskres_cache.caches.contents import SplitName, cache_path
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import ENTRIES, Entry
-from taskres_cache.encoders.loading import Backbone
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import TaskresError, UnknownNameError
-from taskres_cache.extraction.encode_missing import Progress
 from taskres_cache.extraction.extract import ExtractOptions, extract
 from taskres_cache.runs.evaluation import evaluate_run
 from taskres_cache.runs.run import read_classifier
 from taskres_cache.runs.study import RunResult, finished_runs, recipe_of, run_study
 from taskres_cache.runs.summary import Summary, deviation, summarise
+from taskres_cache.system.progress import Progress
 
 SOURCE_OF_SHIFTED = "imagenet"  # what the shifted data sets test classifiers of
 

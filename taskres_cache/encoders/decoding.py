@@ -19,10 +19,9 @@ import numpy as np
 from torch.utils.data import DataLoader, get_worker_info
 
 from taskres_cache.datasets.images import ImageSource
-from taskres_cache.encoders.loading import Framing
-from taskres_cache.encoders.views import augmented_view
+from taskres_cache.encoders.backbone import Framing
+from taskres_cache.encoders.views import CENTER, augmented_view
 from taskres_cache.errors import DecodingError
-from taskres_cache.extraction.known_rows import CENTER
 
 SECONDS_BETWEEN_LOOKS = 0.5
 POLITE = 19  # the least of priorities: decoding takes what the encoder leaves, and all of it while the encoder waits

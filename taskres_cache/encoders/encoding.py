@@ -18,8 +18,8 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.decoding import DecodedBatch, WantedImage
-from taskres_cache.encoders.loading import Backbone
 from taskres_cache.errors import OptionError
 from taskres_cache.system.devices import available_cores, freed_memory_kept
 

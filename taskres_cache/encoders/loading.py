@@ -1,158 +1,34 @@
-"""The frozen CLIP: the only module that knows open_clip.
-
-Axes: B images or prompts of a batch, H and W height and width of an image, D embedding, K width of the text tower.
-"""
+"""Loading a frozen CLIP: the only module that knows open_clip."""
 
 import hashlib
 import logging
-import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, is_zipfile
 
-import numpy as np
 import open_clip
 import torch
 from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torchvision.transforms import Normalize, ToTensor
 
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
+from taskres_cache.encoders.backbone import PRECISIONS, Backbone, Framing, Tokenizer
 from taskres_cache.encoders.streamlining import streamlined
 from taskres_cache.errors import OptionError, UnknownNameError, WeightsError
 from taskres_cache.system.devices import best_precision, choose_device
 
 BUNDLED_TAG = "bundled"
 HUB_FILES = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)  # what open_clip asks the hub for where a tag names no file
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-BATCH_ON_CPU = 16  # for one thread; larger ones leave the processor's cache (measured)
-TRIAL_BATCH = 8
-SHARE_OF_FREE_MEMORY = 0.7
-
-Tokenizer = Callable[[list[str]], Tensor]
 
 open_clip.add_model_config(GLYPH_CLIP_CONFIG)
 logging.getLogger("open_clip").setLevel(logging.ERROR)
-
-
-@dataclass(frozen=True)
-class Framing:
-    """What open_clip does to an image before it becomes numbers: resize, crop. Knows no model, so that it can travel.
-
-    Parameters
-    ----------
-    steps : torchvision transforms from image to image.
-    size : (H, W) that they end in.
-    """
-
-    steps: tuple[Callable[[Image.Image], Image.Image], ...]
-    size: tuple[int, int]
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """Return the part of an image that the encoder is to see, in RGB and at its size."""
-        for step in self.steps:
-            image = step(image)
-        return image
-
-
-@dataclass(frozen=True)
-class TextFeatures:
-    """Un-normalised text features of B prompts: embeddings (B, D) and what the projection was fed, (B, K) or None."""
-
-    embeddings: np.ndarray
-    pre_projection: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A frozen CLIP on its device, with what identifies it.
-
-    Parameters
-    ----------
-    name, pretrained : what the user asked for; a local checkpoint is known by its file's stem.
-    model_config : the open_clip config that was built, which differs from `name` where the tag needs QuickGELU.
-    weights_sha256 : digest of the loaded weights, see `digest_of_weights`.
-    logit_scale : the multiplier exp(logit_scale), 100 for OpenAI's models.
-    preprocess : open_clip's own preprocessing as plain values.
-    precision : what the image tower computes in: fp32, bf16 or fp16. The text tower always computes in fp32.
-    adapts : whether nobody asked for that precision, so that a cache's own may take its place.
-    framing : open_clip's own resize and crop.
-    """
-
-    name: str
-    pretrained: str
-    model_config: str
-    weights_sha256: str
-    logit_scale: float
-    preprocess: dict[str, Any]
-    precision: str
-    adapts: bool
-    device: torch.device
-    model: nn.Module
-    framing: Framing
-    tokenizer: Tokenizer
-
-    def on_device(self, pixels: np.ndarray) -> Tensor:
-        """Return framed images (B, H, W, 3), uint8, on the device; a quarter of what they would be as float32."""
-        images = torch.from_numpy(pixels)
-        if self.device.type != "cuda":
-            return images.to(self.device)
-        moved = images.pin_memory().to(self.device, non_blocking=True)
-        torch.cuda.current_stream(self.device).synchronize()  # of this thread's own stream: others go on
-        return moved
-
-    @torch.inference_mode()
-    def encode_images(self, pixels: Tensor) -> np.ndarray:
-        """Return un-normalised image features (B, D), float32, of framed images (B, H, W, 3), uint8, on the device."""
-        mean, std = (torch.tensor(self.preprocess[name], device=self.device) for name in ("mean", "std"))
-        scaled = pixels.float().div_(255).sub_(mean).div_(std)  # as open_clip's own ToTensor and Normalize
-        with _autocast(self.device, self.precision):
-            features = self.model.encode_image(scaled.permute(0, 3, 1, 2))  # type: ignore[operator] # channels last
-        return _as_array(features)  # (B, D)
-
-    def batch_that_fits(self, most: int, at_once: int) -> int:
-        """Return how many images make a good batch, up to `most`, when so many batches are encoded at once.
-
-        On a graphics card that is the largest power of two that its free memory has room for.
-        """
-        if self.device.type != "cuda":
-            return min(most, BATCH_ON_CPU)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        before = torch.cuda.memory_allocated(self.device)
-        self.encode_images(self.on_device(np.zeros((TRIAL_BATCH, *self.framing.size, 3), np.uint8)))
-        of_an_image = (torch.cuda.max_memory_allocated(self.device) - before) / TRIAL_BATCH
-        free = SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(self.device)[0]
-        fitting = max(1.0, free / at_once / max(of_an_image, 1.0))
-        return min(most, 1 << int(math.log2(fitting)))
-
-    @torch.inference_mode()
-    def encode_texts(self, prompts: Sequence[str]) -> TextFeatures:
-        """Return un-normalised text features, float32, of prompts.
-
-        Where the tower ends in a linear projection, the features are computed as `pre_projection @ projection`, so
-        that a cache's three text arrays agree to the last bit of float32.
-        """
-        tokens = self.tokenizer(list(prompts)).to(self.device)  # (B, context)
-        tower, weight = _text_projection(self.model)
-        if weight is None:
-            return TextFeatures(_as_array(self.model.encode_text(tokens)), None)  # type: ignore[operator]
-        with _without_projection(tower):
-            pre_projection = _as_array(self.model.encode_text(tokens))  # type: ignore[operator] # (B, K)
-        return TextFeatures(pre_projection @ _as_array(weight), pre_projection)
-
-    @property
-    def projection(self) -> np.ndarray | None:
-        """The text projection (K, D), float32; None for towers that do not end in a linear map."""
-        weight = _text_projection(self.model)[1]
-        return None if weight is None else _as_array(weight)
 
 
 def load_backbone(name: str, pretrained: str, device: str = "auto", precision: str = "auto") -> Backbone:
@@ -356,35 +232,6 @@ def _choose_precision(precision: str, device: torch.device) -> str:
     if precision not in PRECISIONS:
         raise OptionError(f"precision must be auto, {', '.join(PRECISIONS)}, got {precision!r}")
     return precision
-
-
-def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=PRECISIONS[precision])
-
-
-def _text_projection(model: Any) -> tuple[nn.Module, Tensor | None]:
-    """Return the module that owns the text projection, and the projection as (K, D) where it is a plain linear map."""
-    tower = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
-    projection = getattr(tower, "text_projection", None)
-    if isinstance(projection, nn.Linear):  # affine where it has a bias: not the linear map that a cache can tune
-        return tower, projection.weight.T if getattr(projection, "bias", None) is None else None
-    return tower, projection if isinstance(projection, Tensor) else None
-
-
-@contextmanager
-def _without_projection(tower: nn.Module) -> Iterator[None]:
-    """Let a text tower return what its projection would be fed: open_clip's towers skip a projection that is None."""
-    projection = tower.text_projection
-    tower.text_projection = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        tower.text_projection = projection
-
-
-def _as_array(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().float().cpu().numpy()
-    return array
 
 
 @contextmanager

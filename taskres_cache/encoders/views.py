@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+CENTER = -1  # number of the rendering under the model's own preprocessing; augmented views count from 0
+
 SCALE = (0.08, 1.0)  # of the image's area
 RATIO = (3 / 4, 4 / 3)  # width by height
 FLIPPED = 0.5  # of all views

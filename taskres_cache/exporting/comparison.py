@@ -6,20 +6,17 @@ Axes: N inputs, C classes, D embedding, H and W height and width of the model's 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError, TaskresError
 from taskres_cache.exporting.tensors import sharpness
 from taskres_cache.heads import probabilities
 from taskres_cache.runs.run import Classifier, own_cache
-
-if TYPE_CHECKING:  # open_clip takes seconds to import, and a head alone needs none
-    from taskres_cache.encoders.loading import Backbone
 
 Ask = Callable[[Sequence[Path], np.ndarray], np.ndarray]  # of files and inputs, see `tensors.Form.ask`
 
@@ -71,7 +68,7 @@ def head_trial(folder: Path, classifier: Classifier, cache_dir: Path) -> Trial:
     return Trial(features, _expected(classifier, features), of)
 
 
-def image_trial(classifier: Classifier, backbone: "Backbone") -> Trial:
+def image_trial(classifier: Classifier, backbone: Backbone) -> Trial:
     """Return seeded images to compare on: coloured blotches, framed as the encoder frames every image."""
     rng = np.random.default_rng(0)
     grids = rng.integers(0, 256, (TRIAL_IMAGES, BLOTCHES, BLOTCHES, 3), dtype=np.uint8)

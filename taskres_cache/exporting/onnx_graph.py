@@ -10,20 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError
 from taskres_cache.exporting.tensors import Shapes, as_text, directions, facts, sharpness
 from taskres_cache.heads import moved, normalise
 from taskres_cache.runs.run import Classifier
 from taskres_cache.system.extras import require
-
-if TYPE_CHECKING:  # open_clip takes seconds to import, and a head alone needs none
-    from taskres_cache.encoders.loading import Backbone
 
 OPSET = 18  # what torch's exporter writes without converting, from torch 2.11 on
 MOST_BYTES = 2**31 - 2**24  # one file, a protocol buffer, holds less than 2 GiB; some of it is the graph
@@ -39,7 +37,7 @@ class OnnxForm:
     backbone : in fp32 on the CPU; its image tower becomes part of the graph. None for the head alone.
     """
 
-    backbone: "Backbone | None" = None
+    backbone: Backbone | None = None
     name: ClassVar[str] = "onnx"
     tolerance: ClassVar[float] = (
         1e-4  # float32 arithmetic: heads are up to 1.5e-5 from exact, the run's own too (measured)
@@ -145,7 +143,7 @@ class _HeadGraph(nn.Module):
 class _EncoderGraph(nn.Module):
     """From framed pixels (N, 3, H, W), 0 to 1, to calibrated probabilities (N, C)."""
 
-    def __init__(self, head: _HeadGraph, backbone: "Backbone") -> None:
+    def __init__(self, head: _HeadGraph, backbone: Backbone) -> None:
         super().__init__()
         self.head, self.model = head, backbone.model
         mean, std = (torch.tensor(backbone.preprocess[name])[:, None, None] for name in ("mean", "std"))

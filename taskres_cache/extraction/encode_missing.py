@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from taskres_cache.caches.contents import TextBases
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets.images import ImageSource
 from taskres_cache.datasets.prompts import fill_templates
+from taskres_cache.encoders.backbone import Backbone, TextFeatures
 from taskres_cache.encoders.decoding import Decoding, WantedImage, decoded_batches
 from taskres_cache.encoders.encoding import (
     BLOCK_ROWS,
@@ -26,33 +26,14 @@ from taskres_cache.encoders.encoding import (
     lane_count,
     lanes,
 )
-from taskres_cache.encoders.loading import Backbone, TextFeatures
+from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import TaskresError, WeightsError
 from taskres_cache.extraction.blocks import BlockFolder, read_rows
-from taskres_cache.extraction.known_rows import CENTER, Already, KnownRows, Rendering
+from taskres_cache.extraction.known_rows import Already, KnownRows, Rendering
 from taskres_cache.system.devices import available_cores
+from taskres_cache.system.progress import Progress
 
 PROMPTS_PER_BLOCK = 64
-
-
-class Progress(Protocol):
-    """Hears how far stage one has come."""
-
-    def begin(self, what: str, total: int, done: int) -> None:
-        """`total` things are to be had, of which `done` were there already."""
-
-    def advance(self, count: int) -> None:
-        """So many more are done."""
-
-
-class Silent:
-    """A progress that nobody looks at."""
-
-    def begin(self, what: str, total: int, done: int) -> None:
-        """Take no notice."""
-
-    def advance(self, count: int) -> None:
-        """Take no notice."""
 
 
 @dataclass(frozen=True)

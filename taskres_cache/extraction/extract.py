@@ -26,25 +26,18 @@ from taskres_cache.datasets import (
     shortage_notes,
 )
 from taskres_cache.datasets.prompts import fill_templates
+from taskres_cache.encoders.backbone import PRECISIONS, Backbone
 from taskres_cache.encoders.encoding import BLOCK_ROWS, Block, Seconds
-from taskres_cache.encoders.loading import PRECISIONS, Backbone
 from taskres_cache.encoders.views import view_recipe
 from taskres_cache.errors import OptionError, RankError, UnreadableImagesError
 from taskres_cache.extraction.blocks import discard_blocks
-from taskres_cache.extraction.encode_missing import (
-    Encoder,
-    Gathered,
-    Progress,
-    Silent,
-    encode_missing,
-    gather_text,
-    missing_blocks,
-)
+from taskres_cache.extraction.encode_missing import Encoder, Gathered, encode_missing, gather_text, missing_blocks
 from taskres_cache.extraction.known_rows import Already, KnownRows, LazyRows, Rendering
 from taskres_cache.extraction.lock import held
 from taskres_cache.extraction.planning import Plan, existing_cache, plan_cache, refuse_absent, refuse_other_dataset
 from taskres_cache.extraction.ranks import Ranks
 from taskres_cache.system.files import discard_leftovers
+from taskres_cache.system.progress import Progress, Silent, default_progress
 
 LIBRARIES = ("taskres-cache", "torch", "torchvision", "open_clip_torch", "timm", "pillow", "numpy")
 UNREADABLE = ("fail", "skip")
@@ -136,7 +129,7 @@ def extract(
     StorageError : the cache cannot be written.
     RankError : another rank cannot go on; what is finished is kept.
     """
-    progress, ranks = progress or Silent(), ranks or Ranks()
+    ranks = ranks or Ranks()
     parts = path.with_name(f"{path.name}.parts")
     fill_templates(dataset.templates, dataset.classnames, options.classnames_form)  # before hours of encoding
     planned: list[_Planned] = []  # of the first rank; the others have no need of more than their work
@@ -146,6 +139,8 @@ def extract(
         return planned[0].work
 
     with ExitStack() as held_until_done:
+        if progress is None:
+            progress = held_until_done.enter_context(default_progress()) if ranks.first else Silent()
         died = ranks.agreed(lambda: held_until_done.enter_context(held(path)))
         work = ranks.agreed(plan)
         backbone = replace(backbone, precision=work.made_from.precision)

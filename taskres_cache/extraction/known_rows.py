@@ -12,10 +12,9 @@ import numpy as np
 
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import Provenance
+from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import CacheDamagedError
 from taskres_cache.extraction.blocks import BlockFolder, read_rows
-
-CENTER = -1  # the rendering under the model's own preprocessing; the others are numbers of augmented views
 
 
 class Rendering(NamedTuple):

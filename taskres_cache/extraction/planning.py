@@ -14,8 +14,9 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, FewShotSplit, Item, labels_of, sample_few_shot
 from taskres_cache.datasets.images import ABSENT
+from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import CacheMismatchError, DatasetError
-from taskres_cache.extraction.known_rows import CENTER, Rendering
+from taskres_cache.extraction.known_rows import Rendering
 
 DECISIVE = ("weights_sha256", "model_config", "preprocess", "precision", "classnames_form", "split")
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from taskres_cache.caches.provenance import UNKNOWN, Provenance, encoder_differences
-from taskres_cache.encoders.loading import Backbone, has_tag, load_backbone
+from taskres_cache.encoders.backbone import Backbone
+from taskres_cache.encoders.loading import has_tag, load_backbone
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.runs.run import Classifier
 from taskres_cache.system.devices import has_fast_bfloat16

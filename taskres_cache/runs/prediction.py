@@ -4,7 +4,7 @@ Axes: N images, B images of a block, C classes, K best of them, D embedding.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,15 +14,15 @@ import torch
 
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets.named_files import NamedFiles
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.decoding import Decoding, WantedImage, decoded_batches
 from taskres_cache.encoders.encoding import BLOCK_ROWS, EncodedBlock, encoded_blocks, in_blocks, lane_count, lanes
-from taskres_cache.encoders.loading import Backbone
+from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import OptionError
-from taskres_cache.extraction.encode_missing import Progress, Silent
-from taskres_cache.extraction.known_rows import CENTER
 from taskres_cache.heads import probabilities
 from taskres_cache.runs.run import Classifier, Head
 from taskres_cache.system.devices import available_cores
+from taskres_cache.system.progress import Progress, default_progress
 
 OVERFLOW = "its features are NaN or infinite, as in too low a precision; try --precision fp32"
 
@@ -119,15 +119,18 @@ def predict_images(
     ------
     DecodingError : a decoding process died, as of too little memory.
     """
-    options, progress = options or PredictOptions(), progress or Silent()
+    options = options or PredictOptions()
     images = [WantedImage(path, (CENTER,)) for path in dict.fromkeys(paths)]
     asked = _Asked.of(classifier, options.top_k)
     parts = []
-    progress.begin("images", len(images), 0)
-    with _encoded(images, classifier.provenance, backbone, options) as blocks:
+    with (
+        default_progress() if progress is None else nullcontext(progress) as shown,
+        _encoded(images, classifier.provenance, backbone, options) as blocks,
+    ):
+        shown.begin("images", len(images), 0)
         for block in blocks:
             parts.append(asked.about(block))
-            progress.advance(len(block.images) + len(block.unreadable))
+            shown.advance(len(block.images) + len(block.unreadable))
     return asked.joined(parts)
 
 

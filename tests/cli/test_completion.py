@@ -16,7 +16,7 @@ from taskres_cache.cli.app import app
 from taskres_cache.datasets import ENTRIES
 from taskres_cache.datasets.prompts import ENSEMBLES, PROMPT_FORMS
 from taskres_cache.datasets.word_lists import clip_models
-from taskres_cache.encoders.loading import PRECISIONS
+from taskres_cache.encoders.backbone import PRECISIONS
 from taskres_cache.errors import OptionError
 from taskres_cache.recipe import CHOICES
 from taskres_cache.runs.base_files import BASES

@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from taskres_cache.cli import console
-from taskres_cache.encoders.loading import Backbone, load_backbone, untrained_model
+from taskres_cache.encoders.backbone import Backbone
+from taskres_cache.encoders.loading import load_backbone, untrained_model
 from taskres_cache.runs.prediction import PredictedImages
 from taskres_cache.runs.run import write_run
 from tests.conftest import Taskres, one_line, save_image

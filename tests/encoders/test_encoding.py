@@ -12,13 +12,12 @@ import torch
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset
 from taskres_cache.datasets.images import ImageFolder
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.decoding import Decoding, WantedImage, decoded_batches, rendered
 from taskres_cache.encoders.encoding import Seconds, in_blocks, lanes
-from taskres_cache.encoders.loading import Backbone
-from taskres_cache.encoders.views import augmented_view
+from taskres_cache.encoders.views import CENTER, augmented_view
 from taskres_cache.errors import CacheMismatchError, OptionError
 from taskres_cache.extraction.extract import ExtractOptions, extract
-from taskres_cache.extraction.known_rows import CENTER
 from tests.conftest import save_image
 
 OPTIONS = ExtractOptions(shots=(1, 2), seeds=(1,), views=3)

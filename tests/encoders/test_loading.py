@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from taskres_cache.encoders import loading
-from taskres_cache.encoders.loading import Backbone, digest_of_weights, load_backbone, untrained_model
+from taskres_cache.encoders.backbone import Backbone
+from taskres_cache.encoders.loading import digest_of_weights, load_backbone, untrained_model
 from taskres_cache.errors import OptionError, UnknownNameError, WeightsError
 from taskres_cache.system.devices import has_fast_bfloat16
 

@@ -14,7 +14,7 @@ from PIL import Image
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import load_dataset
 from taskres_cache.datasets.images import ImageFolder, decode
-from taskres_cache.encoders.loading import Backbone
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import DatasetError, UnreadableImagesError
 from taskres_cache.extraction.extract import ExtractOptions, extract
 from tests.conftest import save_image

@@ -18,7 +18,8 @@ from taskres_cache.caches.contents import CacheContents
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.datasets import load_dataset
-from taskres_cache.encoders.loading import Backbone, digest_of_weights, plain_preprocess, untrained_model
+from taskres_cache.encoders.backbone import Backbone
+from taskres_cache.encoders.loading import digest_of_weights, plain_preprocess, untrained_model
 from taskres_cache.errors import ExportError, OptionError, RunError, WeightsError
 from taskres_cache.exporting import comparison
 from taskres_cache.exporting.export import export_head, export_with_encoder

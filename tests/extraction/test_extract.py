@@ -10,7 +10,7 @@ import pytest
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset, labels_of, load_dataset, sample_few_shot
 from taskres_cache.datasets.images import ImageFolder
-from taskres_cache.encoders.loading import Backbone
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import (
     CacheMismatchError,
     DatasetError,

@@ -23,7 +23,7 @@ from PIL import Image
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset
 from taskres_cache.datasets.images import ImageFolder
-from taskres_cache.encoders.loading import Backbone
+from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import BusyError, DecodingError, OptionError, StorageError, UnreadableImagesError
 from taskres_cache.extraction.extract import LIBRARIES, ExtractOptions, extract
 from taskres_cache.extraction.lock import held

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
 from taskres_cache.datasets import load_dataset
-from taskres_cache.encoders.loading import Backbone, load_backbone, untrained_model
+from taskres_cache.encoders.backbone import Backbone
+from taskres_cache.encoders.loading import load_backbone, untrained_model
 from taskres_cache.errors import OptionError, RunError, UnknownNameError, WeightsError
 from taskres_cache.extraction.extract import ExtractOptions, extract, provenance_of
 from taskres_cache.recipe import Recipe
