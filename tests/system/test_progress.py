@@ -1,6 +1,9 @@
 """The default progress: a bar on a terminal or in a notebook, nothing in a log."""
 
+from functools import partial
+
 import pytest
+from rich.console import Console
 
 from taskres_cache.system.progress import ProgressBar, Silent, default_progress
 
@@ -13,9 +16,9 @@ def test_default_progress_is_silent_in_a_log(capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("place", ["is_terminal", "is_jupyter"])
-def test_default_progress_is_a_bar_where_a_person_watches(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"rich.console.Console.{place}", property(lambda _: True))
+@pytest.mark.parametrize("place", ["force_terminal", "force_jupyter"])
+def test_default_progress_is_a_bar_on_a_terminal_and_in_a_notebook(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console.Console", partial(Console, **{place: True}))
     monkeypatch.setattr(ProgressBar, "__enter__", lambda bar: bar)
     with default_progress() as progress:
         assert isinstance(progress, ProgressBar)
