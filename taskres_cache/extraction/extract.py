@@ -33,7 +33,7 @@ from taskres_cache.errors import OptionError, RankError, UnreadableImagesError
 from taskres_cache.extraction.blocks import discard_blocks
 from taskres_cache.extraction.encode_missing import Encoder, Gathered, encode_missing, gather_text, missing_blocks
 from taskres_cache.extraction.known_rows import Already, KnownRows, LazyRows, Rendering
-from taskres_cache.extraction.lock import held
+from taskres_cache.extraction.lock import exclusive_lock
 from taskres_cache.extraction.planning import Plan, existing_cache, plan_cache, refuse_absent, refuse_other_dataset
 from taskres_cache.extraction.ranks import Ranks
 from taskres_cache.system.files import discard_leftovers
@@ -138,17 +138,16 @@ def extract(
         planned.append(_planned(dataset, backbone, options, path, parts))
         return planned[0].work
 
-    with ExitStack() as held_until_done:
+    with ExitStack() as until_done:
         if progress is None:
-            progress = held_until_done.enter_context(default_progress()) if ranks.first else Silent()
-        died = ranks.agreed(lambda: held_until_done.enter_context(held(path)))
+            progress = until_done.enter_context(default_progress()) if ranks.first else Silent()
+        lock_notes = ranks.agreed(lambda: until_done.enter_context(exclusive_lock(path)))
         work = ranks.agreed(plan)
         backbone = replace(backbone, precision=work.made_from.precision)
         _refuse_other_encoder(provenance_of(dataset, backbone, options), work.made_from, ranks)
         done = ranks.gathered(_encode_share(dataset, backbone, options, work, parts, ranks, progress))
         finished = ranks.agreed(lambda: _finish(planned[0], backbone, options, path, parts, done, progress))
-    taken_over = (f"{died} ended before its work was done; its finished blocks were taken over",) if died else ()
-    return replace(finished, notes=(*taken_over, *finished.notes))
+    return replace(finished, notes=(*lock_notes, *finished.notes))
 
 
 @dataclass(frozen=True)

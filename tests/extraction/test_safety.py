@@ -26,7 +26,7 @@ from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import BusyError, DecodingError, OptionError, StorageError, UnreadableImagesError
 from taskres_cache.extraction.extract import LIBRARIES, ExtractOptions, extract
-from taskres_cache.extraction.lock import held
+from taskres_cache.extraction.lock import exclusive_lock
 from tests.conftest import save_image
 
 OPTIONS = ExtractOptions(shots=(1, 2), seeds=(1,), views=1)
@@ -96,12 +96,14 @@ def test_kill_9_at_any_moment_loses_no_finished_block(dataset: Dataset, glyph_cl
 
 def test_the_second_is_told_who_holds_a_cache(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
     def slowly() -> None:
-        with held(path):
+        with exclusive_lock(path):
             time.sleep(PATIENCE)
 
     holder = in_a_child(slowly)
     wait_until(lambda: lock_of(path).exists() and str(holder.pid) in lock_of(path).read_text())
-    with pytest.raises(BusyError, match=f"photos.h5 is being made by process {holder.pid} on .*, begun 20.* UTC; wait"):
+    with pytest.raises(
+        BusyError, match=f"photos.h5 is being made by process {holder.pid} on .*, started 20.* UTC; wait"
+    ):
         extract(dataset, glyph_clip, OPTIONS, path)
     assert lock_of(path).exists()
     holder.kill()
@@ -131,7 +133,7 @@ def test_only_one_of_many_gets_hold_of_a_cache(path: Path, tmp_path: Path) -> No
     def grab(name: str) -> None:
         for _ in range(50):
             try:
-                with held(path):
+                with exclusive_lock(path):
                     mine = tmp_path / "mine"
                     descriptor = os.open(mine, os.O_CREAT | os.O_EXCL)  # fails when another is in here as well
                     os.close(descriptor)
@@ -150,22 +152,46 @@ def test_only_one_of_many_gets_hold_of_a_cache(path: Path, tmp_path: Path) -> No
     assert [child.exitcode for child in children] == [0] * 10
 
 
-def test_a_lock_on_a_file_that_was_removed_meanwhile_counts_for_nothing(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between our opening the file and our locking it, its holder finishes and removes it."""
-    lock, asked = fcntl.lockf, []
+def test_a_lock_on_a_removed_file_is_taken_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening the file and locking it, its holder finishes and removes it."""
+    flock, locked = fcntl.flock, []
 
-    def after_its_holder(descriptor: int, how: int) -> None:
-        asked.append(descriptor)
-        if len(asked) == 1:
-            lock_of(path).unlink()
-        lock(descriptor, how)
+    def after_its_holder(descriptor: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX:
+            locked.append(descriptor)
+            if len(locked) == 1:
+                lock_of(path).unlink()
+        flock(descriptor, operation)
 
-    monkeypatch.setattr("fcntl.lockf", after_its_holder)
-    with held(path):
+    monkeypatch.setattr("fcntl.flock", after_its_holder)
+    with exclusive_lock(path):
         assert lock_of(path).exists()
-        assert len(asked) == 2
+        assert len(locked) == 2
+    assert not lock_of(path).exists()
+
+
+def test_a_forked_process_does_not_keep_the_lock_of_a_crashed_parent(path: Path, tmp_path: Path) -> None:
+    """As decoding processes do: they are forked while the lock is held, and outlive a killed parent for a moment."""
+    orphan = tmp_path / "orphan"
+
+    def lock_and_fork() -> None:
+        with exclusive_lock(path):
+            if os.fork() == 0:
+                orphan.write_text(str(os.getpid()))
+            time.sleep(PATIENCE)
+
+    holder = in_a_child(lock_and_fork)
+    wait_until(lambda: orphan.exists() and orphan.read_text() != "")
+    with pytest.raises(BusyError), exclusive_lock(path):
+        pass
+    holder.kill()
+    holder.join()
+    try:
+        os.kill(int(orphan.read_text()), 0)  # it is still running
+        with exclusive_lock(path) as notes:
+            assert notes[0].startswith(f"process {holder.pid} on ")
+    finally:
+        os.kill(int(orphan.read_text()), signal.SIGKILL)
 
 
 def lock_of(path: Path) -> Path:
@@ -179,13 +205,31 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_a_file_system_without_locks_is_used_unguarded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unable(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_unlocked_with_a_note(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("fcntl.lockf", unable)
-    with held(path) as died:
-        assert died is None
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with exclusive_lock(path) as notes, exclusive_lock(path) as second:
+        assert notes == second
+        assert notes[0].endswith("on a file system without locks: run one extraction of this cache at a time")
+    assert extract(dataset, glyph_clip, OPTIONS, path).notes[0] == notes[0]
+    assert [file.name for file in path.parent.iterdir()] == ["photos.h5"]
+
+
+def test_a_lock_that_fails_for_another_reason_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("fcntl.flock", fails)
+    with (
+        pytest.raises(StorageError, match=r"photos\.h5 cannot be written \(Input/output error\)"),
+        exclusive_lock(path),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("room", [4500, 20_000])
