@@ -114,6 +114,7 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         ("taskres_cache.runs.calibration", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.caches.contents", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.caches.header", {"torch", "h5py", "open_clip"}),
+        ("taskres_cache.caches.labelled", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.caches.provenance", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.estimator", {"h5py", "open_clip"}),
         ("taskres_cache.reporting.page", {"open_clip", "matplotlib", "rich"}),

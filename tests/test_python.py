@@ -69,7 +69,7 @@ def test_parts_without_images_are_empty_and_unknown_splits_are_named(cache_file:
     write_cache(cache_file, replace(contents, splits=splits))
     image_features, labels = FeatureCache(cache_file).val(1, 1)
     assert (image_features.shape, labels.shape) == ((0, 8), (0,))
-    with pytest.raises(OptionError, match="has no split of 16 shots, seed 1; it has shots 1 with seeds 1"):
+    with pytest.raises(OptionError, match=r"has no split with 16 shots and seed 1 \(available: shots 1 with seeds 1\)"):
         FeatureCache(cache_file).train(16, 1)
 
 

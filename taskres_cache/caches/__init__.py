@@ -1,1 +1,1 @@
-"""What stage one leaves and stage two reads: the HDF5 file, its contents, and the import of other arrays."""
+"""The cache between the two stages: the HDF5 file, reading and writing it, and importing arrays from elsewhere."""

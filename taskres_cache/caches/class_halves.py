@@ -1,7 +1,7 @@
-"""Base-to-new: a cache as if it had only the first or the second half of its classes (CoOp's rule).
+"""Base-to-new: a cache restricted to the first or the second half of its classes (CoOp's rule).
 
-Few-shot draws are made from all classes and then cut down, as CoOp does, so that the base half trains on the very
-images that it has in a fit of all classes.
+Few-shot splits are drawn from all classes and then cut down, as CoOp does, so that the base half trains on the same
+images as in a fit of all classes.
 
 Axes: C classes, N images.
 """
@@ -23,9 +23,17 @@ HALVES: tuple[str, ...] = get_args(Half)
 def labels_of_half(classes: int, half: str) -> range:
     """Return the labels of a half: the first ceil(C/2) are base, the others new.
 
+    Parameters
+    ----------
+    classes : int
+        C, the number of classes.
+    half : {"all", "base", "new"}
+        Which labels to return.
+
     Raises
     ------
-    OptionError : no such half.
+    OptionError
+        `half` has another value.
     """
     if half not in HALVES:
         raise OptionError(f"classes must be one of {', '.join(HALVES)}, got {half!r}")
@@ -34,14 +42,44 @@ def labels_of_half(classes: int, half: str) -> range:
 
 
 def open_cache(path: str | Path, half: str = "all") -> FeatureCache:
-    """Return a cache, or the half of it that has the base or the new classes; raises OptionError for another word."""
+    """Open a cache, or the half of it with the base or the new classes.
+
+    Parameters
+    ----------
+    path : str or Path
+        The cache file.
+    half : {"all", "base", "new"}
+        Classes to keep.
+
+    Raises
+    ------
+    OptionError
+        `half` has another value.
+    CacheError
+        The file could not be used, see `FeatureCache`, or the half has fewer than two classes.
+    """
     return FeatureCache(path) if half == "all" else CacheHalf(path, half)
 
 
 class CacheHalf(FeatureCache):
-    """A cache with half of its classes: labels counted anew from 0, the rows of other classes in no partition or split.
+    """A cache with half of its classes.
 
-    Row numbers stay those of the file.
+    Labels are renumbered from 0, and rows of other classes are in no partition and no split. Row numbers are those of
+    the file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The cache file.
+    half : {"all", "base", "new"}
+        Classes to keep.
+
+    Raises
+    ------
+    OptionError
+        `half` has another value.
+    CacheError
+        The file could not be used, see `FeatureCache`, or the half has fewer than two classes.
     """
 
     def __init__(self, path: str | Path, half: str) -> None:
@@ -50,7 +88,8 @@ class CacheHalf(FeatureCache):
         self.kept = labels_of_half(len(self.classnames), half)
         if len(self.kept) < 2:
             raise CacheError(
-                f"{path} has {len(self.classnames)} classes; the {half} half of them is too small to tell apart"
+                f"{path} has {len(self.classnames)} classes, and its {half} half has {len(self.kept)}; expected at "
+                "least 2"
             )
         self._row_kept = (self.labels >= self.kept.start) & (self.labels < self.kept.stop)  # (N,)
         self.labels = self.labels - self.kept.start
@@ -60,11 +99,11 @@ class CacheHalf(FeatureCache):
         self.splits = {name: Split(self._cut(s.train), self._cut(s.val)) for name, s in self.splits.items()}
 
     def rows(self, partition: str) -> np.ndarray:
-        """Return the rows of a partition that have one of the kept classes."""
+        """Return the rows of a partition whose class is kept, int64."""
         return self._cut(super().rows(partition))
 
     def text_bases(self) -> TextBases:
-        """Return the text tower's arrays for the kept classes."""
+        """Return the text features of the kept classes."""
         text = super().text_bases()
         kept = slice(self.kept.start, self.kept.stop)
         pre_projection = None if text.pre_projection is None else text.pre_projection[kept]

@@ -1,4 +1,4 @@
-"""What a cache holds, as plain values and arrays; knows neither HDF5 nor torch.
+"""The contents of a cache, as plain values and arrays; knows neither HDF5 nor torch.
 
 Axes: N images, M train images, V augmented views, C classes, T templates, D embedding, W width of the text tower.
 """
@@ -17,7 +17,13 @@ SplitName = tuple[int, int]  # (shots, seed)
 
 @dataclass(frozen=True)
 class Split:
-    """Rows into `images/` of one few-shot split, in the order in which they were drawn; int64."""
+    """One few-shot split.
+
+    Parameters
+    ----------
+    train, val : ndarray of shape (N,), int64
+        Rows of `images/`, in the order in which they were drawn.
+    """
 
     train: np.ndarray
     val: np.ndarray
@@ -25,14 +31,18 @@ class Split:
 
 @dataclass(frozen=True)
 class TextBases:
-    """What the text tower says of the classes, float32, un-normalised.
+    """Text features of the classes, from which bases are built.
 
     Parameters
     ----------
-    templates : (T,) prompts with one `{}` each.
-    embeddings : (C, T, D).
-    pre_projection, projection : (C, T, W) and (W, D), whose product the embeddings are; None for towers that do not
-        end in a linear projection.
+    templates : tuple of str
+        Prompts (T,) with one `{}` each.
+    embeddings : ndarray of shape (C, T, D), float32
+        Text features, un-normalised.
+    pre_projection : ndarray of shape (C, T, W), float32, or None
+        Input of the text tower's projection; None for towers that do not end in a linear projection.
+    projection : ndarray of shape (W, D), float32, or None
+        `embeddings = pre_projection @ projection`.
     """
 
     templates: tuple[str, ...]
@@ -42,44 +52,70 @@ class TextBases:
 
 
 def regular_base(embeddings: np.ndarray) -> np.ndarray:
-    """Return the regular base (C, D): the mean over templates of un-normalised embeddings (C, T, D).
+    """Return the regular base: the mean of the text features over the templates.
 
-    Nothing is normalised before the mean (TaskRes, section 3.2, and its released code), unlike in a prompt ensemble.
+    Parameters
+    ----------
+    embeddings : ndarray of shape (C, T, D)
+        Text features, un-normalised. Nothing is normalised before the mean (TaskRes, section 3.2, and its released
+        code), unlike in a prompt ensemble.
+
+    Returns
+    -------
+    ndarray of shape (C, D)
+        The base, un-normalised.
     """
     base: np.ndarray = embeddings.mean(axis=1)  # (C, D)
     return base
 
 
 class Rows(Protocol):
-    """Features as far as writing them goes: an array, or what reads a slice when it is taken."""
+    """Features to be written: an array, or an object that reads a slice when asked for it."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows first."""
+        """Shape, rows first."""
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the values."""
+        """Type of the values."""
 
     def __getitem__(self, rows: slice, /) -> np.ndarray:
-        """Return some rows."""
+        """Return a slice of the rows."""
 
 
 @dataclass(frozen=True)
 class CacheContents:
-    """All that one cache file holds.
+    """Everything that one cache file stores.
 
     Parameters
     ----------
-    classnames : (C,) in label order.
-    class_ids : (C,) what classes go by across data sets; None when that is their names.
-    paths, stamps : (N,) each image's path and what changes when its file does.
-    labels, partitions : (N,) int32; uint8 as positions in `PARTITIONS`.
-    image_features : (N, D) float16 or float32, un-normalised.
-    augmented, augmented_rows : (M, V, D) features of augmented views, likewise, and (M,) the rows that they are of;
-        None where there are no views.
-    splits : (shots, seed) -> rows.
-    skipped : path -> why the image was left out.
+    provenance : Provenance
+        What the cache was made from.
+    classnames : tuple of str
+        Class names (C,) in label order.
+    paths : tuple of str
+        Path of each image (N,).
+    stamps : tuple of str
+        Stamp of each image (N,), which changes when the file changes.
+    labels : ndarray of shape (N,), int32
+        Positions in `classnames`.
+    partitions : ndarray of shape (N,), uint8
+        Positions in `PARTITIONS`.
+    image_features : Rows of shape (N, D), float16 or float32
+        Image features, un-normalised.
+    text : TextBases
+        Text features.
+    splits : dict of (int, int) to Split
+        Few-shot splits by shots and seed.
+    skipped : dict of str to str
+        Path of each image that was left out, and why.
+    class_ids : tuple of str, optional
+        Identifiers (C,) of the classes across data sets. None if these are the names.
+    augmented : Rows of shape (M, V, D), float16 or float32, optional
+        Features of augmented views, un-normalised. None without views.
+    augmented_rows : ndarray of shape (M,), optional
+        Rows of the images that the views belong to.
     """
 
     provenance: Provenance
@@ -98,12 +134,12 @@ class CacheContents:
 
 
 def cache_path(cache_dir: Path, backbone: str, pretrained: str, dataset: str) -> Path:
-    """Return where the cache of a data set and a checkpoint lives."""
+    """Return the path of the cache of a data set and a checkpoint."""
     return cache_dir / f"{backbone}-{pretrained}" / f"{dataset}.h5"
 
 
 def listed_splits(splits: Mapping[SplitName, Split]) -> str:
-    """Return the splits as a phrase: shots 1, 2 with seeds 1, 2, 3."""
+    """Return the splits as text, such as "shots 1, 2 with seeds 1, 2, 3"."""
     seeds_by_shots: dict[int, list[int]] = {}
     for shots, seed in sorted(splits):
         seeds_by_shots.setdefault(shots, []).append(seed)

@@ -1,16 +1,16 @@
-"""A cache file as Python sees it: small arrays in memory, features read on demand; knows neither h5py nor torch.
+"""Read access to a cache file: partitions, few-shot splits, features and provenance; knows neither h5py nor torch.
 
 Axes: N images, M train images, V augmented views, C classes, T templates, D embedding, W width of the text tower.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
-from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from taskres_cache.caches.contents import CacheContents, Split, TextBases, listed_splits, regular_base
+from taskres_cache.caches.contents import CacheContents, TextBases, listed_splits, regular_base
 from taskres_cache.caches.hdf5 import (
     iterate_rows,
     read_arrays,
@@ -19,27 +19,66 @@ from taskres_cache.caches.hdf5 import (
     read_header,
     read_rows,
 )
+from taskres_cache.caches.labelled import LabelledImages
 from taskres_cache.datasets import PARTITIONS
-from taskres_cache.errors import CacheError, CacheMismatchError, OptionError
-
-Array = TypeVar("Array")
-Into = Callable[[np.ndarray], Array]
+from taskres_cache.errors import CacheError, CacheMismatchError
 
 
-class FeatureCache:
-    """An open-and-shut view of a cache file: small arrays in memory, features read on demand.
+class FeatureCache(LabelledImages):
+    """Read a cache file: small arrays are loaded at once, features on demand.
+
+    The file is open only while it is read. N images, C classes, T templates, D embedding size.
 
     Parameters
     ----------
-    path : the cache file.
+    path : str or Path
+        The cache file.
+
+    Attributes
+    ----------
+    classnames : tuple of str
+        Class names (C,) in label order.
+    labels : ndarray of shape (N,), int32
+        Positions in `classnames`.
+    partitions : ndarray of shape (N,), uint8
+        0 for train, 1 for val, 2 for test.
+    templates : tuple of str
+        Templates (T,) of the text features.
+    splits : dict of (int, int) to Split
+        Rows of the few-shot splits, by shots and seed.
+    views : int
+        V, the number of augmented views per train image; 0 without views.
+    provenance : Provenance
+        What the cache was made from: data set, backbone, checkpoint, preprocessing, versions.
 
     Raises
     ------
-    CacheError : no such file, not a cache, a newer format, or an array that lacks or disagrees.
-    CacheDamagedError : truncated, or a checksum does not match.
+    CacheError
+        The file does not exist, is not a cache or has a newer format; an array is missing or does not match the others.
+    CacheDamagedError
+        The file is truncated, or a checksum does not match.
+
+    Examples
+    --------
+    >>> from taskres_cache import FeatureCache
+    >>> cache = FeatureCache("cache/glyph-clip-bundled/digits.h5")
+    >>> len(cache.classnames), cache.dim
+    (10, 64)
+    >>> image_features, labels = cache.train(shots=16, seed=1)
+    >>> image_features.shape, image_features.dtype, labels.shape
+    ((160, 64), dtype('float32'), (160,))
+
+    Zero-shot classification of the test images, by cosine similarity to the text features:
+
+    >>> import numpy as np
+    >>> image_features, labels = cache.test()
+    >>> text_features = cache.text_features / np.linalg.norm(cache.text_features, axis=1, keepdims=True)
+    >>> predictions = (image_features @ text_features.T).argmax(axis=1)
+    >>> bool((predictions == labels).mean() > 0.9)
+    True
     """
 
-    half = "all"  # of the classes, see `halves.CacheHalf`
+    half = "all"  # which classes, see `class_halves.CacheHalf`
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -58,115 +97,106 @@ class FeatureCache:
     def __repr__(self) -> str:
         return f"FeatureCache({str(self.path)!r}: {len(self.labels)} images, {len(self.classnames)} classes)"
 
+    def _repr_html_(self) -> str:
+        """Return the main facts as an HTML table for notebooks."""
+        cells = "".join(
+            f'<tr><th scope="row" style="text-align: left">{escape(name)}</th>'
+            f'<td style="text-align: left">{escape(str(value))}</td></tr>'
+            for name, value in self._facts().items()
+        )
+        return f"<table><caption>FeatureCache</caption><tbody>{cells}</tbody></table>"
+
     @property
     def dim(self) -> int:
-        """D, the width of the features."""
+        """D, the embedding size."""
         return int(self.shapes["features/center"][1])
 
-    def rows(self, partition: str) -> np.ndarray:
-        """Return the rows of a partition (train, val or test), int64."""
-        return np.flatnonzero(self.partitions == PARTITIONS.index(partition))
-
-    def split(self, shots: int, seed: int) -> Split:
-        """Return a few-shot split; raises OptionError naming those the cache has, CacheError for an empty one."""
-        split = self.splits.get((shots, seed))
-        if split is None and len(self.rows("train")) == 0:
-            raise OptionError(
-                f"{self.path} holds test images only, nothing to train on; fit on another cache and test on this one: "
-                "taskres eval RUN --on CACHE"
-            )
-        if split is None:
-            raise OptionError(
-                f"{self.path} has no split of {shots} shots, seed {seed}; it has {listed_splits(self.splits)}; add "
-                f"it with the command that made the cache and --shots {shots} --seeds {seed}"
-            )
-        if len(split.train) == 0:
-            raise CacheError(
-                f"{self.path}: none of the train images of {shots} shots, seed {seed} could be read; mend the images "
-                "and run the command that made the cache again"
-            )
-        return split
-
-    @overload
-    def train(self, shots: int, seed: int) -> tuple[np.ndarray, np.ndarray]: ...
-    @overload
-    def train(self, shots: int, seed: int, into: Into[Array]) -> tuple[Array, Array]: ...
-    def train(self, shots: int, seed: int, into: Into[Any] = np.asarray) -> tuple[Any, Any]:
-        """Return the train images of a split: un-normalised features (N, D), float32, and labels (N,), int64.
+    def image_features(self, rows: np.ndarray) -> np.ndarray:
+        """Return the image features of some rows.
 
         Parameters
         ----------
-        shots, seed : the split, see `split`; its images themselves, no augmented views.
-        into : what both arrays are handed to, such as `torch.from_numpy`, which copies nothing.
+        rows : ndarray of shape (N,), int64
+            Row numbers, in any order.
+
+        Returns
+        -------
+        ndarray of shape (N, D), float32
+            Un-normalised, in the order of `rows`.
         """
-        return self._labelled(self.split(shots, seed).train, into)
-
-    @overload
-    def val(self, shots: int, seed: int) -> tuple[np.ndarray, np.ndarray]: ...
-    @overload
-    def val(self, shots: int, seed: int, into: Into[Array]) -> tuple[Array, Array]: ...
-    def val(self, shots: int, seed: int, into: Into[Any] = np.asarray) -> tuple[Any, Any]:
-        """Return the val images of a split, by which methods may be chosen, as `train` does; N is 0 without any."""
-        return self._labelled(self.split(shots, seed).val, into)
-
-    @overload
-    def test(self) -> tuple[np.ndarray, np.ndarray]: ...
-    @overload
-    def test(self, into: Into[Array]) -> tuple[Array, Array]: ...
-    def test(self, into: Into[Any] = np.asarray) -> tuple[Any, Any]:
-        """Return all test images, by which nothing may be chosen, as `train` does."""
-        return self._labelled(self.rows("test"), into)
-
-    def image_features(self, rows: np.ndarray) -> np.ndarray:
-        """Return un-normalised image features (len(rows), D), float32, in the order of `rows`."""
         features = np.empty((len(rows), self.dim), dtype=np.float32)
         for positions, piece in self.pieces(rows):
             features[positions] = piece
         return features
 
     def pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield positions in `rows` and their un-normalised image features, float32, a chunk of the file at a time.
+        """Yield the image features of some rows, one chunk of the file at a time.
 
-        Every chunk is read once, and memory never holds more than one.
+        Each chunk is read once, and memory never holds more than one.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (N,), int64
+            Row numbers, in any order.
+
+        Yields
+        ------
+        positions : ndarray of shape (n,), int64
+            Positions in `rows`.
+        image_features : ndarray of shape (n, D), float32
+            Un-normalised features of these rows.
         """
         yield from iterate_rows(self.path, "features/center", rows)
 
     def augmented_pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield positions in `rows` and the features of their augmented views (.., V, D), likewise.
+        """Yield the features of the augmented views of some rows, one chunk of the file at a time.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (N,), int64
+            Row numbers of train images, in any order.
+
+        Yields
+        ------
+        positions : ndarray of shape (n,), int64
+            Positions in `rows`.
+        image_features : ndarray of shape (n, V, D), float32
+            Un-normalised features of the views.
 
         Raises
         ------
-        CacheError : a row of which there are no views.
+        CacheError
+            The cache has no augmented views for one of the rows.
         """
         place_of = {row: place for place, row in enumerate(self.augmented_rows.tolist())}
         places = [place_of.get(row) for row in rows.tolist()]
         if None in places:
             row = int(rows[places.index(None)])
-            raise CacheError(f"{self.path} has no augmented views of row {row}; add them with taskres extract --views")
+            raise CacheError(f"{self.path} has no augmented views for row {row}; add them: taskres extract --views")
         yield from iterate_rows(self.path, "features/augmented", np.array(places, np.int64))
 
     def stored(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Return some rows of an array of the file, in their order and in the type that they are stored in."""
+        """Return some rows of the array `name`, in the order of `rows` and in the stored type."""
         return read_rows(self.path, name, rows)
 
     def files(self) -> list[tuple[str, str]]:
-        """Return path and stamp of each image, (N,); a cache by another program may have no stamps."""
+        """Return path and stamp of each image (N,); stamps are "unknown" if another program left them out."""
         return read_files(self.path)
 
     @property
     def text_features(self) -> np.ndarray:
-        """The regular base (C, D): un-normalised, float32, the mean over templates."""
+        """The regular base (C, D), float32: the mean of the text features over templates, un-normalised."""
         return regular_base(self.text_bases().embeddings)
 
     def text_bases(self) -> TextBases:
-        """Return the text tower's arrays."""
+        """Return the text features per template, and the text tower's projection."""
         arrays = read_arrays(self.path, "text/embeddings", "text/pre_projection", "text/projection")
         return TextBases(
             self.templates, arrays["text/embeddings"], arrays.get("text/pre_projection"), arrays.get("text/projection")
         )
 
     def contents(self) -> CacheContents:
-        """Return all of the file."""
+        """Return everything that the file stores."""
         files = self.files()
         augmented = ("features/augmented",) if self.views else ()
         arrays = read_arrays(self.path, "features/center", *augmented)
@@ -187,15 +217,52 @@ class FeatureCache:
         )
 
     def expect(self, remedy: str, **expected: object) -> None:
-        """Raise CacheMismatchError listing each field of the provenance, or `templates`, that is not as expected."""
+        """Check fields of the provenance, or `templates`.
+
+        Parameters
+        ----------
+        remedy : str
+            End of the error message.
+        **expected
+            Expected value by field.
+
+        Raises
+        ------
+        CacheMismatchError
+            Some fields differ; the message lists them.
+        """
         has = {**asdict(self.provenance), "templates": self.templates}
-        differing = {name: (has[name], wish) for name, wish in expected.items() if has[name] != wish}
+        differing = {name: (has[name], value) for name, value in expected.items() if has[name] != value}
         if differing:
             raise CacheMismatchError(self.path, differing, remedy)
 
     def verify(self) -> dict[str, int]:
-        """Re-read every byte against its checksum; return array name -> bytes read. Raises CacheDamagedError."""
+        """Read every array of the file and check its checksums.
+
+        Returns
+        -------
+        dict of str to int
+            Bytes read, by array name.
+
+        Raises
+        ------
+        CacheDamagedError
+            A checksum does not match.
+        """
         return read_everything(self.path)
 
-    def _labelled(self, rows: np.ndarray, into: Into[Any]) -> tuple[Any, Any]:
-        return into(self.image_features(rows)), into(self.labels[rows].astype(np.int64))
+    def _facts(self) -> dict[str, object]:
+        """Return what a reader of a notebook wants to know."""
+        return {
+            "data set": self.provenance.dataset,
+            "backbone": self.provenance.backbone,
+            "checkpoint": self.provenance.pretrained,
+            "images": ", ".join(f"{len(self.rows(partition)):,} {partition}" for partition in PARTITIONS),
+            "classes": f"{len(self.classnames):,}" + (f" ({self.half} half)" if self.half != "all" else ""),
+            "few-shot splits": listed_splits(self.splits),
+            "augmented views": self.views or "none",
+            "embedding size": self.dim,
+            "precision": self.provenance.precision,
+            "path": self.path,
+            "created": f"{self.created_at} by {self.created_by}",
+        }

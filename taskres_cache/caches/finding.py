@@ -1,4 +1,4 @@
-"""Finding a cache by what a user calls it, and telling what one holds."""
+"""Find a cache from what the user typed, and describe a cache."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -11,18 +11,23 @@ from taskres_cache.errors import OptionError, UnknownNameError
 
 
 def find_cache(file_or_name: str, cache_dir: Path, checkpoint: str | None = None) -> Path:
-    """Return the cache that a file's path, a data set's name, or the folder that it was made of means.
+    """Return the path of a cache.
 
     Parameters
     ----------
-    file_or_name : what the user says.
-    cache_dir : where caches live.
-    checkpoint : `<backbone>-<pretrained>` whose cache is meant when there are several, and the first choice then.
+    file_or_name : str
+        A cache file, the name of a cached data set, or the image folder that was cached.
+    cache_dir : Path
+        Folder of all caches.
+    checkpoint : str, optional
+        `<backbone>-<pretrained>` to prefer if the data set is cached for several checkpoints.
 
     Raises
     ------
-    UnknownNameError : neither a file nor the name of a cached data set.
-    OptionError : the data set is cached for several checkpoints.
+    UnknownNameError
+        `file_or_name` is neither a file nor the name of a cached data set.
+    OptionError
+        The data set is cached for several checkpoints.
     """
     path = Path(file_or_name)
     if path.is_file() or path.suffix == ".h5":
@@ -31,20 +36,20 @@ def find_cache(file_or_name: str, cache_dir: Path, checkpoint: str | None = None
     cached = sorted(cache_dir.glob("*/*.h5"))
     found = [candidate for candidate in cached if candidate.stem == name]
     if not found:
-        remedy = f"no such cache below {cache_dir}; make it with `taskres extract {file_or_name}` or pass --cache-dir"
+        remedy = f"make it with `taskres extract {file_or_name}` or pass --cache-dir (searched: {cache_dir})"
         raise UnknownNameError("cache", file_or_name, {candidate.stem for candidate in cached}, remedy)
     preferred = [candidate for candidate in found if candidate.parent.name == checkpoint]
     if preferred:
         return preferred[0]
     if len(found) > 1:
         raise OptionError(
-            f"{file_or_name!r} is cached for several checkpoints; pass one of {', '.join(map(str, found))}"
+            f"{file_or_name!r} is cached for several checkpoints; pass one of these files: {', '.join(map(str, found))}"
         )
     return found[0]
 
 
 def describe_cache(cache: FeatureCache) -> dict[str, Any]:
-    """Return what a cache was made from and holds, as plain values in the order in which a person asks."""
+    """Return provenance and counts of a cache as plain values, in display order."""
     counts = {partition: len(cache.rows(partition)) for partition in PARTITIONS}
     return {
         **asdict(cache.provenance),

@@ -113,7 +113,7 @@ def read_rows(path: Path, name: str, rows: np.ndarray) -> np.ndarray:
 
 
 def iterate_rows(path: Path, name: str, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions in `rows` and the rows of an array at these positions, float32, one chunk at a time."""
+    """Yield some rows of an array one chunk at a time: their positions in `rows`, and their values as float32."""
     with opened(path) as file:
         for positions, chunk in _chunks(file[name], rows):
             yield positions, chunk.astype(np.float32, copy=False)
@@ -138,9 +138,9 @@ def opened(path: Path) -> Iterator[h5py.File]:
     try:
         path.open("rb").close()
     except OSError as error:
-        raise CacheError(f"{path} cannot be read ({error.strerror}); mend its permissions") from error
+        raise CacheError(f"could not read {path} ({error.strerror}); check the file's permissions") from error
     if not h5py.is_hdf5(path):
-        raise CacheError(f"{path} is not a cache (no HDF5 file); expected a file that `taskres extract` wrote")
+        raise CacheError(f"{path} is not a cache (not an HDF5 file); pass a file written by `taskres extract`")
     try:
         # No lock: a cache is only ever replaced whole, and some network file systems cannot lock.
         with h5py.File(path, "r", locking=False) as file:
@@ -191,7 +191,7 @@ class PatientFile:
 
 def _check_format(path: Path, file: h5py.File) -> None:
     if _text(file.attrs.get("format", "")) != FORMAT:
-        raise CacheError(f"{path} is an HDF5 file but not a {FORMAT} file; pass one that `taskres extract` wrote")
+        raise CacheError(f"{path} is an HDF5 file but not a {FORMAT} file; pass one written by `taskres extract`")
     version = int(file.attrs.get("format_version", 0))
     if version != FORMAT_VERSION:
         raise CacheError(
@@ -201,7 +201,7 @@ def _check_format(path: Path, file: h5py.File) -> None:
 
 
 def _arrays(contents: CacheContents) -> dict[str, Any]:
-    """Return every array of a cache by its path in the file."""
+    """Return all arrays of a cache by their paths in the file."""
     text = contents.text
     arrays: dict[str, Any] = {
         "classnames": contents.classnames,
@@ -230,9 +230,9 @@ def _arrays(contents: CacheContents) -> dict[str, Any]:
 
 
 def _write_array(file: h5py.File, name: str, array: Any) -> None:
-    """Write one array with a checksum; strings are fixed-length, since HDF5 checks no variable-length ones."""
+    """Write one array with a checksum; strings have fixed length, since HDF5 does not check variable-length ones."""
     stored = _fixed_length(array) if isinstance(array, tuple) else array
-    if 0 in stored.shape:  # nothing to protect, and a chunk cannot be empty
+    if 0 in stored.shape:  # nothing to check, and a chunk cannot be empty
         file.create_dataset(name, shape=stored.shape, dtype=stored.dtype)
         return
     rows = _chunk_rows(stored)
@@ -243,13 +243,13 @@ def _write_array(file: h5py.File, name: str, array: Any) -> None:
 
 
 def _chunk_rows(array: Rows) -> int:
-    """Return how many rows of an array make a chunk."""
+    """Return the number of rows per chunk."""
     count, *others = array.shape
     return max(1, min(count, SLICE_BYTES // max(math.prod(others) * array.dtype.itemsize, 1)))
 
 
 def _rows_at_once(stored: h5py.Dataset) -> int:
-    """Return how many rows of an array are read at once: its chunk, also where another program wrote none."""
+    """Return the number of rows to read at once: a chunk, or as much where another program wrote no chunks."""
     return int(stored.chunks[0]) if stored.chunks else _chunk_rows(stored)
 
 
@@ -267,7 +267,7 @@ def _write_attributes(file: h5py.File, provenance: Provenance) -> None:
 
 
 def _read_attributes(file: h5py.File) -> tuple[Provenance, str, str]:
-    """Return the provenance, when the cache was made, and by which version."""
+    """Return provenance, creation time and the version that wrote the cache."""
     stored = {name: value for name, value in file.attrs.items() if np.ndim(value) == 0}
     plain = {name: _text(value) if isinstance(value, bytes | str) else float(value) for name, value in stored.items()}
     return Provenance.from_plain(plain), str(plain["created_at"]), str(plain["created_by"])
@@ -282,7 +282,7 @@ def _strings(stored: h5py.Dataset) -> tuple[str, ...]:
 
 
 def _chunks(stored: h5py.Dataset, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions in `rows` and what the file has there, a chunk of it at a time, each read once."""
+    """Yield positions in `rows` and the values of these rows, one chunk at a time; each chunk is read once."""
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
     step = _rows_at_once(stored)

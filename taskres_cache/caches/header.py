@@ -15,7 +15,7 @@ from taskres_cache.errors import CacheError
 
 @dataclass(frozen=True)
 class Header:
-    """What a cache file holds apart from features, text embeddings, paths and stamps.
+    """What a cache file stores apart from features, text features, paths and stamps.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def _check_shapes(path: Path, header: Header) -> None:
     }
     for name, shape in expected.items():
         if name not in header.shapes:
-            raise CacheError(f"{path} lacks {name}; make the cache again")
+            raise CacheError(f"{path} has no array {name}; make the cache again")
         found = header.shapes[name]
         if found != shape:
             raise CacheError(f"{path}: {name} has shape {found}, expected {shape}; make the cache again")
@@ -96,8 +96,8 @@ def _check_ranges(path: Path, header: Header) -> None:
     parts = [part for split in header.splits.values() for part in (split.train, split.val)]
     for name, numbers, end in (
         ("images/label", header.labels, classes),
-        ("splits", np.concatenate([np.zeros(0, np.int64), *parts]), images),
+        ("splits/*", np.concatenate([np.zeros(0, np.int64), *parts]), images),
         ("features/augmented_rows", header.augmented_rows, images),
     ):
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < end:
-            raise CacheError(f"{path}: {name} leave the range 0 to {end - 1}; make the cache again")
+            raise CacheError(f"{path}: {name} has values outside 0-{end - 1}; make the cache again")

@@ -1,4 +1,4 @@
-"""Bring your own embeddings: arrays in, cache out.
+"""Import embeddings from elsewhere: arrays in, cache out.
 
 Axes: N images of a partition, C classes, T templates, D embedding.
 """
@@ -33,13 +33,21 @@ OPENAI_LOGIT_SCALE = 100.0
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How imported arrays are named and split.
+    """Names and few-shot splits of imported arrays.
 
     Parameters
     ----------
-    name : of the data set.
-    backbone, pretrained : what made the features, as far as one wants to say; they are part of the cache's path.
-    shots, seeds : the few-shot splits to draw.
+    name : str
+        Name of the data set.
+    backbone, pretrained : str
+        Free names for the model and checkpoint behind the features; they are part of the cache's path.
+    shots, seeds : tuple of int
+        Few-shot splits to draw.
+
+    Raises
+    ------
+    OptionError
+        A shot count is not positive, there is no shot count or seed, or a name contains "/".
     """
 
     name: str
@@ -52,12 +60,18 @@ class ImportOptions:
         refuse_unusable_splits(self.shots, self.seeds)
         if "/" in self.backbone + self.pretrained:
             raise OptionError(
-                f"backbone {self.backbone!r} and pretrained {self.pretrained!r} name a folder: leave out '/'"
+                f"backbone {self.backbone!r} and pretrained {self.pretrained!r} make up a folder's name; remove the '/'"
             )
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an .npz file, never unpickling; raises ArraysError for what is not such a file."""
+    """Return the arrays of an .npz file; nothing is ever unpickled.
+
+    Raises
+    ------
+    ArraysError
+        The file does not exist, is not an .npz file, or contains pickled objects.
+    """
     if not file.is_file():
         raise ArraysError(f"{file} does not exist; pass an .npz file written with numpy.savez")
     try:
@@ -72,7 +86,17 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Import:
-    """What an import did: the cache, how many images and classes it holds, and what a user should be told."""
+    """Result of an import.
+
+    Parameters
+    ----------
+    path : Path
+        The cache file.
+    images, classes : int
+        Their numbers.
+    notes : tuple of str
+        Notes for the user, such as classes with fewer images than shots.
+    """
 
     path: Path
     images: int
@@ -81,14 +105,30 @@ class Import:
 
 
 def import_contents(arrays: Mapping[str, np.ndarray], options: ImportOptions, cache_dir: Path) -> Import:
-    """Check arrays and write them as a cache below `cache_dir`.
+    """Check arrays and write them as a cache.
 
-    An earlier import of that name is replaced; a cache that was extracted, which cost compute, never is.
+    An earlier import with the same name is replaced. An extracted cache never is, because it took compute to make.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        See `contents_of_arrays`.
+    options : ImportOptions
+        Names and few-shot splits.
+    cache_dir : Path
+        Folder of all caches.
+
+    Returns
+    -------
+    Import
+        The cache file, its counts and notes.
 
     Raises
     ------
-    ArraysError : see `contents_of_arrays`.
-    CacheMismatchError : an extracted cache lies where this one would go.
+    ArraysError
+        See `contents_of_arrays`.
+    CacheMismatchError
+        An extracted cache already has this path.
     """
     contents = contents_of_arrays(arrays, options)
     path = cache_path(cache_dir, options.backbone, options.pretrained, options.name)
@@ -101,23 +141,28 @@ def import_contents(arrays: Mapping[str, np.ndarray], options: ImportOptions, ca
 
 
 def contents_of_arrays(arrays: Mapping[str, np.ndarray], options: ImportOptions) -> CacheContents:
-    """Return the cache that arrays make, after checking that they agree with each other.
+    """Check that arrays agree with each other and return them as the contents of a cache.
 
     Parameters
     ----------
-    arrays : `{train,val,test}_features` (N, D) un-normalised or normalised, `{train,val,test}_labels` (N,), val
-        optional; `text_features` (C, D) or (C, T, D); `classnames` (C,); optional `templates` (T,) and
+    arrays : mapping of str to ndarray
+        `{train,val,test}_features` (N, D), floating point, normalised or not; `{train,val,test}_labels` (N,), integer;
+        `text_features` (C, D) or (C, T, D); `classnames` (C,). Optional: the val arrays, `templates` (T,), and
         `logit_scale`, the multiplier (default 100).
+    options : ImportOptions
+        Names and few-shot splits.
 
     Raises
     ------
-    ArraysError : an array that lacks, a shape or width that disagrees, a label out of range, a class without a
-        training image, or NaN, infinite or all-zero features.
+    ArraysError
+        An array is missing, shapes do not match, a label is out of range, a class has no training image, or features
+        are NaN, infinite or all zero.
     """
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
         raise ArraysError(
-            f"arrays lack {', '.join(missing)}; expected {', '.join(REQUIRED)} and optionally val_features, val_labels"
+            f"missing arrays: {', '.join(missing)}; expected {', '.join(REQUIRED)} and optionally val_features, "
+            "val_labels"
         )
     present = [partition for partition in PARTITIONS if f"{partition}_features" in arrays]
     classnames = tuple(str(name) for name in arrays["classnames"].reshape(-1))
@@ -144,7 +189,8 @@ def _text_features(arrays: Mapping[str, np.ndarray], classes: int) -> np.ndarray
     text = arrays["text_features"]
     if text.ndim not in (2, 3) or len(text) != classes or 0 in text.shape:
         raise ArraysError(
-            f"text_features has shape {text.shape}, expected ({classes}, D) or ({classes}, T, D): one row a class name"
+            f"text_features has shape {text.shape}, expected ({classes}, D) or ({classes}, T, D): one row per "
+            "class name"
         )
     text = text.reshape(classes, -1, text.shape[-1])
     _refuse_unusable("text_features", text.reshape(-1, text.shape[-1]))
@@ -156,12 +202,12 @@ def _features(arrays: Mapping[str, np.ndarray], partition: str, labels: np.ndarr
     features = arrays[name]
     if features.ndim != 2 or len(features) != len(labels):
         raise ArraysError(
-            f"partition {partition!r}: {len(labels)} labels, {name} of shape {features.shape}; "
-            f"expected ({len(labels)}, {dim})"
+            f"{name} has shape {features.shape}, expected ({len(labels)}, {dim}): one row per label in "
+            f"{partition}_labels"
         )
     if features.shape[1] != dim:
         raise ArraysError(
-            f"{name} is {features.shape[1]} wide and text_features {dim}; both must come from the same model"
+            f"{name} has {features.shape[1]} columns and text_features has {dim}; both must come from the same model"
         )
     _refuse_unusable(name, features)
     return features.astype(np.float32)
@@ -171,48 +217,46 @@ def _labels(arrays: Mapping[str, np.ndarray], partition: str, classes: int) -> n
     """Return labels as (N,) int32."""
     name = f"{partition}_labels"
     if name not in arrays:
-        raise ArraysError(f"arrays have {partition}_features but no {name}; add them")
+        raise ArraysError(f"{partition}_features is given but {name} is missing; add it")
     labels = arrays[name]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ArraysError(
-            f"{name} has shape {labels.shape} and type {labels.dtype}, expected whole numbers of shape (N,)"
-        )
+        raise ArraysError(f"{name} has shape {labels.shape} and type {labels.dtype}, expected integers of shape (N,)")
     if len(labels) == 0:
-        raise ArraysError(f"{name} is empty; leave val out altogether, train and test need images")
+        raise ArraysError(f"{name} is empty; train and test need images, and val can be left out")
     if labels.min() < 0 or labels.max() >= classes:
         raise ArraysError(
-            f"{name} holds labels {labels.min()} to {labels.max()}, expected 0 to {classes - 1}, "
-            f"one for each of the {classes} class names"
+            f"{name} has labels from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}: positions in "
+            f"the {classes} classnames"
         )
     return labels.astype(np.int32)
 
 
 def _refuse_unusable(name: str, features: np.ndarray) -> None:
-    """Raise ArraysError naming the first row that is NaN, infinite or all zero (which has no direction)."""
+    """Raise ArraysError for the first row with NaN, infinite or only zero values (zeros have no direction)."""
     if not np.issubdtype(features.dtype, np.floating):
         raise ArraysError(f"{name} has type {features.dtype}, expected floating-point features")
     with np.errstate(over="ignore"):
         finite = np.isfinite(features.astype(np.float32)).all(axis=-1)
     if not finite.all():
         raise ArraysError(
-            f"{name}: row {int(np.argmin(finite))} holds NaN or infinite values; remove it or compute it again"
+            f"{name}: row {int(np.argmin(finite))} has NaN or infinite values; remove it or compute it again"
         )
     lengths = np.abs(features).max(axis=-1)
     if not lengths.all():
         raise ArraysError(
-            f"{name}: row {int(np.argmin(lengths))} is all zero and has no direction; remove it or compute it again"
+            f"{name}: row {int(np.argmin(lengths))} has only zeros and so no direction; remove it or compute it again"
         )
 
 
 def _refuse_classes(classnames: Sequence[str], train_labels: np.ndarray) -> None:
     if len(classnames) < 2:
-        raise ArraysError(f"only {len(classnames)} class, expected at least 2")
+        raise ArraysError(f"classnames has length {len(classnames)}, expected at least 2")
     if len(set(classnames)) < len(classnames):
         twice = next(name for name in classnames if list(classnames).count(name) > 1)
-        raise ArraysError(f"class name {twice!r} stands twice in classnames; every class needs its own")
+        raise ArraysError(f"class name {twice!r} occurs twice in classnames; give every class its own name")
     empty = sorted(set(range(len(classnames))) - set(train_labels.tolist()))
     if empty:
-        raise ArraysError(f"class {classnames[empty[0]]!r} has no training image; add some or remove the class")
+        raise ArraysError(f"class {classnames[empty[0]]!r} has no training image; add one or remove the class")
 
 
 def _logit_scale(arrays: Mapping[str, np.ndarray]) -> float:
@@ -227,14 +271,14 @@ def _templates(arrays: Mapping[str, np.ndarray], count: int) -> tuple[str, ...]:
         return tuple(f"imported text features {number}" for number in range(count))
     templates = tuple(str(template) for template in arrays["templates"].reshape(-1))
     if len(templates) != count:
-        raise ArraysError(f"{len(templates)} templates, but text_features holds {count} a class")
+        raise ArraysError(f"templates has length {len(templates)}, but text_features has {count} per class")
     return templates
 
 
 def _splits(
     labels: Mapping[str, np.ndarray], shots: Sequence[int], seeds: Sequence[int]
 ) -> dict[tuple[int, int], Split]:
-    """Return the few-shot splits as rows of the cache, where val follows train."""
+    """Return the few-shot splits as rows of the cache, in which val follows train."""
     train, val = labels["train"].tolist(), labels["val"].tolist() if "val" in labels else []
     drawn = {(count, seed): sample_few_shot(train, val, count, seed) for count in shots for seed in seeds}
     return {

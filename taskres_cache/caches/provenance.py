@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-UNKNOWN = "unknown"  # stands in the provenance of imported features for what nobody said
+UNKNOWN = "unknown"  # fields of imported features for which no value was given
 
-DICTIONARIES = ("views", "recipe", "versions")  # fields that a cache by another program may leave out
+DICTIONARIES = ("views", "recipe", "versions")  # JSON fields that a cache by another program may leave out
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,30 @@ class Provenance:
 
     Parameters
     ----------
-    dataset, backbone, pretrained : the names that the cache's path is made of.
-    model_config : the open_clip config that was built (QuickGELU variants differ from `backbone`).
-    weights_sha256 : digest of the loaded weights, or UNKNOWN for imported features.
-    logit_scale : the multiplier s of the logits.
-    preprocess : of the images, as plain values.
-    precision : that image features were computed in.
-    classnames_form : how class names stand in prompts, see `prompts.PromptForm`.
-    split : how the data set came by its train, val and test part.
-    views : what augmented views were made by; empty where there are none.
-    recipe : the data set's own training recipe as plain values.
-    versions : library name -> version.
-    images_folder : where the images lay, in the words in which it was said; empty where that was no folder.
+    dataset, backbone, pretrained : str
+        Names of data set, model and checkpoint, which make up the cache's path.
+    model_config : str
+        The open_clip config that was built; it differs from `backbone` for QuickGELU variants.
+    weights_sha256 : str
+        Digest of the loaded weights, or UNKNOWN for imported features.
+    logit_scale : float
+        Multiplier of the cosine similarities, not its logarithm.
+    preprocess : dict
+        Preprocessing of the images, as plain values.
+    precision : str
+        Precision in which the image features were computed.
+    classnames_form : str
+        Form of the class names in prompts, see `prompts.PromptForm`.
+    split : str
+        How the data set was split into train, val and test.
+    views : dict
+        How augmented views were made; empty without views.
+    recipe : dict
+        The data set's own training recipe, as plain values.
+    versions : dict of str to str
+        Library versions by name.
+    images_folder : str
+        Folder of the images as the user typed it; empty if the images came from elsewhere.
     """
 
     dataset: str
@@ -46,34 +58,43 @@ class Provenance:
     images_folder: str = ""
 
     def as_plain(self) -> dict[str, str | float]:
-        """Return every field as text or a number, dictionaries as JSON; what HDF5 and safetensors can hold."""
+        """Return every field as text or a number, dictionaries as JSON, for HDF5 and safetensors."""
         return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, str | float]) -> "Provenance":
-        """Return what `as_plain` was made from; raises KeyError or ValueError when something lacks or is no JSON.
+        """Return the provenance from what `as_plain` returned.
 
-        Caches by other programs may lack what goes beyond the list that the format began with.
+        Fields that are not part of the first list of the format may be absent: other programs leave them out.
+
+        Raises
+        ------
+        KeyError
+            A field is missing.
+        ValueError
+            A field is not valid JSON.
         """
-        unsaid = dict.fromkeys(("precision", "classnames_form", "split"), UNKNOWN) | dict.fromkeys(DICTIONARIES, "{}")
-        said = {"model_config": plain["backbone"], "images_folder": "", **unsaid, **plain}
-        values: dict[str, Any] = {known.name: said[known.name] for known in fields(cls)}
+        absent = dict.fromkeys(("precision", "classnames_form", "split"), UNKNOWN) | dict.fromkeys(DICTIONARIES, "{}")
+        complete = {"model_config": plain["backbone"], "images_folder": "", **absent, **plain}
+        values: dict[str, Any] = {known.name: complete[known.name] for known in fields(cls)}
         values |= {name: json.loads(values[name]) for name in ("preprocess", *DICTIONARIES)}
         values["logit_scale"] = float(values["logit_scale"])
         return cls(**values)
 
 
 def encoder_differences(one: Provenance, other: Provenance) -> dict[str, tuple[Any, Any]]:
-    """Return field -> (of the one, of the other) where two encoders differ; nothing where their features compare.
+    """Return the fields in which two encoders differ, with both values; empty if their features are comparable.
 
-    Whether images are turned upright concerns the files and not the encoder. Imported features, of which nobody knows
-    the weights, are known by the names alone that were given to them.
+    `orientation` is ignored: turning images upright depends on the files, not on the encoder. Imported features have
+    no known weights, so only the names that the user gave are compared.
     """
     imported = one.weights_sha256 == UNKNOWN
     names = ["backbone", "pretrained"] if imported else ["weights_sha256", "model_config", "preprocess"]
     pairs = {name: (getattr(one, name), getattr(other, name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if _as_encoded(pair[0]) != _as_encoded(pair[1])}
+    return {
+        name: pair for name, pair in pairs.items() if _without_orientation(pair[0]) != _without_orientation(pair[1])
+    }
 
 
-def _as_encoded(value: Any) -> Any:
+def _without_orientation(value: Any) -> Any:
     return {name: part for name, part in value.items() if name != "orientation"} if isinstance(value, dict) else value

@@ -17,7 +17,7 @@ from taskres_cache.errors import CacheError, OptionError
     ("classes", "base", "new"),
     [(4, [0, 1], [2, 3]), (5, [0, 1, 2], [3, 4]), (47, list(range(24)), list(range(24, 47)))],
 )
-def test_the_first_half_is_base_and_the_larger(classes: int, base: list[int], new: list[int]) -> None:
+def test_base_is_the_first_and_larger_half(classes: int, base: list[int], new: list[int]) -> None:
     assert list(labels_of_half(classes, "base")) == base
     assert list(labels_of_half(classes, "new")) == new
     assert list(labels_of_half(classes, "all")) == base + new
@@ -39,12 +39,12 @@ def test_a_half_renumbers_classes_and_drops_rows(cache_file: Path, contents: Cac
     assert np.array_equal(new.image_features(rows), whole.image_features(rows))
 
 
-def test_all_is_the_cache_itself(cache_file: Path) -> None:
+def test_all_classes_give_a_plain_feature_cache(cache_file: Path) -> None:
     assert type(open_cache(cache_file)) is FeatureCache
 
 
-def test_halves_that_cannot_be(cache_file: Path) -> None:
+def test_invalid_halves_are_rejected(cache_file: Path) -> None:
     with pytest.raises(OptionError, match="classes must be one of all, base, new, got 'old'"):
         open_cache(cache_file, "old")
-    with pytest.raises(CacheError, match="3 classes; the new half of them is too small"):
+    with pytest.raises(CacheError, match="has 3 classes, and its new half has 1; expected at least 2"):
         open_cache(cache_file, "new")

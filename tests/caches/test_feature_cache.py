@@ -1,5 +1,6 @@
-"""The cache file: round trip, checksums, and every way in which a file can be wrong."""
+"""The cache file: round trip, checksums, and every kind of invalid file."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def test_round_trip(cache_file: Path, contents: CacheContents) -> None:
     assert cache.rows("test").tolist() == list(range(15, 24))
 
 
-def test_types_and_attributes_are_those_of_the_format(cache_file: Path) -> None:
+def test_types_and_attributes_match_the_format(cache_file: Path) -> None:
     with h5py.File(cache_file) as file:
         assert file.attrs["format"] == b"taskres-cache"
         assert file.attrs["format_version"] == 1
@@ -79,7 +80,7 @@ def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(cache_file: Path, t
         try:
             cache = FeatureCache(file)
             cache.verify()
-            assert _everything(cache) == intact, f"byte {position} changed what is read, and nobody noticed"
+            assert _everything(cache) == intact, f"byte {position} changed the contents without an error"
         except CacheError as error:
             assert str(file) in str(error)
             found += 1
@@ -114,9 +115,9 @@ def test_truncated_file(cache_file: Path, share: float) -> None:
         FeatureCache(cache_file)
 
 
-def test_what_is_no_cache(tmp_path: Path) -> None:
+def test_files_that_are_not_caches(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("not HDF5")
-    with pytest.raises(CacheError, match="no HDF5 file"):
+    with pytest.raises(CacheError, match="not an HDF5 file"):
         FeatureCache(tmp_path / "text.h5")
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["x"] = 1
@@ -133,7 +134,7 @@ def test_newer_format(cache_file: Path) -> None:
         FeatureCache(cache_file)
 
 
-def test_class_ids_are_kept_and_must_be_as_many_as_classes(cache_file: Path, contents: CacheContents) -> None:
+def test_class_ids_are_stored_and_must_match_the_number_of_classes(cache_file: Path, contents: CacheContents) -> None:
     assert FeatureCache(cache_file).class_ids is None
     write_cache(cache_file, replace(contents, class_ids=("n1", "n2", "n3")))
     assert FeatureCache(cache_file).contents().class_ids == ("n1", "n2", "n3")
@@ -142,17 +143,17 @@ def test_class_ids_are_kept_and_must_be_as_many_as_classes(cache_file: Path, con
         FeatureCache(cache_file)
 
 
-def test_a_missing_array(cache_file: Path) -> None:
+def test_a_missing_label_array(cache_file: Path) -> None:
     with h5py.File(cache_file, "r+") as file:
         del file["images/label"]
     with pytest.raises(CacheDamagedError, match="images/label|label"):
         FeatureCache(cache_file)
 
 
-def test_missing_split_says_what_there_is_and_how_to_add_it(cache_file: Path) -> None:
+def test_a_missing_split_names_the_available_ones_and_the_remedy(cache_file: Path) -> None:
     with pytest.raises(OptionError) as error:
         FeatureCache(cache_file).split(16, 3)
-    assert "no split of 16 shots, seed 3; it has shots 1, 4 with seeds 1, 2" in str(error.value)
+    assert "no split with 16 shots and seed 3 (available: shots 1, 4 with seeds 1, 2)" in str(error.value)
     assert "--shots 16 --seeds 3" in str(error.value)
 
 
@@ -165,7 +166,7 @@ def test_expectations_list_every_differing_field(cache_file: Path, provenance: P
         cache.expect("do this", precision="bf16", templates=("a {}.",), backbone="tower")
 
 
-def test_writing_never_harms_what_was_there(cache_file: Path, contents: CacheContents) -> None:
+def test_a_failed_write_keeps_the_existing_file(cache_file: Path, contents: CacheContents) -> None:
     before = cache_file.read_bytes()
     broken = CacheContents(**{**vars(contents), "labels": None})
     with pytest.raises(AttributeError):
@@ -185,8 +186,8 @@ def test_finding_a_cache(tmp_path: Path, cache_file: Path) -> None:
         find_cache("toy", folder)
 
 
-def test_a_cache_by_another_program_as_the_format_began(tmp_path: Path) -> None:
-    """Variable-length strings, no checksums, nothing beyond the list of arrays and attributes in the design."""
+def test_a_minimal_cache_by_another_program(tmp_path: Path) -> None:
+    """It has variable-length strings, no checksums, and only the arrays and attributes of the first design."""
     with h5py.File(tmp_path / "theirs.h5", "w") as file:
         names = ("dataset", "backbone", "pretrained", "weights_sha256", "created_at", "created_by")
         file.attrs.update({"format": "taskres-cache", "format_version": 1, "logit_scale": 100.0, "preprocess": "{}"})
@@ -208,24 +209,24 @@ def test_a_cache_by_another_program_as_the_format_began(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["features/center", "text/embeddings", "images/path"])
-def test_an_array_that_lacks_is_named(cache_file: Path, name: str) -> None:
+def test_a_missing_array_is_named(cache_file: Path, name: str) -> None:
     with h5py.File(cache_file, "r+") as file:
         del file[name]
-    with pytest.raises(CacheError, match=f"lacks {name}; make the cache again"):
+    with pytest.raises(CacheError, match=f"has no array {name}; make the cache again"):
         FeatureCache(cache_file)
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("images/label", 3), ("splits/shots_1/seed_1/train", 24), ("images/label", -1)]
 )
-def test_numbers_out_of_range_are_refused(cache_file: Path, name: str, value: int) -> None:
+def test_numbers_out_of_range_are_rejected(cache_file: Path, name: str, value: int) -> None:
     with h5py.File(cache_file, "r+") as file:
         file[name][0] = value
-    with pytest.raises(CacheError, match="leave the range 0 to"):
+    with pytest.raises(CacheError, match="has values outside 0-"):
         FeatureCache(cache_file)
 
 
-def test_reading_touches_nothing(cache_file: Path) -> None:
+def test_reading_does_not_change_the_file(cache_file: Path) -> None:
     before = cache_file.stat()
     cache = FeatureCache(cache_file)
     cache.verify()
@@ -234,9 +235,43 @@ def test_reading_touches_nothing(cache_file: Path) -> None:
     assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
 
 
-def test_arrays_that_do_not_go_together(cache_file: Path) -> None:
+def test_arrays_with_mismatched_shapes_are_rejected(cache_file: Path) -> None:
     with h5py.File(cache_file, "r+") as file:
         del file["text/embeddings"]
         file["text/embeddings"] = np.ones((3, 2, 5), np.float32)
     with pytest.raises(CacheError, match=r"text/embeddings has shape \(3, 2, 5\), expected \(3, 2, 8\)"):
         FeatureCache(cache_file)
+
+
+def test_a_notebook_shows_the_main_facts(cache_file: Path) -> None:
+    html = FeatureCache(cache_file)._repr_html_()
+    facts = dict(re.findall(r"<th[^>]*>([^<]*)</th><td[^>]*>([^<]*)</td>", html))
+    cache = FeatureCache(cache_file)
+    assert facts == {
+        "data set": "toy",
+        "backbone": "tower",
+        "checkpoint": "random",
+        "images": "12 train, 3 val, 9 test",
+        "classes": "3",
+        "few-shot splits": "shots 1, 4 with seeds 1, 2",
+        "augmented views": "none",
+        "embedding size": "8",
+        "precision": "fp32",
+        "path": str(cache_file),
+        "created": f"{cache.created_at} by {cache.created_by}",
+    }
+    assert html.startswith("<table>")
+    assert html.endswith("</table>")
+    assert "color" not in html
+    assert "background" not in html
+
+
+def test_a_notebook_shows_names_from_a_file_as_text(cache_file: Path, contents: CacheContents) -> None:
+    hostile = replace(contents.provenance, dataset="<script>alert('x')</script>", backbone='a"&b', precision="<b>")
+    folder = cache_file.parent / "<i>"
+    write_cache(folder / "toy.h5", replace(contents, provenance=hostile))
+    html = FeatureCache(folder / "toy.h5")._repr_html_()
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in html
+    assert "a&quot;&amp;b" in html
+    assert "&lt;i&gt;" in html
+    assert not re.search("<(script|i|b)>", html)

@@ -1,4 +1,4 @@
-"""Embeddings from elsewhere: what becomes of good ones, and one clear line for each way of being wrong."""
+"""Import of arrays: the cache that valid arrays give, and one clear error line for each mistake."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_arrays_become_a_cache_that_can_be_fitted(arrays: Arrays, tmp_path: Path
     assert 0 <= run.metrics["test_accuracy"] <= 100
 
 
-def test_options_of_the_arrays(arrays: Arrays) -> None:
+def test_optional_arrays(arrays: Arrays) -> None:
     text = np.stack([arrays["text_features"]] * 2, axis=1)
     no_val = {name: array for name, array in arrays.items() if not name.startswith("val")}
     contents = contents_of_arrays({**no_val, "text_features": text, "logit_scale": np.array(30.0)}, OPTIONS)
@@ -80,34 +80,37 @@ def put(row: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (changed("train_features", lambda _: None), "arrays lack train_features; expected"),
-        (changed("classnames", lambda _: None), "arrays lack classnames"),
-        (changed("val_labels", lambda _: None), "val_features but no val_labels"),
-        (changed("train_labels", put(3, 3)), "train_labels holds labels 0 to 3, expected 0 to 2"),
-        (changed("test_labels", put(0, -1)), "test_labels holds labels -1 to 2"),
-        (changed("train_labels", lambda array: array.astype(float)), "expected whole numbers"),
-        (changed("train_labels", lambda array: array[:-1]), "partition 'train': 11 labels, train_features of shape"),
+        (changed("train_features", lambda _: None), "missing arrays: train_features; expected"),
+        (changed("classnames", lambda _: None), "missing arrays: classnames"),
+        (changed("val_labels", lambda _: None), "val_features is given but val_labels is missing"),
+        (changed("train_labels", put(3, 3)), "train_labels has labels from 0 to 3, expected 0 to 2"),
+        (changed("test_labels", put(0, -1)), "test_labels has labels from -1 to 2"),
+        (changed("train_labels", lambda array: array.astype(float)), "expected integers"),
+        (changed("train_labels", lambda array: array[:-1]), r"train_features has shape \(12, 6\), expected \(11, 6\)"),
         (changed("train_labels", lambda array: np.where(array == 1, 0, array)), "class 'owl' has no training image"),
-        (changed("test_features", lambda array: array[:, :5]), "test_features is 5 wide and text_features 6"),
-        (changed("text_features", lambda array: array[:, :4]), "train_features is 6 wide and text_features 4"),
+        (changed("test_features", lambda array: array[:, :5]), "test_features has 5 columns and text_features has 6"),
+        (changed("text_features", lambda array: array[:, :4]), "train_features has 6 columns and text_features has 4"),
         (changed("text_features", lambda array: array[:2]), r"text_features has shape \(2, 6\), expected \(3, D\)"),
-        (changed("text_features", put(1, np.nan)), "text_features: row 1 holds NaN or infinite"),
-        (changed("train_features", put(7, np.nan)), "train_features: row 7 holds NaN or infinite"),
-        (changed("test_features", put(2, np.inf)), "test_features: row 2 holds NaN or infinite"),
+        (changed("text_features", put(1, np.nan)), "text_features: row 1 has NaN or infinite"),
+        (changed("train_features", put(7, np.nan)), "train_features: row 7 has NaN or infinite"),
+        (changed("test_features", put(2, np.inf)), "test_features: row 2 has NaN or infinite"),
         (
             changed("val_features", lambda array: array.astype(float) * 1e300),
-            "val_features: row 0 holds NaN or infinite",
+            "val_features: row 0 has NaN or infinite",
         ),
-        (changed("val_features", put(4, 0.0)), "val_features: row 4 is all zero"),
+        (changed("val_features", put(4, 0.0)), "val_features: row 4 has only zeros"),
         (changed("train_features", lambda array: (10 * array).astype(int)), "expected floating-point features"),
-        (changed("classnames", lambda _: np.array(["jay", "owl", "jay"])), "class name 'jay' stands twice"),
+        (changed("classnames", lambda _: np.array(["jay", "owl", "jay"])), "class name 'jay' occurs twice"),
         (changed("logit_scale", lambda _: np.array(-1.0)), "expected one positive number"),
         (changed("logit_scale", lambda _: np.array([1.0, 2.0])), "expected one positive number"),
-        (changed("templates", lambda _: np.array(["a", "b"])), "2 templates, but text_features holds 1 a class"),
+        (
+            changed("templates", lambda _: np.array(["a", "b"])),
+            "templates has length 2, but text_features has 1 per class",
+        ),
         (changed("test_labels", lambda array: array[:0]), "test_labels is empty"),
     ],
 )
-def test_each_mistake_gets_its_line(
+def test_each_mistake_has_one_error_line(
     arrays: Arrays, harm: Callable[[Arrays], Arrays], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ArraysError, match=message) as error:
@@ -116,14 +119,14 @@ def test_each_mistake_gets_its_line(
     assert not (tmp_path / "cache").exists()
 
 
-def test_one_class_only(arrays: Arrays) -> None:
+def test_a_single_class_is_rejected(arrays: Arrays) -> None:
     one = {name: np.zeros_like(array) if name.endswith("labels") else array for name, array in arrays.items()}
     one |= {"classnames": np.array(["jay"]), "text_features": arrays["text_features"][:1]}
-    with pytest.raises(ArraysError, match="only 1 class"):
+    with pytest.raises(ArraysError, match="classnames has length 1, expected at least 2"):
         contents_of_arrays(one, OPTIONS)
 
 
-def test_files_that_are_no_arrays(tmp_path: Path, arrays: Arrays) -> None:
+def test_files_without_usable_arrays(tmp_path: Path, arrays: Arrays) -> None:
     with pytest.raises(ArraysError, match="does not exist"):
         read_arrays(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no arrays")
@@ -145,7 +148,7 @@ def test_nothing_is_ever_unpickled(tmp_path: Path, arrays: Arrays) -> None:
         read_arrays(tmp_path / "objects.npz")
 
 
-def test_an_import_replaces_an_import_but_never_extracted_features(
+def test_an_import_replaces_an_import_but_no_extracted_features(
     arrays: Arrays, contents: CacheContents, tmp_path: Path
 ) -> None:
     path = import_contents(arrays, OPTIONS, tmp_path).path
@@ -158,7 +161,7 @@ def test_an_import_replaces_an_import_but_never_extracted_features(
     assert path.read_bytes() == before
 
 
-def test_fewer_images_than_shots_are_said_so(arrays: Arrays, tmp_path: Path) -> None:
+def test_fewer_images_than_shots_give_a_note(arrays: Arrays, tmp_path: Path) -> None:
     done = import_contents(arrays, ImportOptions("birds", shots=(1, 16), seeds=(1,)), tmp_path)
     assert done.notes[0] == "class 'jay' has 4 train images, fewer than 16 shots; all are used"
     assert len(FeatureCache(done.path).split(16, 1).train) == 12

@@ -186,7 +186,7 @@ def test_mistakes_get_one_line_and_a_status(
 def test_mistakes_with_a_cache(extracted: Path, taskres: Taskres) -> None:
     missing = taskres("fit", "photos", "--shots", "4")
     assert missing.status == 2
-    assert "it has shots 1, 2 with seeds 1, 2; add it with" in one_line(missing)
+    assert "(available: shots 1, 2 with seeds 1, 2); add it:" in one_line(missing)
     assert taskres("fit", "photos", "--shots", "1", "--lr", "-1").status == 2
     assert taskres("fit", "photos", "--shots", "1", "--base", "fancy").status == 2
 

@@ -278,7 +278,7 @@ def test_finished_runs_are_those_of_the_same_numbers(
 
 
 def test_a_missing_split_is_refused_before_anything_is_fitted(cache: FeatureCache, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="no split of 16 shots, seed 1"):
+    with pytest.raises(OptionError, match="no split with 16 shots and seed 1"):
         list(run_study(cache, [(1, 1), (16, 1)], [RECIPE], CPU, tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
