@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from io import TextIOWrapper
+from textwrap import TextWrapper
 from time import monotonic
 from typing import Any, Literal, Self
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -20,7 +22,10 @@ from taskres_cache.system.progress import ProgressBar, described_start
 
 SECONDS_BETWEEN_LINES = 10.0
 EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
-WIDTH_OF_FILES = 160  # columns, where no terminal says how many there are
+WIDTH_OF_FILES = 160  # columns of text in a file or pipe
+WIDTH_OF_TITLES = 80  # the same for the titles of tables
+GAP = 2  # columns between two columns of a table
+NARROWEST = 8  # columns that a column of words may shrink to
 
 Mark = Literal["good", "bad", "open", ""]
 Row = tuple[Mark, tuple[str, ...]]
@@ -44,15 +49,38 @@ def print_json(document: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table to standard output."""
-    drawn = RichTable()
+    """Print a table to standard output.
+
+    A terminal folds words that do not fit, never numbers; in a file or pipe every row stays on one line, so that it can
+    be searched.
+    """
+    drawn = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for position, column in enumerate(table.columns):
-        drawn.add_column(column, justify="left" if position < table.left else "right", overflow="fold")
+        words = position < table.left
+        drawn.add_column(Text(column), justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in table.rows:
-        drawn.add_row(*row)
-    console = results()
-    console.print(table.title, style="bold", soft_wrap=True)
-    console.print(drawn)
+        drawn.add_row(*map(Text, row))
+    columns = terminal_width()
+    for line in _title_lines(table.title, columns or WIDTH_OF_TITLES):
+        results().print(Text(line, "bold"), soft_wrap=True)
+    results(_drawing_width(table, columns)).print(drawn, "")
+
+
+def _title_lines(title: str, width: int) -> list[str]:
+    """Return a title's lines, broken between words only: a path stays whole."""
+    wrapper = TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    return [line for paragraph in title.splitlines() for line in wrapper.wrap(paragraph)]
+
+
+def _drawing_width(table: Table, terminal: int | None) -> int:
+    """Return the columns to draw a table in: those of the terminal, or more if its numbers need more."""
+    columns = zip(table.columns, *table.rows, strict=True)
+    widths = [max(cell_len(line) for cell in column for line in (cell.splitlines() or [""])) for column in columns]
+    whole = sum(widths) + GAP * (len(widths) - 1)
+    if terminal is None:
+        return whole
+    foldable = sum(max(0, width - NARROWEST) for width in widths[: table.left])
+    return max(terminal, whole - foldable)
 
 
 def print_marked(title: str, rows: Sequence[Row]) -> None:
@@ -68,11 +96,16 @@ def print_marked(title: str, rows: Sequence[Row]) -> None:
     console.print()
 
 
-def results() -> Console:
-    """Return standard output; as wide as the terminal, and what its encoding lacks becomes an escape."""
+def results(width: int | None = None) -> Console:
+    """Return standard output, by default as wide as the terminal; characters missing in its encoding are escaped."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+    return Console(width=width or terminal_width() or WIDTH_OF_FILES, highlight=False)
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that shows standard output; None for a file or pipe."""
+    return Console().width if sys.stdout.isatty() else None
 
 
 def shown(name: str) -> str:

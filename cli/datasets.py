@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,12 +41,12 @@ def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json 
     if as_json:
         print_json(found)
         return
-    rows = tuple((str(facts["name"]), _state(facts), str(facts["title"])) for facts in found)
+    rows = tuple((facts["name"], "complete" if facts["complete"] else "missing", facts["title"]) for facts in found)
     print_table(Table(f"known data sets below {root}", ("name", "state", "what"), rows, left=3))
-    for facts in found:
-        for number, step in enumerate(facts["steps"] if facts["lacks"] else ()):
-            print(f"{facts['name']}: {step}" if number == 0 else f"  {step}")
-    print("Or any folder of images: folder/<class>/* (split for you) or folder/{train,val,test}/<class>/*")
+    for line in chain.from_iterable(map(_remarks, found)):
+        print(line)
+    print("Or any folder of images: folder/<class>/*, which is split for you,")
+    print("or folder/{train,val,test}/<class>/*")
 
 
 @datasets.command("verify")
@@ -98,10 +99,11 @@ def _described(entry: "Entry", root: Path) -> dict[str, Any]:
     }
 
 
-def _state(facts: dict[str, Any]) -> str:
+def _remarks(facts: dict[str, Any]) -> list[str]:
+    """Return what is missing of a data set and how to get it, or its warnings, as lines."""
     if facts["lacks"]:
-        return f"lacks {', '.join(facts['lacks'])}"
-    return "; ".join(["complete", *facts["warnings"]])
+        return [f"{facts['name']}: missing {', '.join(facts['lacks'])}", *(f"  {step}" for step in facts["steps"])]
+    return [f"{facts['name']}: {warning}" for warning in facts["warnings"]]
 
 
 def _print_verification(name: str, result: "Verification", published: "Counts | None") -> None:

@@ -13,7 +13,11 @@ from . import completion
 from .options import HALVES, CacheDir, Device, Json
 
 if TYPE_CHECKING:
+    from taskres_cache.reporting.tables import Table
     from taskres_cache.runs.evaluation import Evaluation, ZeroShot
+    from taskres_cache.runs.run import Classifier
+
+    Tested = tuple[Path, Classifier, Evaluation]  # a run's folder, its classifier, how it does on one cache
 
 
 def evaluate(
@@ -73,7 +77,6 @@ def _evaluate_runs(
 ) -> None:
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
-    from taskres_cache.reporting.tables import Table
     from taskres_cache.runs.evaluation import evaluate_run
     from taskres_cache.runs.run import checkpoint_folder, find_runs, own_cache, read_classifier
     from taskres_cache.system.devices import choose_device
@@ -81,28 +84,48 @@ def _evaluate_runs(
     from .console import print_json, print_table
 
     target = choose_device(device)
-    results = []
+    results: list[Tested] = []
     for folder in find_runs(path):
         classifier = read_classifier(folder)
         checkpoint = checkpoint_folder(cache_dir, classifier.provenance).name
         caches = [(find_cache(name, cache_dir, checkpoint), classes or "all") for name in on]
         for cache, half in caches or [(own_cache(folder, classifier, cache_dir), classes or classifier.half)]:
-            results.append((folder, evaluate_run(classifier, open_cache(cache, half), target)))
+            results.append((folder, classifier, evaluate_run(classifier, open_cache(cache, half), target)))
     if as_json:
-        print_json([{"run": str(folder), **asdict(result)} for folder, result in results])
+        print_json([{"run": str(folder), **asdict(result)} for folder, _, result in results])
         return
-    columns = ("run", "on", "images", "classes", "zero-shot %", "base %", "test %", "top-5 %", "ECE %")
-    print_table(Table("accuracy on the test part", columns, tuple(_row(path, *found) for found in results), left=2))
+    for table in _tables(results):
+        print_table(table)
 
 
-def _row(above: Path, folder: Path, result: "Evaluation") -> tuple[str, ...]:
-    """Return a line of the table; a run is named as seen from the folder that was asked for."""
+def _tables(results: "Sequence[Tested]") -> "list[Table]":
+    """Return a table for each method's folder, whose title has the folder's path on a line of its own."""
+    from taskres_cache.reporting.tables import Table
+
+    columns = ("test data", "shots", "seed", "zero-shot %", "base %", "test %", "top-5 %", "ECE %")
+    by_method: dict[Path, list[Tested]] = {}
+    for tested in results:
+        by_method.setdefault(_method_folder(*tested[:2]), []).append(tested)
+    tables = []
+    for folder, runs in by_method.items():
+        sizes = [f"{result.dataset} ({result.images} images, {result.classes} classes)" for *_, result in runs]
+        title = f"{folder}\ntest data: {', '.join(dict.fromkeys(sizes))}"
+        tables.append(Table(title, columns, tuple(_row(classifier, result) for _, classifier, result in runs)))
+    return tables
+
+
+def _method_folder(folder: Path, classifier: "Classifier") -> Path:
+    """Return the folder that a run shares with the other shots and seeds of its method, or the run's own."""
+    below = (f"shots_{classifier.shots}", f"seed_{classifier.seed}")
+    return folder.parents[1] if folder.parts[-2:] == below else folder
+
+
+def _row(classifier: "Classifier", result: "Evaluation") -> tuple[str, ...]:
     from taskres_cache.reporting.tables import percent
 
-    named = folder.relative_to(above) if folder != above and folder.is_relative_to(above) else folder
     accuracies = (result.zero_shot_accuracy, result.base_accuracy, result.test_accuracy, result.top5_accuracy)
-    shown = map(percent, (*accuracies, result.calibration_error))
-    return (str(named), result.dataset, str(result.images), str(result.classes), *shown)
+    numbers = map(percent, (*accuracies, result.calibration_error))
+    return (result.dataset, str(classifier.shots), str(classifier.seed), *numbers)
 
 
 def _evaluate_zero_shot(caches: Sequence[str], classes: str, cache_dir: Path, device: str, as_json: bool) -> None:

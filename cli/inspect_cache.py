@@ -1,11 +1,15 @@
 """`taskres inspect`: what a cache holds."""
 
 from pathlib import Path
-from typing import Annotated
+from textwrap import fill
+from typing import Annotated, Any
 
 import typer
 
 from .options import Cache, CacheDir, Json
+
+DIGEST_WIDTH = 64  # columns of a SHA-256 digest, the longest value that is not broken
+LABELS = {"classnames_form": "class names", "augmented_views": "views", "views": "view settings"}  # else the JSON key
 
 
 def inspect_cache(
@@ -30,10 +34,20 @@ def inspect_cache(
     if as_json:
         print_json({**facts, "arrays": features.shapes, "verified_bytes": checked})
         return
-    rows = tuple((name, str(value)) for name, value in facts.items())
+    rows = tuple((LABELS.get(name, name), _as_text(value)) for name, value in facts.items())
     print_table(Table(str(features.path), ("what", "value"), rows, left=2))
     arrays = [name for name in features.shapes if not name.startswith("splits/")]
     shapes = tuple((name, " x ".join(map(str, features.shapes[name]))) for name in arrays)
     print_table(Table("arrays", ("array", "shape"), shapes, left=2))
     if checked:
         print(f"intact: {len(checked)} arrays, {sum(checked.values()):,} bytes match their checksums")
+
+
+def _as_text(value: Any) -> str:
+    """Return a value as lines of text: a list one item per line, a dictionary as pairs."""
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    if isinstance(value, dict):
+        pairs = (f"{name} {item}" for name, item in value.items())
+        return fill(", ".join(pairs), DIGEST_WIDTH, break_long_words=False, break_on_hyphens=False) or "-"
+    return str(value) or "-"

@@ -69,7 +69,7 @@ def read_digits(root: Path) -> Dataset:
 
 DIGITS = Entry(
     name="digits",
-    title="UCI handwritten digits, 1,797 images of 8x8 pixels, 10 classes",
+    title="UCI digits: 1,797 images of 8x8 pixels, 10 classes",
     read=read_digits,
     lacking=lambda root: (),
     warnings=lambda root: (),

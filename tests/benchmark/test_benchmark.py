@@ -317,8 +317,9 @@ def test_datasets_says_what_is_complete_and_what_lacks(here: Path, taskres: Task
     for part in ("https://", "cars_test.tgz", str(here / "stanford_cars"), "split_zhou_StanfordCars.json"):
         assert part in steps
     printed = taskres("datasets", "--root", here).out
-    assert "stanford_cars: home: https://" in printed
-    assert "dtd: home:" not in printed
+    missing = "stanford_cars/cars_test/, stanford_cars/split_zhou_StanfordCars.json"
+    assert f"stanford_cars: missing {missing}\n  home: https://" in printed
+    assert "dtd: missing" not in printed
 
 
 def test_verify_opens_every_image_and_counts(here: Path, taskres: Taskres) -> None:

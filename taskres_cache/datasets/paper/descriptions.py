@@ -232,7 +232,7 @@ PAPER_DATASETS = (
     ),
     PaperDataset(
         name="imagenet_a",
-        title="200 of ImageNet's classes, adversarially chosen; test only",
+        title="200 of ImageNet's classes, adversarial; test only",
         folder="imagenet-adversarial",
         images=("imagenet-a",),
         counts=Counts(200, 0, 0, 7500),
