@@ -42,13 +42,40 @@ def one_of(*words: str) -> Completer:
     return offered
 
 
-def several_of(*words: str) -> Completer:
-    """Return a completer of a list with commas, which offers each of these words once."""
+def choices(field: str) -> Completer:
+    """Return a completer that offers the possible values of a field of the recipe."""
 
+    @quiet
     def offered(context: typer.Context, incomplete: str) -> Iterable[Offer]:
-        return _continued(incomplete, words)
+        from taskres_cache.recipe import CHOICES
+
+        return CHOICES[field]
 
     return offered
+
+
+@quiet
+def bases(context: typer.Context, incomplete: str) -> Iterable[Offer]:
+    """Offer the bases that need no file, several of them with commas."""
+    from taskres_cache.recipe import BUILT_BASES
+
+    return _continued(incomplete, BUILT_BASES)
+
+
+@quiet
+def prompt_forms(context: typer.Context, incomplete: str) -> Iterable[Offer]:
+    """Offer the ways to write class names in prompts."""
+    from taskres_cache.datasets.prompts import PROMPT_FORMS
+
+    return PROMPT_FORMS
+
+
+@quiet
+def ensembles(context: typer.Context, incomplete: str) -> Iterable[Offer]:
+    """Offer the named sets of prompts."""
+    from taskres_cache.datasets.prompts import ENSEMBLES
+
+    return ENSEMBLES
 
 
 @quiet

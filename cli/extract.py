@@ -11,7 +11,6 @@ from . import completion
 from .options import (
     PAPER_SEEDS,
     PAPER_SHOTS,
-    PROMPT_FORMS,
     Backbone,
     BatchSize,
     CacheDir,
@@ -55,9 +54,7 @@ def extract(
     split_seed: Annotated[int, typer.Option(help="Seed of a folder's 60/20/20 split.")] = 0,
     classnames: Annotated[
         str,
-        typer.Option(
-            help="In prompts: spaces for underscores, or raw.", autocompletion=completion.one_of(*PROMPT_FORMS)
-        ),
+        typer.Option(help="In prompts: spaces for underscores, or raw.", autocompletion=completion.prompt_forms),
     ] = "spaces",
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Record unreadable images and go on without them.")

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from taskres_cache.runs.base_files import BaseFile
     from taskres_cache.runs.study import RunResult
 
-BASES = ("regular", "enhanced", "enhanced-only")
-RESIDUALS = ("text", "image", "both")
-PRECISIONS = ("fp32", "tf32", "bf16")
-
 
 def fit(
     cache: Cache,
@@ -56,7 +52,7 @@ def fit(
             "enhanced-only (no residual), several with commas; or a file: the authors' model.pth.tar, a safetensors "
             "file with base or projection, a run.",
             show_default="regular",
-            autocompletion=completion.several_of(*BASES),
+            autocompletion=completion.bases,
         ),
     ] = None,
     residual: Annotated[
@@ -64,7 +60,7 @@ def fit(
         typer.Option(
             help="What is trained: text, image (one row, added to every image) or both.",
             show_default="text",
-            autocompletion=completion.one_of(*RESIDUALS),
+            autocompletion=completion.choices("residual"),
         ),
     ] = None,
     search: Annotated[
@@ -93,7 +89,7 @@ def fit(
     precision: Annotated[
         str,
         typer.Option(
-            help="Of the matrix products: fp32, bf16, or tf32 (CUDA).", autocompletion=completion.one_of(*PRECISIONS)
+            help="Of the matrix products: fp32, bf16, or tf32 (CUDA).", autocompletion=completion.choices("precision")
         ),
     ] = "fp32",
     classes: Classes = "all",
@@ -137,10 +133,11 @@ def fit(
 
 def _bases(base: str | None, cache: "FeatureCache") -> "tuple[list[dict[str, Any]], BaseFile | None]":
     """Return what a --base changes in a recipe, for each recipe that it asks for, and the file if it names one."""
-    from taskres_cache.runs.base_files import BASES, read_base
+    from taskres_cache.recipe import BUILT_BASES
+    from taskres_cache.runs.base_files import read_base
 
     words = (base or "regular").split(",")
-    if all(word in BASES for word in words):
+    if all(word in BUILT_BASES for word in words):
         return [{"base": word} for word in dict.fromkeys(words)], None
     file = read_base(str(base), cache.classnames, cache.provenance.weights_sha256)
     return [{"base": "file", "base_sha256": file.sha256}], file

@@ -12,8 +12,6 @@ from . import completion
 DEVICES = ("auto", "cpu", "cuda", "mps")
 HALVES = ("all", "base", "new")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-ENSEMBLES = ("imagenet-80", "imagenet-7")
-PROMPT_FORMS = ("spaces", "raw")
 
 DatasetName = Annotated[
     str,
@@ -56,7 +54,7 @@ Templates = Annotated[
         "--templates",
         help="Prompts: a text file with one on each line, imagenet-80 or imagenet-7.",
         show_default="the data set's own",
-        autocompletion=completion.one_of(*ENSEMBLES),
+        autocompletion=completion.ensembles,
     ),
 ]
 Backbone = Annotated[

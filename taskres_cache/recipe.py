@@ -20,6 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "view_use": get_args(ViewUse),
 }
+BUILT_BASES = tuple(base for base in CHOICES["base"] if base != "file")  # from the cache alone
 
 WARMUP_LR = 1e-5  # epoch 0 of the paper's schedule runs at this constant rate
 PROJECTION_EPOCHS = 50  # of an enhanced base (TaskRes, section 4.1)

@@ -15,8 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from taskres_cache.errors import UnknownNameError, WeightsError
-
-BASES = ("regular", "enhanced", "enhanced-only")
+from taskres_cache.recipe import BUILT_BASES
 
 # What a training script keeps beside its weights are objects of these; inert ones take their place.
 TRAINING_STATE = ("torch.optim.", "dassl.optim.", "numpy.")
@@ -94,7 +93,7 @@ def read_base(name: str, classnames: tuple[str, ...], weights_sha256: str) -> Ba
     path = Path(name)
     path = path / "classifier.safetensors" if path.is_dir() else path
     if not path.is_file():
-        raise UnknownNameError("base", name, BASES, f"pass {', '.join(BASES)}, or a file that is there")
+        raise UnknownNameError("base", name, BUILT_BASES, f"pass {', '.join(BUILT_BASES)}, or a file that is there")
     if path.suffix == ".safetensors":
         return _read_safetensors(path, classnames, weights_sha256)
     weight = _matrix(path, "state_dict.weight", _read_checkpoint(path))

@@ -11,15 +11,14 @@ import pytest
 import typer
 
 from taskres_cache.caches.class_halves import HALVES
-from taskres_cache.cli import fit, options
+from taskres_cache.cli import options
 from taskres_cache.cli.app import app
 from taskres_cache.datasets import ENTRIES
 from taskres_cache.datasets.prompts import ENSEMBLES, PROMPT_FORMS
 from taskres_cache.datasets.word_lists import clip_models
 from taskres_cache.encoders.backbone import PRECISIONS
 from taskres_cache.errors import OptionError
-from taskres_cache.recipe import CHOICES
-from taskres_cache.runs.base_files import BASES
+from taskres_cache.recipe import BUILT_BASES, CHOICES
 from taskres_cache.system.devices import choose_device
 
 BIN = Path(sys.executable).parent
@@ -114,7 +113,11 @@ def test_lists_with_commas_go_on(offered: Offered, here: Path) -> None:
 def test_models_and_fixed_choices(offered: Offered, here: Path) -> None:
     assert offered("extract", "pets", "--backbone", "glyph") == ["glyph-clip"]
     assert offered("extract", "pets", "--precision", "") == list(options.PRECISIONS)
-    assert offered("fit", "pets", "--precision", "") == list(fit.PRECISIONS)
+    assert offered("fit", "pets", "--precision", "") == list(CHOICES["precision"])
+    assert offered("fit", "pets", "--residual", "") == list(CHOICES["residual"])
+    assert offered("fit", "pets", "--base", "") == list(BUILT_BASES)
+    assert offered("extract", "pets", "--classnames", "") == list(PROMPT_FORMS)
+    assert offered("extract", "pets", "--templates", "") == list(ENSEMBLES)
     assert offered("fit", "pets", "--device", "c") == ["cpu", "cuda"]
     assert offered("fit", "pets", "--alpha", "") == ["auto", "learn"]
     assert offered("eval", "run", "--classes", "n") == ["new"]
@@ -123,10 +126,6 @@ def test_models_and_fixed_choices(offered: Offered, here: Path) -> None:
 def test_what_is_offered_is_what_the_library_takes() -> None:
     assert set(options.PRECISIONS) == {"auto", *PRECISIONS}
     assert options.HALVES == HALVES
-    assert tuple(ENSEMBLES) == options.ENSEMBLES
-    assert options.PROMPT_FORMS == PROMPT_FORMS
-    assert fit.BASES == BASES
-    assert (CHOICES["residual"], CHOICES["precision"]) == (fit.RESIDUALS, fit.PRECISIONS)
     for name in options.DEVICES:
         try:
             choose_device(name)
