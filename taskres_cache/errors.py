@@ -1,26 +1,30 @@
-"""What can go wrong: every message names the thing, what was expected, what came, and the remedy."""
+"""All errors of the library; a message names the thing, what was expected, what was found, and the remedy."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
 class TaskresError(Exception):
-    """The work failed for a reason that a person can act on; the message is one clear line."""
+    """The work failed for a reason that the user can fix; the message is one clear line."""
 
 
 class OptionError(TaskresError):
-    """An option or argument has a value that cannot be used."""
+    """An option or argument has an invalid value."""
 
 
 class UnknownNameError(OptionError):
-    """A name (data set, backbone, tag) that is not known; the message offers near matches.
+    """A name (of a data set, backbone, tag) is unknown; the message suggests similar names.
 
     Parameters
     ----------
-    kind : what the name should name, as in "unknown data set 'digit'".
-    name : the name that was given.
-    known : the names that would have been understood.
-    remedy : what to do when none of the near matches is meant.
+    kind : str
+        What the name stands for, as in "unknown data set 'digit'".
+    name : str
+        The unknown name.
+    known : iterable of str
+        The known names.
+    remedy : str
+        What to do if none of the similar names is meant.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str) -> None:
@@ -31,97 +35,103 @@ class UnknownNameError(OptionError):
 
 
 class DatasetError(TaskresError):
-    """A data set on disk is not in the layout it should be in."""
+    """A data set on disk does not have the expected layout."""
 
 
 class UnreadableImagesError(TaskresError):
-    """Some images could not be decoded; all others have been encoded and kept.
+    """Some images could not be decoded; all others are encoded and kept.
 
     Parameters
     ----------
-    reasons : path of each unreadable image -> why it could not be read.
+    reasons : mapping of str to str
+        Path of each unreadable image to the reason.
     """
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         listed = "".join(f"\n  {path}: {reason}" for path, reason in reasons.items())
-        plural = "image cannot" if len(reasons) == 1 else "images cannot"
+        images = "1 image" if len(reasons) == 1 else f"{len(reasons)} images"
         super().__init__(
-            f"{len(reasons)} {plural} be read; the features of all others are kept: mend or remove these and run "
-            f"the same command again, or pass --skip-unreadable to go on without them{listed}"
+            f"could not read {images}; all others are encoded and kept. Fix or remove the unreadable ones and run the "
+            f"same command again, or pass --skip-unreadable to leave them out:{listed}"
         )
         self.reasons = dict(reasons)
 
 
 class WeightsError(TaskresError):
-    """A checkpoint cannot be had, or does not fit the model."""
+    """A checkpoint could not be loaded, or does not fit the model."""
 
 
 class ArraysError(TaskresError):
-    """Arrays brought by the user disagree with each other or hold values that cannot be used."""
+    """Arrays of the user are inconsistent or have invalid values."""
 
 
 class EstimatorError(OptionError, ValueError):
-    """A parameter or an array that an estimator cannot use; a ValueError too, as scikit-learn's users expect."""
+    """A parameter or array of an estimator is invalid; also a ValueError, as users of scikit-learn expect."""
 
 
 class CacheError(TaskresError):
-    """A cache file cannot be used as it is."""
+    """A cache file is missing or invalid."""
 
 
 class CacheDamagedError(CacheError):
-    """A cache file is truncated, or a checksum says that bytes have changed since it was written."""
+    """A cache file is truncated, or its content does not match its checksums."""
 
 
 class CacheMismatchError(CacheError):
-    """A cache was made from something else than the caller expects.
+    """A cache was made from other inputs than expected.
 
     Parameters
     ----------
-    path : the cache file.
-    differing : field -> (what the cache has, what was expected).
-    remedy : what to do about it.
+    path : path-like
+        The cache file.
+    differing : mapping of str to tuple
+        Field to (value in the cache, expected value).
+    remedy : str
+        What to do.
     """
 
     def __init__(self, path: object, differing: Mapping[str, tuple[object, object]], remedy: str) -> None:
         fields = "; ".join(
             f"{name}: cache has {has!r}, expected {expected!r}" for name, (has, expected) in differing.items()
         )
-        super().__init__(f"{path} was made from something else: {fields}; {remedy}")
+        super().__init__(f"{path} was made from other inputs: {fields}; {remedy}")
         self.differing = dict(differing)
 
 
 class FitError(TaskresError):
-    """A fit came to numbers that mean nothing."""
+    """A fit produced values that are not finite."""
 
 
 class RunError(TaskresError):
-    """A run folder is missing, incomplete, or does not go with the cache it is used on."""
+    """A run folder is missing or incomplete, or does not match the cache it is used with."""
 
 
 class ExportError(TaskresError):
-    """A run could not be exported, or what was exported does not say what the run says."""
+    """A run could not be exported, or the exported file does not give the run's predictions."""
 
 
 class MissingExtraError(TaskresError):
-    """Something needs packages that are no part of a plain installation.
+    """Optional packages are not installed.
 
     Parameters
     ----------
-    what : what needs which package, as in "`taskres export` to ONNX needs onnxruntime".
-    extra : the extra of taskres-cache that brings it.
+    what : str
+        What needs which packages, as in "`taskres export` to ONNX needs onnxruntime".
+    extra : str
+        The extra of taskres-cache that installs them.
     """
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what}, missing here: pip install 'taskres-cache[{extra}]'")
+        super().__init__(f"{what} (not installed): pip install 'taskres-cache[{extra}]'")
         self.extra = extra
 
 
 class StorageError(TaskresError):
-    """A file or folder cannot be written."""
+    """A file or folder could not be written."""
 
 
 class BusyError(TaskresError):
-    """Another process is making the same cache."""
+    """Another process is writing the same cache."""
 
 
 class DecodingError(TaskresError):
@@ -129,10 +139,10 @@ class DecodingError(TaskresError):
 
 
 class RankError(TaskresError):
-    """Several processes work together, and one of them cannot go on."""
+    """One of several processes that share a job cannot continue."""
 
 
 def near_matches(name: str, known: Iterable[str]) -> list[str]:
-    """Return up to three known names that look like `name`, whatever the case."""
+    """Return up to three known names that are similar to `name`, ignoring case."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     return [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]

@@ -1,4 +1,4 @@
-"""Tables of words and numbers, and the ways to write them down."""
+"""A table of text cells, as Markdown and CSV, and how accuracies are written in it."""
 
 import csv
 from collections.abc import Sequence
@@ -8,7 +8,19 @@ from io import StringIO
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; the first `left` columns hold words, the others numbers as text."""
+    """A table with a title.
+
+    Parameters
+    ----------
+    title : str
+        One or more lines.
+    columns : tuple of str
+        The header.
+    rows : tuple of tuple of str
+        The cells, as many per row as there are columns.
+    left : int
+        Number of leading columns with words, aligned left; the others have numbers, aligned right.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -16,35 +28,35 @@ class Table:
     left: int = 1
 
     def as_markdown(self) -> str:
-        """Return the table in GitHub's Markdown, under its title as a heading."""
+        """Return the table in GitHub's Markdown, below its title as a heading."""
         rule = ["---" if position < self.left else "---:" for position in range(len(self.columns))]
         lines = [_markdown_row(cells) for cells in (self.columns, rule, *self.rows)]
         return "\n".join([f"## {self.title}", "", *lines]) + "\n"
 
     def as_csv(self) -> str:
-        """Return the table as comma-separated values with a line of column names."""
+        """Return the table as comma-separated values with a header line."""
         stream = StringIO()
         csv.writer(stream, lineterminator="\n").writerows([self.columns, *self.rows])
         return stream.getvalue()
 
 
 def percent(value: float | None) -> str:
-    """Return an accuracy in percent with the two decimals that the field reports."""
+    """Return an accuracy in percent with two decimals, or a dash for None."""
     return "-" if value is None else f"{value:.2f}"
 
 
 def signed(points: float) -> str:
-    """Return a difference of accuracies in points, with its sign."""
+    """Return a difference of accuracies in percentage points, with its sign."""
     return f"{points:+.2f}"
 
 
 def with_deviation(mean: float, deviation: float | None) -> str:
-    """Return a mean accuracy in percent and its deviation over seeds, if there is one."""
+    """Return a mean accuracy in percent, with its standard deviation over seeds if there is one."""
     return percent(mean) if deviation is None else f"{percent(mean)} ± {percent(deviation)}"
 
 
 def in_shots(count: int) -> str:
-    """Return a number of shots as a phrase."""
+    """Return "1 shot", "2 shots" and so on."""
     return f"{count} shot" if count == 1 else f"{count} shots"
 
 

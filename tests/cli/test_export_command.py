@@ -96,7 +96,7 @@ def test_a_missing_extra_is_one_line(run: Path, here: Path, taskres: Taskres, mo
     outcome = taskres("export", run, "--to", "head.onnx")
     assert outcome.status == 1
     assert one_line(outcome) == (
-        "taskres: `taskres export` to ONNX needs onnx, onnxscript, onnxruntime, missing here: "
+        "taskres: `taskres export` to ONNX needs onnx, onnxscript, onnxruntime (not installed): "
         "pip install 'taskres-cache[onnx]'"
     )
 

@@ -256,7 +256,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingExtraError) as told:
         require("this test", "onnx", ("json", "onnx_is_not_here", "nor_is_this"))
     assert str(told.value) == (
-        "this test needs onnx_is_not_here, nor_is_this, missing here: pip install 'taskres-cache[onnx]'"
+        "this test needs onnx_is_not_here, nor_is_this (not installed): pip install 'taskres-cache[onnx]'"
     )
 
 
@@ -269,7 +269,7 @@ def test_a_missing_extra_is_met_before_anything_is_done(
         lambda: export_with_encoder(run, tmp_path / "out" / "head.onnx", None),
     ):
         with pytest.raises(
-            MissingExtraError, match=r"`taskres export` to ONNX needs .*onnxruntime, missing here: .*\[onnx\]"
+            MissingExtraError, match=r"`taskres export` to ONNX needs .*onnxruntime \(not installed\): .*\[onnx\]"
         ):
             export()
     assert not (tmp_path / "out").exists()
