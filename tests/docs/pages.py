@@ -6,8 +6,8 @@ A page marks a block with `<!-- test -->` on the line before it. Three kinds of 
 - `console`: lines that start with `$ ` are commands, the lines below a command are what it prints.
 - `python`: run in one namespace per page; a `text` block that follows directly is what it prints.
 
-In expected output, `...` stands for anything. Times and rates are not compared. Accuracies are compared only on machines
-that compute features as the one did on which the pages were written; elsewhere an image may be classified differently.
+In expected output, `...` stands for anything. Times and rates are not compared. Accuracies are compared only on a
+machine that computes features as the one on which the pages were written; elsewhere single predictions may differ.
 """
 
 import re
