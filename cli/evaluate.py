@@ -78,7 +78,8 @@ def _evaluate_runs(
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
     from taskres_cache.runs.evaluation import evaluate_run
-    from taskres_cache.runs.run import checkpoint_folder, find_runs, own_cache, read_classifier
+    from taskres_cache.runs.finding import checkpoint_folder, find_runs
+    from taskres_cache.runs.run import own_cache, read_classifier
     from taskres_cache.system.devices import choose_device
 
     from .console import print_json, print_table

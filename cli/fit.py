@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from taskres_cache.caches.feature_cache import FeatureCache
     from taskres_cache.recipe import Recipe
     from taskres_cache.runs.base_files import BaseFile
-    from taskres_cache.runs.study import RunResult
+    from taskres_cache.runs.run import Run
 
 
 def fit(
@@ -107,8 +107,8 @@ def fit(
     """
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
-    from taskres_cache.runs.run import checkpoint_folder
-    from taskres_cache.runs.study import recipe_of, run_study
+    from taskres_cache.runs.finding import checkpoint_folder
+    from taskres_cache.runs.study import fit_each, recipe_of
     from taskres_cache.system.devices import choose_device
 
     from .console import say
@@ -121,7 +121,7 @@ def fit(
     recipes = [recipe for one in own for recipe in _recipes(one, alpha, lr, weight_decay, search)]
     splits = [(count, seed) for count in numbers("--shots", shots) for seed in numbers("--seeds", seeds)]
     results = []
-    for result in run_study(features, splits, recipes, choose_device(device), out, file):
+    for result in fit_each(features, splits, recipes, choose_device(device), out, file):
         say(_told(result))
         results.append(result)
     if as_json:
@@ -159,28 +159,28 @@ def _recipes(
     return [recipe.changed(alpha_rule=rule, alpha=one, lr=rate, weight_decay=decay) for one, rate, decay in grid]
 
 
-def _told(result: "RunResult") -> str:
+def _told(result: "Run") -> str:
     """Return one run as a line."""
     from taskres_cache.reporting.tables import percent
 
-    test, seconds = result.metrics["test_accuracy"], result.metrics["seconds"]
-    enhanced = f", its base in {seconds['base']:.2f} s" if seconds["base"] else ""
-    return f"{result.folder}: test {percent(test)} %, fitted in {seconds['fit']:.2f} s{enhanced}"
+    test, seconds = result.metrics.test_accuracy, result.metrics.seconds
+    enhanced = f", its base in {seconds.base:.2f} s" if seconds.base else ""
+    return f"{result.folder}: test {percent(test)} %, fitted in {seconds.fit:.2f} s{enhanced}"
 
 
-def _print_json(cache: "FeatureCache", results: "Sequence[RunResult]") -> None:
+def _print_json(cache: "FeatureCache", results: "Sequence[Run]") -> None:
     from taskres_cache.runs.summary import summarise
 
     from .console import print_json
 
     summaries = [asdict(summary) for summary in summarise(result.metrics for result in results)]
-    runs = [{"folder": str(result.folder), **result.metrics} for result in results]
+    runs = [{"folder": str(result.folder), **result.metrics.to_json()} for result in results]
     print_json({"cache": str(cache.path), "summary": summaries, "runs": runs})
 
 
-def _print_tables(cache: "FeatureCache", results: "Sequence[RunResult]") -> None:
+def _print_tables(cache: "FeatureCache", results: "Sequence[Run]") -> None:
     """Print a table for each method, and what was chosen where there was a choice."""
-    from taskres_cache.reporting.methods import choice_table, method_table
+    from taskres_cache.reporting.sections import choice_table, method_table
     from taskres_cache.runs.summary import summarise
 
     from .console import print_table
@@ -190,6 +190,6 @@ def _print_tables(cache: "FeatureCache", results: "Sequence[RunResult]") -> None
     for method in dict.fromkeys(summary.method for summary in summaries):
         title = f"{source.dataset}, {source.backbone} ({source.pretrained}), {method}{only}"
         print_table(method_table([summary for summary in summaries if summary.method == method], title))
-        chosen = [result.metrics for result in results if result.metrics["method"] == method]
-        if "chosen" in chosen[0]:
+        chosen = [result.metrics for result in results if result.metrics.method == method]
+        if chosen[0].chosen is not None:
             print_table(choice_table(chosen, title))

@@ -77,8 +77,9 @@ def predict(
     found = find_images(_with_listed(images))
 
     from taskres_cache.runs.encoder import load_encoder
+    from taskres_cache.runs.finding import find_run
     from taskres_cache.runs.prediction import PredictOptions, predict_images  # seconds, for torch
-    from taskres_cache.runs.run import find_run, read_classifier
+    from taskres_cache.runs.run import read_classifier
     from taskres_cache.system.progress import Silent
 
     from .console import progress

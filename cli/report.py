@@ -46,8 +46,8 @@ def report(
 
     Example: taskres report runs/glyph-clip-bundled/digits --out digits.html
     """
-    from taskres_cache.reporting.closer_look import gather_studies
     from taskres_cache.reporting.report import refuse_unknown_kinds, write_report
+    from taskres_cache.reporting.studies import gather_studies
     from taskres_cache.system.devices import choose_device
 
     from .console import say

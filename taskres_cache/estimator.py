@@ -17,11 +17,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from taskres_cache.caches.contents import regular_base
-from taskres_cache.errors import EstimatorError, OptionError
-from taskres_cache.heads import classifier, logits, moved
+from taskres_cache.errors import EstimatorError, OptionError, RunError
+from taskres_cache.heads import Head
 from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
 from taskres_cache.methods.training_data import TrainingSet
 from taskres_cache.recipe import Recipe, Residual
+from taskres_cache.runs.finding import METRICS_FILE
 from taskres_cache.runs.run import Classifier, read_classifier, read_metrics
 from taskres_cache.system.devices import choose_device
 
@@ -165,12 +166,12 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         image_features = validate_data(self, X, reset=False, **AS_TENSORS_NEED)
         device = choose_device(self.device)
-        base, residual = (torch.from_numpy(one).to(device) for one in (self.text_features_, self.residual_))
-        weights, row = classifier(base, residual, self.alpha_), self.image_residual_  # (C, D), (D,)
-        shift = None if row is None else self.alpha_ * torch.from_numpy(row).to(device)
+        head = Head.of_arrays(
+            self.text_features_, self.logit_scale_, self.residual_, self.image_residual_, self.alpha_
+        ).to(device)
         for rows in gen_batches(len(image_features), PIECE):
-            images = moved(torch.from_numpy(image_features[rows]).to(device), shift)
-            yield logits(images, weights, 1.0).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # (n, C)
+            images = torch.from_numpy(image_features[rows]).to(device)
+            yield head.cosines(images).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # (n, C)
 
     def _base(self, image_features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the base (C, D) that the parameters say, an array of its own."""
@@ -214,8 +215,10 @@ def _parameters(run: Classifier, folder: Path) -> dict[str, Any]:
     """Return the parameters, beside text_features, of an estimator that was fitted as a run was."""
     recipe, lr, weight_decay = run.recipe, run.recipe.lr, run.recipe.weight_decay
     if recipe.lrs or recipe.weight_decays:
-        chosen = read_metrics(folder if folder.is_dir() else folder.parent)["chosen"]
-        lr, weight_decay = chosen["lr"], chosen["weight_decay"]
+        chosen = read_metrics(folder if folder.is_dir() else folder.parent).chosen
+        if chosen is None:
+            raise RunError(f"{folder / METRICS_FILE} does not say what was chosen; fit the run again")
+        lr, weight_decay = chosen.lr, chosen.weight_decay
     same = {name: getattr(recipe, name) for name in ("epochs", "batch_size", "residual")}
     how = {"alpha": run.alpha, "lr": lr, "weight_decay": weight_decay}
     return {**how, **same, "logit_scale": run.provenance.logit_scale, "random_state": run.seed}

@@ -1,9 +1,20 @@
-"""The numerics of task residual tuning as pure functions of tensors: normalise, scale, multiply, compare.
+"""The model on one page: from image features and a classifier to logits and probabilities.
 
-Axes: N images, C classes, D embedding. Everything comes un-normalised. What training does to a batch, in place and in
-closed form, is in `step` and `tuned`.
+    f = image_features + alpha * image_residual          # image side, usually left alone
+    w = base + alpha * residual                          # text side: the task residual
+    logits = logit_scale * <f / |f|, w / |w|>
+    probabilities = softmax(logits / temperature)
+
+Everything enters un-normalised, as the encoders return it. Whoever needs logits calls this page. The training step
+computes the same in place, with its gradient in closed form: `methods/task_residual/step.py`.
+
+Axes: N images, C classes, D embedding.
 """
 
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -19,57 +30,91 @@ def directions_and_lengths(features: Tensor) -> tuple[Tensor, Tensor]:
     return features / lengths[..., None], lengths
 
 
-def classifier(base: Tensor, residual: Tensor, alpha: float | Tensor) -> Tensor:
+def add_residual(base: Tensor, residual: Tensor, alpha: float | Tensor) -> Tensor:
     """Return the un-normalised weights `base + alpha * residual` (C, D); with a zero residual exactly the base."""
     return base + alpha * residual
 
 
-def moved(image_features: Tensor, shift: Tensor | None) -> Tensor:
-    """Return un-normalised features (N, D) with `alpha * image_residual` (D,) or (1, D) added, where there is one."""
-    return image_features if shift is None else image_features + shift
+def scaled_cosines(image_features: Tensor, weights: Tensor, scale: float) -> Tensor:
+    """Return `scale * cosine` (N, C) of un-normalised features (N, D) and weights (C, D)."""
+    return scale * normalise(image_features) @ normalise(weights).T  # (N, C)
 
 
-def logits(image_features: Tensor, weights: Tensor, logit_scale: float) -> Tensor:
-    """Return `logit_scale * cosine` (N, C) of un-normalised features (N, D) and weights (C, D)."""
-    return logit_scale * normalise(image_features) @ normalise(weights).T  # (N, C)
-
-
-def probabilities(
-    image_features: Tensor, weights: Tensor, shift: Tensor | None, logit_scale: float, temperature: float
-) -> Tensor:
-    """Return the probability (N, C) of each class for un-normalised features (N, D), as a head gives it.
+@dataclass(frozen=True)
+class Head:
+    """A cosine classifier, ready to use.
 
     Parameters
     ----------
-    image_features : (N, D) un-normalised.
-    weights, shift : of the head, (C, D) and (D,) or None.
-    logit_scale, temperature : the multiplier s of the cosines, and what it is divided by.
+    weights : Tensor of shape (C, D)
+        Un-normalised, one row per class.
+    logit_scale : float
+        Multiplier of the cosines, `exp(logit_scale)` of the checkpoint; 100 for OpenAI's.
+    image_shift : Tensor of shape (D,) or (1, D), optional
+        Added to un-normalised image features; None leaves them unchanged.
+    temperature : float, default 1
+        Divides the logits to calibrate probabilities. It never changes the ranking of classes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from taskres_cache.heads import Head
+    >>> head = Head(torch.tensor([[2.0, 0.0], [0.0, 0.5]]), logit_scale=100.0)
+    >>> head.logits(torch.tensor([[3.0, 4.0]]))
+    tensor([[60., 80.]])
     """
-    return logits(moved(image_features, shift), weights, logit_scale / temperature).softmax(dim=-1)  # (N, C)
 
+    weights: Tensor
+    logit_scale: float
+    image_shift: Tensor | None = None
+    temperature: float = 1.0
 
-def count_correct(image_features: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return how many images (N, D) a classifier (C, D) gets right; a scale of the logits would change no rank."""
-    return (logits(image_features, weights, 1.0).argmax(dim=-1) == labels).sum()
+    @classmethod
+    def of_arrays(
+        cls,
+        base: np.ndarray,
+        logit_scale: float,
+        residual: np.ndarray | None = None,
+        image_residual: np.ndarray | None = None,
+        alpha: float = 1.0,
+        temperature: float = 1.0,
+    ) -> "Head":
+        """Return the head of a base (C, D) and its residuals (C, D) and (D,), whose memory it shares where it can."""
+        text = torch.from_numpy(base)
+        weights = text if residual is None else add_residual(text, torch.from_numpy(residual), alpha)
+        shift = None if image_residual is None else alpha * torch.from_numpy(image_residual)
+        return cls(weights, logit_scale, shift, temperature)
 
+    def to(self, target: torch.device | torch.dtype) -> "Head":
+        """Return the head on a device, or in a floating type."""
+        shift = None if self.image_shift is None else self.image_shift.to(target)
+        return replace(self, weights=self.weights.to(target), image_shift=shift)
 
-def mean_loss(image_features: Tensor, labels: Tensor, weights: Tensor, logit_scale: float) -> Tensor:
-    """Return the mean cross-entropy of images (N, D) under a classifier (C, D)."""
-    return cross_entropy(logits(image_features, weights, logit_scale), labels)
+    def of_classes(self, rows: np.ndarray) -> "Head":
+        """Return the head of some classes, given by their rows, in that order."""
+        return replace(self, weights=self.weights[torch.from_numpy(rows).to(self.weights.device)])
 
+    def shifted(self, image_features: Tensor) -> Tensor:
+        """Return un-normalised image features (N, D) with the image side's shift added."""
+        return image_features if self.image_shift is None else image_features + self.image_shift
 
-def score(
-    image_features: Tensor, labels: Tensor, head: tuple[Tensor, Tensor | None], logit_scale: float
-) -> tuple[float, float]:
-    """Return by what fits and epochs are compared on val images: accuracy in percent, then minus the loss.
+    def cosines(self, image_features: Tensor) -> Tensor:
+        """Return the cosine (N, C) of un-normalised image features (N, D) with each class."""
+        return scaled_cosines(self.shifted(image_features), self.weights, 1.0)
 
-    Parameters
-    ----------
-    image_features, labels : (M, D) un-normalised, and (M,).
-    head : un-normalised classifier (C, D), and what it adds to image features, if anything.
-    logit_scale : the multiplier s of the cosines.
-    """
-    weights, shift = head
-    features = moved(image_features, shift)
-    correct = count_correct(features, labels, weights).item()
-    return 100.0 * correct / len(labels), -mean_loss(features, labels, weights, logit_scale).item()
+    def logits(self, image_features: Tensor) -> Tensor:
+        """Return the logits (N, C) of un-normalised image features (N, D), without the temperature."""
+        return scaled_cosines(self.shifted(image_features), self.weights, self.logit_scale)
+
+    def probabilities(self, image_features: Tensor) -> Tensor:
+        """Return calibrated probabilities (N, C) of un-normalised image features (N, D)."""
+        scale = self.logit_scale / self.temperature
+        return scaled_cosines(self.shifted(image_features), self.weights, scale).softmax(dim=-1)
+
+    def score(self, image_features: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Return accuracy in percent and minus the mean cross-entropy on labelled images.
+
+        Fits and epochs are ranked by this pair on validation images: accuracy first, then the lower loss.
+        """
+        correct = (self.cosines(image_features).argmax(dim=-1) == labels).sum().item()
+        return 100.0 * correct / len(labels), -cross_entropy(self.logits(image_features), labels).item()

@@ -36,7 +36,7 @@ from taskres_cache.encoders.loading import load_backbone, untrained_model
 from taskres_cache.extraction.extract import Extraction, ExtractOptions, extract
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.tables import Table, percent
-from taskres_cache.runs.study import recipe_of, run_study
+from taskres_cache.runs.study import fit_each, recipe_of
 from taskres_cache.system.devices import available_cores
 
 SIZE = (500, 375)
@@ -279,7 +279,7 @@ def accuracy(place: Path, device: str) -> Table:
         cache = FeatureCache(path)
         splits = [(shots, seed) for shots in (1, 4, 16) for seed in (1, 2, 3)]
         recipe: Recipe = recipe_of(cache)
-        runs = [run.metrics for run in run_study(cache, splits, [recipe], backbone.device, place / precision)]
+        runs = [run.metrics for run in fit_each(cache, splits, [recipe], backbone.device, place / precision)]
         tests = [mean(run["test_accuracy"] for run in runs if run["shots"] == shots) for shots in (1, 4, 16)]
         rows.append((precision, percent(runs[0]["zero_shot_accuracy"]), *map(percent, tests)))
     title = "test accuracy on digits by the precision of glyph-clip's features, mean over three seeds, %"

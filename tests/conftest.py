@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.loading import load_backbone
+from taskres_cache.runs.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that commands run in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def metrics_of(**known: Any) -> Metrics:
+    """Return metrics of one seed of the paper's method, with what a test is about put in."""
+    of_a_run = {"dataset": "toy", "backbone": "tower", "pretrained": "random", "method": "taskres-regular"}
+    return Metrics(**{**of_a_run, "shots": 16, "seed": 1, "zero_shot_accuracy": 50.0, "test_accuracy": 80.0, **known})
 
 
 def one_line(outcome: Outcome) -> str:

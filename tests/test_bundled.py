@@ -15,7 +15,7 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.extraction.extract import ExtractOptions, extract
-from taskres_cache.runs.study import recipe_of, run_study
+from taskres_cache.runs.study import fit_each, recipe_of
 from taskres_cache.runs.summary import summarise
 
 
@@ -62,7 +62,7 @@ def test_residual_beats_zero_shot_and_rises_with_the_shots(
 ) -> None:
     extract(digits, glyph_clip, ExtractOptions(), tmp_path / "digits.h5")
     cache = FeatureCache(tmp_path / "digits.h5")
-    runs = run_study(cache, list(cache.splits), [recipe_of(cache)], torch.device("cpu"), tmp_path / "runs")
+    runs = fit_each(cache, list(cache.splits), [recipe_of(cache)], torch.device("cpu"), tmp_path / "runs")
     table = summarise(run.metrics for run in runs)
     accuracies = [row.mean_test_accuracy for row in table]
     zero_shot = table[0].zero_shot_accuracy

@@ -25,10 +25,9 @@ from taskres_cache.datasets import load_dataset
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import FitError, OptionError, RunError, TaskresError
 from taskres_cache.extraction.extract import ExtractOptions, extract
-from taskres_cache.heads import probabilities
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs.run import read_classifier
-from taskres_cache.runs.study import RunResult, recipe_of, run_study
+from taskres_cache.runs.run import Run, read_classifier
+from taskres_cache.runs.study import fit_each, recipe_of
 
 CPU = torch.device("cpu")
 
@@ -60,8 +59,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory, glyph_clip: Backbone) -> Fe
     return FeatureCache(path)
 
 
-def run_of(cache: FeatureCache, shots: int, seed: int, out: Path, **choices: Any) -> RunResult:
-    (run,) = run_study(cache, [(shots, seed)], [recipe_of(cache, **choices)], CPU, out)
+def run_of(cache: FeatureCache, shots: int, seed: int, out: Path, **choices: Any) -> Run:
+    (run,) = fit_each(cache, [(shots, seed)], [recipe_of(cache, **choices)], CPU, out)
     return run
 
 
@@ -89,8 +88,8 @@ def test_a_fit_is_the_fit_of_taskres_to_the_last_bit(
     else:
         assert np.array_equal(estimator.image_residual_, stored.image_residual)
     assert any(np.abs(one).max() > 0 for one in (stored.residual, stored.image_residual) if one is not None)
-    assert list(estimator.loss_curve_) == run.metrics["epoch_losses"]
-    assert 100 * estimator.score(*digits.test()) == pytest.approx(run.metrics["test_accuracy"], abs=1e-9)
+    assert estimator.loss_curve_ == run.metrics.epoch_losses
+    assert 100 * estimator.score(*digits.test()) == pytest.approx(run.metrics.test_accuracy, abs=1e-9)
 
 
 def test_a_run_is_read_as_a_fitted_estimator(digits: FeatureCache, tmp_path: Path) -> None:
@@ -100,10 +99,9 @@ def test_a_run_is_read_as_a_fitted_estimator(digits: FeatureCache, tmp_path: Pat
     assert estimator.classes_.tolist() == list("0123456789")
     assert estimator.n_features_in_ == digits.dim
     names = np.array(digits.classnames)[labels]
-    assert 100 * estimator.score(image_features, names) == pytest.approx(run.metrics["test_accuracy"], abs=1e-9)
+    assert 100 * estimator.score(image_features, names) == pytest.approx(run.metrics.test_accuracy, abs=1e-9)
     assert stored.temperature == estimator.temperature_ != 1
-    head = [torch.from_numpy(one) for one in (stored.head.weights, stored.head.image_shift) if one is not None]
-    expected = probabilities(torch.from_numpy(image_features), *head, digits.provenance.logit_scale, stored.temperature)
+    expected = stored.head.probabilities(torch.from_numpy(image_features))
     assert np.allclose(estimator.predict_proba(image_features), expected.numpy(), atol=1e-5)
     untempered = torch.from_numpy(estimator.decision_function(image_features)).softmax(dim=-1).numpy()
     assert np.abs(untempered - expected.numpy()).max() > 0.01
@@ -140,7 +138,7 @@ def test_classes_of_a_run_are_sorted_with_their_rows(cache_file: Path, contents:
     assert np.array_equal(estimator.residual_, stored.residual[[1, 2, 0]])
     image_features, labels = cache.test()
     names = np.array(cache.classnames)[labels]
-    assert 100 * estimator.score(image_features, names) == pytest.approx(run.metrics["test_accuracy"], abs=1e-9)
+    assert 100 * estimator.score(image_features, names) == pytest.approx(run.metrics.test_accuracy, abs=1e-9)
     train_features, train_labels = cache.train(4, 1)
     again = clone(estimator).fit(train_features, np.array(cache.classnames)[train_labels])
     assert np.allclose(again.residual_, estimator.residual_, atol=1e-4)
@@ -150,10 +148,10 @@ def test_classes_of_a_run_are_sorted_with_their_rows(cache_file: Path, contents:
 def test_what_a_run_chose_is_what_its_estimator_says(cache_file: Path, tmp_path: Path) -> None:
     cache = FeatureCache(cache_file)
     searching = Recipe(epochs=10).searching(alphas=(0.7, 3.0), lrs=(0.03, 0.3), weight_decays=(0.0, 0.02))
-    (run,) = run_study(cache, [(4, 1)], [searching], CPU, tmp_path)
-    said, chosen = TaskResClassifier.from_run(run.folder).get_params(), run.metrics["chosen"]
+    (run,) = fit_each(cache, [(4, 1)], [searching], CPU, tmp_path)
+    said, chosen = TaskResClassifier.from_run(run.folder).get_params(), run.metrics.chosen
     assert {name: said[name] for name in ("alpha", "lr", "weight_decay")} == {
-        name: chosen[name] for name in ("alpha", "lr", "weight_decay")
+        name: getattr(chosen, name) for name in ("alpha", "lr", "weight_decay")
     }
     assert said["lr"] in (0.03, 0.3)
     assert TaskResClassifier.from_run(run.folder / "classifier.safetensors").get_params()["lr"] == said["lr"]

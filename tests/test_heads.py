@@ -1,11 +1,12 @@
-"""The numerics against numbers worked out by hand."""
+"""The model against numbers worked out by hand."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from taskres_cache.heads import classifier, count_correct, logits, mean_loss
+from taskres_cache.heads import Head, add_residual, scaled_cosines
 
 
 @pytest.fixture
@@ -22,26 +23,61 @@ def problem() -> dict[str, torch.Tensor]:
 def test_logits_by_hand() -> None:
     # lengths 5 and 2: the cosine of (3, 4) with (2, 0) is 3/5, with (0, 0.5) 4/5
     features, weights = torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.5]])
-    assert torch.allclose(logits(features, weights, 100.0), torch.tensor([[60.0, 80.0]]))
+    assert torch.allclose(scaled_cosines(features, weights, 100.0), torch.tensor([[60.0, 80.0]]))
+    assert torch.allclose(Head(weights, 100.0).logits(features), torch.tensor([[60.0, 80.0]]))
+    assert torch.allclose(Head(weights, 100.0).cosines(features), torch.tensor([[0.6, 0.8]]))
+
+
+def test_image_shift_and_temperature_by_hand() -> None:
+    # (1, 4) + (2, 0) = (3, 4); logits 60 and 80 at temperature 10 are 6 and 8: the second class has 1 / (1 + e^-2)
+    head = Head(torch.tensor([[2.0, 0.0], [0.0, 0.5]]), 100.0, torch.tensor([2.0, 0.0]), temperature=10.0)
+    found = head.probabilities(torch.tensor([[1.0, 4.0]]))
+    assert found[0, 1].item() == pytest.approx(1 / (1 + math.exp(-2)), rel=1e-6)
+    assert torch.allclose(head.logits(torch.tensor([[1.0, 4.0]])), torch.tensor([[60.0, 80.0]]))
+
+
+def test_a_head_of_arrays_is_base_plus_alpha_times_residual(problem: dict[str, torch.Tensor]) -> None:
+    base, residual = (problem[name].numpy() for name in ("base", "residual"))
+    row = np.arange(5.0)
+    head = Head.of_arrays(base, 100.0, residual, row, alpha=0.5)
+    assert head.image_shift is not None
+    assert np.array_equal(head.weights.numpy(), base + 0.5 * residual)
+    assert np.array_equal(head.image_shift.numpy(), 0.5 * row)
+    plain = Head.of_arrays(base, 100.0)
+    assert plain.image_shift is None
+    assert np.shares_memory(plain.weights.numpy(), base)
+
+
+def test_some_classes_of_a_head_in_their_order(problem: dict[str, torch.Tensor]) -> None:
+    head = Head(problem["base"], 100.0).of_classes(np.array([2, 0]))
+    whole = Head(problem["base"], 100.0).cosines(problem["image_features"])
+    assert torch.allclose(head.cosines(problem["image_features"]), whole[:, [2, 0]])
+
+
+def test_a_head_in_another_type(problem: dict[str, torch.Tensor]) -> None:
+    head = Head(problem["base"], 100.0, problem["residual"][0]).to(torch.float32)
+    assert head.image_shift is not None
+    assert (head.weights.dtype, head.image_shift.dtype) == (torch.float32, torch.float32)
 
 
 def test_zero_residual_is_the_base_to_the_bit(problem: dict[str, torch.Tensor]) -> None:
     base = problem["base"].float()
-    weights = classifier(base, torch.zeros_like(base), 0.37)
+    weights = add_residual(base, torch.zeros_like(base), 0.37)
     assert torch.equal(weights, base)
     features = problem["image_features"].float()
-    assert torch.equal(logits(features, weights, 100.0), logits(features, base, 100.0))
+    assert torch.equal(scaled_cosines(features, weights, 100.0), scaled_cosines(features, base, 100.0))
 
 
-def test_counting_by_hand() -> None:
+def test_score_by_hand() -> None:
     weights = torch.tensor([[1.0, 0.0], [0.0, 9.0]])
     features = torch.tensor([[5.0, 1.0], [1.0, 2.0], [0.1, 0.2], [3.0, 1.0]])
-    assert count_correct(features, torch.tensor([0, 1, 0, 0]), weights).item() == 3
+    accuracy, _ = Head(weights, 1.0).score(features, torch.tensor([0, 1, 0, 0]))
+    assert accuracy == 75.0
 
 
-def test_mean_loss_by_hand() -> None:
+def test_loss_by_hand() -> None:
     # cosines 1 and 0 at scale 1: probability e/(1+e) for the first class, 1/(1+e) for the second
     weights, features = torch.tensor([[2.0, 0.0], [0.0, 5.0]]), torch.tensor([[3.0, 0.0], [3.0, 0.0]])
     likelihoods = math.e / (1 + math.e), 1 / (1 + math.e)
-    loss = mean_loss(features, torch.tensor([0, 1]), weights, 1.0)
-    assert loss.item() == pytest.approx(-sum(map(math.log, likelihoods)) / 2)
+    _, minus_loss = Head(weights, 1.0).score(features, torch.tensor([0, 1]))
+    assert -minus_loss == pytest.approx(-sum(map(math.log, likelihoods)) / 2)

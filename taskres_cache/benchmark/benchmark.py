@@ -18,8 +18,8 @@ from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import TaskresError, UnknownNameError
 from taskres_cache.extraction.extract import ExtractOptions, extract
 from taskres_cache.runs.evaluation import evaluate_run
-from taskres_cache.runs.run import read_classifier
-from taskres_cache.runs.study import RunResult, finished_runs, recipe_of, run_study
+from taskres_cache.runs.run import Run, read_classifier
+from taskres_cache.runs.study import finished_runs, fit_each, recipe_of
 from taskres_cache.runs.summary import Summary, deviation, summarise
 from taskres_cache.system.progress import Progress
 
@@ -41,7 +41,7 @@ class Measured:
 
     name: str
     summaries: tuple[Summary, ...]
-    runs: tuple[RunResult, ...]
+    runs: tuple[Run, ...]
     already: int
     notes: tuple[str, ...]
 
@@ -114,7 +114,7 @@ def run_benchmark(
     ------
     OptionError, WeightsError : no such encoder here.
     """
-    source: tuple[RunResult, ...] = ()
+    source: tuple[Run, ...] = ()
     for entry in entries:
         lacking = entry.lacking(places.root)
         if lacking:
@@ -136,7 +136,7 @@ def run_benchmark(
             yield LeftOut(entry.name, str(error), failed=True)
 
 
-def _runs_at_hand(backbone: Backbone, options: ExtractOptions, places: Places) -> tuple[RunResult, ...]:
+def _runs_at_hand(backbone: Backbone, options: ExtractOptions, places: Places) -> tuple[Run, ...]:
     """Return the runs of ImageNet that this benchmark or an earlier one left."""
     path = cache_path(places.cache_dir, backbone.name, backbone.pretrained, SOURCE_OF_SHIFTED)
     if not path.is_file():
@@ -172,22 +172,22 @@ def _measure(
     recipe = recipe_of(cache)
     found = finished_runs(cache, splits, recipe, places.out)
     missing = [split for split in splits if split not in found]
-    fitted = run_study(cache, missing, [recipe], device, places.out) if missing else ()
-    done: dict[SplitName, RunResult] = found | dict(zip(missing, fitted, strict=True))
+    fitted = fit_each(cache, missing, [recipe], device, places.out) if missing else ()
+    done: dict[SplitName, Run] = found | dict(zip(missing, fitted, strict=True))
     runs = tuple(done[split] for split in splits)
     return Measured(name, tuple(summarise(run.metrics for run in runs)), runs, len(found), notes)
 
 
-def _measure_shifted(name: str, runs: Sequence[RunResult], cache: FeatureCache, device: torch.device) -> Shifted:
+def _measure_shifted(name: str, runs: Sequence[Run], cache: FeatureCache, device: torch.device) -> Shifted:
     """Return how the classifiers of the largest shot count do on a shifted test set."""
-    shots = max(run.metrics["shots"] for run in runs)
-    chosen = [run for run in runs if run.metrics["shots"] == shots]
+    shots = max(run.metrics.shots for run in runs)
+    chosen = [run for run in runs if run.metrics.shots == shots]
     results = [evaluate_run(read_classifier(run.folder), cache, device) for run in chosen]
     tests = [result.test_accuracy for result in results]
     return Shifted(
         name=name,
         shots=shots,
-        seeds=tuple(run.metrics["seed"] for run in chosen),
+        seeds=tuple(run.metrics.seed for run in chosen),
         zero_shot_accuracy=results[0].zero_shot_accuracy,
         mean_test_accuracy=statistics.mean(tests),
         std_test_accuracy=deviation(tests),

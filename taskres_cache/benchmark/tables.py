@@ -39,8 +39,8 @@ def benchmark_records(outcomes: Sequence[Outcome]) -> Table:
 def benchmark_markdown(outcomes: Sequence[Outcome], title: str) -> str:
     """Return the tables, how they were made, and what was left out and why, in Markdown."""
     metrics = [run.metrics for outcome in outcomes if isinstance(outcome, Measured) for run in outcome.runs]
-    versions = ", ".join(f"{library} {number}" for library, number in metrics[0]["versions"].items()) if metrics else ""
-    weights = f"Weights {metrics[0]['weights_sha256'][:16]}, {versions}.\n" if metrics else ""
+    versions = ", ".join(f"{library} {number}" for library, number in metrics[0].versions.items()) if metrics else ""
+    weights = f"Weights {metrics[0].weights_sha256[:16]}, {versions}.\n" if metrics else ""
     notes = [
         f"- {outcome.name}: {note}" for outcome in outcomes if isinstance(outcome, Measured) for note in outcome.notes
     ]

@@ -217,7 +217,7 @@ def _caches(cache_dir: Path) -> tuple[FoundCache, ...]:
 
 
 def _count_runs(out: Path) -> int:
-    from taskres_cache.runs.run import find_runs
+    from taskres_cache.runs.finding import find_runs
 
     try:
         return len(find_runs(out))

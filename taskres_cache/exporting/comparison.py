@@ -15,7 +15,6 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError, TaskresError
 from taskres_cache.exporting.tensors import sharpness
-from taskres_cache.heads import probabilities
 from taskres_cache.runs.run import Classifier, own_cache
 
 Ask = Callable[[Sequence[Path], np.ndarray], np.ndarray]  # of files and inputs, see `tensors.Form.ask`
@@ -148,16 +147,13 @@ def _own_test_features(folder: Path, classifier: Classifier, cache_dir: Path) ->
 def _seeded_features(classifier: Classifier) -> np.ndarray:
     """Return features (N, D) that lie as far from their class's weights as images do: mostly elsewhere."""
     head, rng = classifier.head, np.random.default_rng(0)
-    own = head.weights[np.arange(MOST_ROWS) % len(head.weights)]  # (N, D)
+    own = head.weights.numpy()[np.arange(MOST_ROWS) % len(head.weights)]  # (N, D)
     noise = rng.normal(size=own.shape) / np.sqrt(own.shape[1])
     features: np.ndarray = own + 3.0 * np.linalg.norm(own, axis=1, keepdims=True) * noise
-    return (features - (0.0 if head.image_shift is None else head.image_shift)).astype(np.float32)
+    return (features - (0.0 if head.image_shift is None else head.image_shift.numpy())).astype(np.float32)
 
 
 def _expected(classifier: Classifier, features: np.ndarray) -> np.ndarray:
     """Return the run's own probabilities (N, C) of un-normalised features (N, D), in float64: free of rounding."""
-    head, scale = classifier.head, classifier.provenance.logit_scale
-    images, weights = torch.from_numpy(features).double(), torch.from_numpy(head.weights).double()
-    shift = None if head.image_shift is None else torch.from_numpy(head.image_shift).double()
-    said: np.ndarray = probabilities(images, weights, shift, scale, head.temperature).numpy()
-    return said
+    exact: np.ndarray = classifier.head.to(torch.float64).probabilities(torch.from_numpy(features).double()).numpy()
+    return exact

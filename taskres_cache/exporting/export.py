@@ -8,7 +8,8 @@ from taskres_cache.errors import OptionError, UnknownNameError
 from taskres_cache.exporting.comparison import Comparison, Trial, compared, head_trial, image_trial, tolerance_at
 from taskres_cache.exporting.onnx_graph import OnnxForm, require_onnx
 from taskres_cache.exporting.tensors import Form, OpenClipForm, SafetensorsForm, Shapes
-from taskres_cache.runs.run import CLASSIFIER_FILE, METRICS_FILE, Classifier, find_run, read_classifier
+from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, find_run
+from taskres_cache.runs.run import Classifier, read_classifier
 from taskres_cache.system.files import replaced
 
 FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "open_clip": ".pt"}  # with their suffixes

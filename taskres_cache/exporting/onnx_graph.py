@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError
 from taskres_cache.exporting.tensors import Shapes, as_text, directions, facts, sharpness
-from taskres_cache.heads import moved, normalise
+from taskres_cache.heads import normalise
 from taskres_cache.runs.run import Classifier
 from taskres_cache.system.extras import require
 
@@ -132,11 +132,12 @@ class _HeadGraph(nn.Module):
         self.scale = sharpness(classifier)
         self.columns = nn.Buffer(torch.from_numpy(directions(head)).T.contiguous())  # (D, C)
         shift = head.image_shift
-        self.shift = None if shift is None else nn.Buffer(torch.from_numpy(shift.astype(np.float32)))
+        self.shift = None if shift is None else nn.Buffer(shift.float())
 
     def forward(self, image_features: Tensor) -> Tensor:
-        """Return what `residual.probabilities` returns; the columns are of length 1 already."""
-        features = self.scale * normalise(moved(image_features, self.shift))
+        """Return what `Head.probabilities` returns; the columns are of length 1 already."""
+        shifted = image_features if self.shift is None else image_features + self.shift
+        features = self.scale * normalise(shifted)
         return (features @ self.columns).softmax(dim=-1)
 
 

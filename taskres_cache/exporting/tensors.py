@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from taskres_cache.errors import OptionError
-from taskres_cache.runs.run import Classifier, Head
+from taskres_cache.heads import Head
+from taskres_cache.runs.run import Classifier
 from taskres_cache.system.version import __version__
 
 FORMAT, FORMAT_VERSION = "taskres-head", 1
@@ -51,7 +52,7 @@ class Form(Protocol):
 
 def directions(head: Head) -> np.ndarray:
     """Return a head's weights (C, D), float32, each row of length 1."""
-    exact = head.weights.astype(np.float64)
+    exact = head.weights.numpy().astype(np.float64)
     unit: np.ndarray = exact / np.linalg.norm(exact, axis=1, keepdims=True)
     return unit.astype(np.float32)
 
@@ -104,8 +105,9 @@ class SafetensorsForm:
     def write(self, classifier: Classifier, files: Sequence[Path]) -> Shapes:
         """Write weights, shift and metadata."""
         head = classifier.head
-        shift = {} if head.image_shift is None else {"image_shift": np.ascontiguousarray(head.image_shift, np.float32)}
-        tensors = {"weights": directions(head), **shift}
+        tensors = {"weights": directions(head)}
+        if head.image_shift is not None:
+            tensors["image_shift"] = head.image_shift.float().numpy()
         files[0].write_bytes(save(tensors, as_text(facts(classifier, _sentence(head)))))
         return {name: tensor.shape for name, tensor in tensors.items()}
 

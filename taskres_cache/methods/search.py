@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from taskres_cache.errors import FitError, OptionError
-from taskres_cache.heads import classifier, score
+from taskres_cache.heads import Head
 from taskres_cache.methods.task_residual.loop import Fit, FitTask, try_residuals
 from taskres_cache.recipe import Recipe
 
@@ -100,9 +100,8 @@ def _candidate(task: FitTask, fit: Fit, logit_scale: float, device: torch.device
     tried = (fit.alpha, task.recipe.lr, task.recipe.weight_decay)
     if fit.diverged:
         return Candidate(*tried, None, None)
-    base, residual = (torch.from_numpy(array).to(device) for array in (task.base, fit.residual))
-    features = torch.from_numpy(task.validation.image_features).to(base)
+    head = Head.of_arrays(task.base, logit_scale, fit.residual, fit.image_residual, fit.alpha).to(device)
+    features = torch.from_numpy(task.validation.image_features).to(head.weights)
     labels = torch.from_numpy(task.validation.labels).to(device, torch.int64)
-    shift = None if fit.image_residual is None else fit.alpha * torch.from_numpy(fit.image_residual).to(device)
-    accuracy, minus_loss = score(features, labels, (classifier(base, residual, fit.alpha), shift), logit_scale)
+    accuracy, minus_loss = head.score(features, labels)
     return Candidate(*tried, accuracy, -minus_loss)

@@ -1,4 +1,4 @@
-"""What a report tells, as plain values: runs grouped into studies, and a closer look at the best method of each.
+"""A closer look at the fits of one method: classes, confusions, mistakes and calibration, as plain values.
 
 Axes: N test images, C classes.
 """
@@ -12,21 +12,13 @@ import torch
 
 from taskres_cache.caches.class_halves import open_cache
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.errors import CacheError, OptionError, RunError
-from taskres_cache.reporting.published_results import Figures, published_figures
-from taskres_cache.runs.calibration import Reliability, reliability
+from taskres_cache.errors import RunError
+from taskres_cache.heads import Head
 from taskres_cache.runs.evaluation import class_rows, predictions_of
-from taskres_cache.runs.measures import Predictions, class_accuracies, confusion_matrix
-from taskres_cache.runs.run import METRICS_FILE, Classifier, Head, find_runs, own_cache, read_classifier, read_metrics
-from taskres_cache.runs.study import RunResult
-from taskres_cache.runs.summary import Summary, summarise
+from taskres_cache.runs.measures import Predictions, Reliability, class_accuracies, confusion_matrix, reliability
+from taskres_cache.runs.run import Classifier, Run, own_cache
 
 MOST_PAIRS, MOST_MISTAKES = 12, 24
-NEEDED = {
-    **dict.fromkeys(("dataset", "backbone", "pretrained", "method"), str),
-    **dict.fromkeys(("shots", "seed"), int),
-    **dict.fromkeys(("zero_shot_accuracy", "test_accuracy"), float),
-}
 
 
 @dataclass(frozen=True)
@@ -106,127 +98,20 @@ class CloserLook:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Study:
-    """All runs of one data set, checkpoint and half of the classes.
-
-    Parameters
-    ----------
-    dataset, backbone, pretrained, half : what the runs have in common.
-    runs, summaries : one by one, and summed up over seeds.
-    figures : what others have published of it.
-    closer : None where the cache is not there to look closer.
-    unseen : why it is not.
-    """
-
-    dataset: str
-    backbone: str
-    pretrained: str
-    half: str
-    runs: tuple[RunResult, ...]
-    summaries: tuple[Summary, ...]
-    figures: tuple[Figures, ...]
-    closer: CloserLook | None
-    unseen: str = ""
-
-    @property
-    def title(self) -> str:
-        """The data set, and the half of it."""
-        return self.dataset if self.half == "all" else f"{self.dataset}, {self.half} classes"
-
-    @property
-    def methods(self) -> dict[str, list[Summary]]:
-        """Method -> its summaries, shots rising."""
-        found: dict[str, list[Summary]] = {}
-        for summary in self.summaries:
-            found.setdefault(summary.method, []).append(summary)
-        return found
-
-
-def gather_studies(paths: Sequence[Path], cache_dir: Path, device: torch.device) -> list[Study]:
-    """Return the runs at or below some paths as studies, in the order in which they are found.
-
-    Parameters
-    ----------
-    paths : run folders, or folders above several; a run that is found twice counts once.
-    cache_dir : where caches live, for runs whose own is no longer where it was.
-    device : to ask the classifiers on.
-
-    Raises
-    ------
-    RunError : no run, or one that is not intact.
-    OptionError : two runs of the same method, shots and seed in one study, which would count as two seeds.
-    """
-    folders = list({folder.resolve(): folder for path in paths for folder in find_runs(path)}.values())
-    groups: dict[tuple[str, ...], list[RunResult]] = {}
-    for folder in folders:
-        run = RunResult(folder, read_metrics(folder))
-        groups.setdefault(_subject(run), []).append(run)
-    for runs in groups.values():
-        _refuse_doubles(runs)
-    return [_study(runs, cache_dir, device) for runs in groups.values()]
-
-
-def _subject(run: RunResult) -> tuple[str, ...]:
-    """Return what the runs of a study have in common; raises RunError when the metrics lack what a report needs."""
-    wrong = [name for name, kind in NEEDED.items() if not isinstance(run.metrics.get(name), kind)]
-    if wrong:
-        raise RunError(
-            f"{run.folder / METRICS_FILE} lacks {', '.join(wrong)}, or holds no number there; fit the run again"
-        )
-    names = [run.metrics[name] for name in ("dataset", "backbone", "pretrained")]
-    return (*names, run.metrics.get("weights_sha256", ""), run.metrics.get("classes", "all"))
-
-
-def _refuse_doubles(runs: Sequence[RunResult]) -> None:
-    """Raise OptionError where a seed of a method would count twice, as from two folders of runs."""
-    seen: dict[tuple[str, int, int], Path] = {}
-    for run in runs:
-        fit = run.metrics["method"], run.metrics["shots"], run.metrics["seed"]
-        if fit in seen:
-            raise OptionError(f"{seen[fit]} and {run.folder} are the same fit; pass the folder of one of them")
-        seen[fit] = run.folder
-
-
-def _study(runs: Sequence[RunResult], cache_dir: Path, device: torch.device) -> Study:
-    dataset, backbone, pretrained, _, half = _subject(runs[0])
-    runs = sorted(runs, key=lambda run: not run.metrics["method"].startswith("taskres-regular"))  # the paper's first
-    summaries = tuple(summarise(run.metrics for run in runs))
-    figures = tuple(published_figures(dataset, backbone, pretrained)) if half == "all" else ()
-    chosen, chosen_by = _most_promising(summaries)
-    fits = [run for run in runs if (run.metrics["method"], run.metrics["shots"]) == (chosen.method, chosen.shots)]
-    closer, unseen = None, ""
-    try:
-        closer = look_closer(fits, chosen_by, cache_dir, device)
-    except (CacheError, RunError) as error:
-        unseen = str(error)
-    return Study(dataset, backbone, pretrained, half, tuple(runs), summaries, figures, closer, unseen)
-
-
-def _most_promising(summaries: Sequence[Summary]) -> tuple[Summary, str]:
-    """Return the summary to look closer at, and why: of the most shots the best by val; test has no say in it."""
-    most = max(summary.shots for summary in summaries)
-    candidates = [summary for summary in summaries if summary.shots == most]
-    if len(candidates) == 1:
-        return candidates[0], "the method with the most shots"
-    if any(summary.mean_val_accuracy is None for summary in candidates):
-        return candidates[0], "the first of the methods"
-    return max(candidates, key=lambda summary: summary.mean_val_accuracy or 0.0), "the best by val accuracy"
-
-
-def look_closer(fits: Sequence[RunResult], chosen_by: str, cache_dir: Path, device: torch.device) -> CloserLook:
+def look_closer(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: torch.device) -> CloserLook:
     """Return what fits of one method and shot count do on the test images of their own cache.
 
     Raises
     ------
     CacheError, RunError : the cache is not there, damaged, or of another checkpoint or other classes.
     """
-    classifiers = [read_classifier(fit.folder) for fit in fits]
+    classifiers = [fit.classifier for fit in fits]
     first = classifiers[0]
     cache = open_cache(own_cache(fits[0].folder, first, cache_dir), first.half)
     rows = cache.rows("test")
     heads = [_head_for(classifier, cache) for classifier in classifiers]
-    said = predictions_of(cache, rows, [Head(cache.text_features), *heads], device)
+    zero_shot_head = Head.of_arrays(cache.text_features, cache.provenance.logit_scale)
+    said = predictions_of(cache, rows, [zero_shot_head, *heads], device)
     if said is None:
         raise RunError(f"{cache.path} has no test image")
     zero_shot, *adapted = said
@@ -250,8 +135,7 @@ def look_closer(fits: Sequence[RunResult], chosen_by: str, cache_dir: Path, devi
 
 def _head_for(classifier: Classifier, cache: FeatureCache) -> Head:
     """Return a classifier's head with its rows in the order of a cache's classes."""
-    head = classifier.head
-    return Head(head.weights[class_rows(classifier, cache)], head.image_shift, head.temperature)
+    return classifier.head.of_classes(class_rows(classifier, cache))
 
 
 def _gains(classnames: Sequence[str], zero_shot: Predictions, adapted: Sequence[Predictions]) -> tuple[ClassGain, ...]:
@@ -297,12 +181,12 @@ def _mistakes(cache: FeatureCache, rows: np.ndarray, adapted: Sequence[Predictio
     return tuple(found)
 
 
-def _notes(fits: Sequence[RunResult], adapted: Sequence[Predictions], cache: FeatureCache) -> tuple[str, ...]:
+def _notes(fits: Sequence[Run], adapted: Sequence[Predictions], cache: FeatureCache) -> tuple[str, ...]:
     """Say so where the cache has become another since the runs were fitted."""
     changed = [
-        fit.metrics["seed"]
+        fit.metrics.seed
         for fit, said in zip(fits, adapted, strict=True)
-        if abs(fit.metrics["test_accuracy"] - said.accuracy) > 100 / len(said.labels) + 1e-9  # an image: other devices
+        if abs(fit.metrics.test_accuracy - said.accuracy) > 100 / len(said.labels) + 1e-9  # an image: other devices
     ]
     if not changed:
         return ()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from taskres_cache.reporting.closer_look import Study
+from taskres_cache.reporting.studies import Study
 from taskres_cache.system.extras import require
 
 PANEL = (6.4, 4.4)  # inches

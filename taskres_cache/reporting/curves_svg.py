@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from taskres_cache.reporting.published_results import Figures
 from taskres_cache.reporting.tables import in_shots, percent
-from taskres_cache.runs.calibration import Reliability
+from taskres_cache.runs.measures import Reliability
 from taskres_cache.runs.summary import Summary
 
 WIDTH, HEIGHT = 760.0, 400.0

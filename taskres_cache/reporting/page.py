@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from taskres_cache.datasets.images import ImageSource
-from taskres_cache.reporting.closer_look import ClassGain, CloserLook, Study
+from taskres_cache.reporting.closer_look import ClassGain, CloserLook
 from taskres_cache.reporting.curves_svg import SERIES, Curve, accuracy_curves, reliability_diagram
 from taskres_cache.reporting.sections import (
     all_gains_table,
@@ -26,6 +26,7 @@ from taskres_cache.reporting.sections import (
     pairs_table,
     study_tables,
 )
+from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import in_shots, percent, signed
 from taskres_cache.reporting.thumbnails import find_images, thumbnail
 from taskres_cache.system.version import __version__
@@ -47,7 +48,7 @@ def as_page(studies: Sequence[Study], title: str, root: Path | None, made_at: da
     """
     page = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True).get_template("page.html")
     runs = sum(len(study.runs) for study in studies)
-    seconds = sum((run.metrics.get("seconds") or {}).get("fit", 0.0) for study in studies for run in study.runs)
+    seconds = sum(run.metrics.seconds.fit or 0.0 for study in studies for run in study.runs)
     return page.render(
         title=title,
         lead=f"{runs} fits of a task residual on cached features, {seconds:.1f} s of training in all.",
@@ -63,8 +64,8 @@ def _as_section(study: Study, anchor: str, root: Path | None) -> dict[str, Any]:
     """Return what the template shows of a study."""
     curves = curves_of(study)
     classes = "" if study.half == "all" else f", the {study.half} half of its classes"
-    counts = study.runs[0].metrics.get("images", {})
-    tests = f", {counts['test']:,} test images" if "test" in counts else ""
+    test_images = study.runs[0].metrics.images.test
+    tests = "" if test_images is None else f", {test_images:,} test images"
     return {
         "anchor": anchor,
         "title": study.title,
@@ -88,7 +89,7 @@ def curves_of(study: Study) -> list[Curve]:
         Curve(
             method,
             summaries,
-            [(run["shots"], run["test_accuracy"]) for run in runs if run["method"] == method],
+            [(run.shots, run.test_accuracy) for run in runs if run.method == method],
             number,
         )
         for number, (method, summaries) in enumerate(study.methods.items())

@@ -5,7 +5,6 @@ from datetime import datetime
 from pathlib import Path
 
 from taskres_cache.errors import OptionError
-from taskres_cache.reporting.closer_look import Study
 from taskres_cache.reporting.curves_png import as_picture, refuse_without_matplotlib
 from taskres_cache.reporting.page import as_page
 from taskres_cache.reporting.sections import (
@@ -18,6 +17,7 @@ from taskres_cache.reporting.sections import (
     pairs_table,
     study_tables,
 )
+from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots
 from taskres_cache.system.files import replaced
 from taskres_cache.system.version import __version__

@@ -3,15 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from taskres_cache.recipe import Recipe
-from taskres_cache.reporting.closer_look import ClassGain, ConfusedPair, Mistake, Study
-from taskres_cache.reporting.methods import choice_table
+from taskres_cache.reporting.closer_look import ClassGain, ConfusedPair, Mistake
 from taskres_cache.reporting.published_results import Figures
+from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
-from taskres_cache.runs.run import Classifier
-from taskres_cache.runs.study import RunResult
+from taskres_cache.runs.metrics import Metrics
+from taskres_cache.runs.run import Classifier, Run
 from taskres_cache.runs.summary import Summary
 
 
@@ -78,13 +77,13 @@ def study_tables(study: Study) -> list[Table]:
     tables = []
     for method, summaries in study.methods.items():
         tables.append(_method_table(method, summaries))
-        chosen = [run.metrics for run in sorted(study.runs, key=_place) if run.metrics["method"] == method]
-        tables += [choice_table(chosen, method)] if all("chosen" in metrics for metrics in chosen) else []
+        chosen = [run.metrics for run in sorted(study.runs, key=_place) if run.metrics.method == method]
+        tables += [choice_table(chosen, method)] if all(metrics.chosen is not None for metrics in chosen) else []
     return tables
 
 
 def _method_table(method: str, summaries: Sequence[Summary]) -> Table:
-    has_base = not method.startswith("taskres-regular")
+    has_base = summaries[0].base != "regular"
     rows = tuple(
         (
             str(row.shots),
@@ -102,6 +101,45 @@ def _method_table(method: str, summaries: Sequence[Summary]) -> Table:
     base = ["base %"] if has_base else []
     columns = ("shots", "seeds", *base, "val %", "test %", "gain", "top-5 %", "ECE %", "time of a fit")
     return Table(method, columns, rows, left=0)
+
+
+def method_table(summaries: Sequence[Summary], title: str) -> Table:
+    """Return one method's accuracy over shots, with that of its base where that is not zero-shot's own."""
+    own_base = summaries[0].base != "regular"
+    base = ["base %"] if own_base else []
+    rows = tuple(
+        (
+            str(row.shots),
+            ",".join(map(str, row.seeds)),
+            percent(row.zero_shot_accuracy),
+            *([percent(row.mean_base_accuracy)] if own_base else []),
+            percent(row.mean_val_accuracy),
+            percent(row.mean_test_accuracy),
+            percent(row.std_test_accuracy),
+            signed(row.gain),
+        )
+        for row in summaries
+    )
+    columns = ("shots", "seeds", "zero-shot %", *base, "val %", "test %", "std", "gain")
+    return Table(f"{title}: test accuracy, mean and standard deviation over seeds", columns, rows, left=0)
+
+
+def choice_table(all_metrics: Sequence[Metrics], title: str) -> Table:
+    """Return what val accuracy chose for each shot count and seed, from how many, and what it came to."""
+    rows = tuple(
+        (
+            str(metrics.shots),
+            str(metrics.seed),
+            *(f"{value:g}" for value in (metrics.chosen.alpha, metrics.chosen.lr, metrics.chosen.weight_decay)),
+            str(len(metrics.candidates or ())),
+            percent(metrics.val_accuracy),
+            percent(metrics.test_accuracy),
+        )
+        for metrics in all_metrics
+        if metrics.chosen is not None
+    )
+    columns = ("shots", "seed", "alpha", "lr", "weight decay", "out of", "val %", "test %")
+    return Table(f"{title}: chosen by val accuracy", columns, rows, left=0)
 
 
 def figures_table(figures: Sequence[Figures]) -> Table | None:
@@ -144,26 +182,23 @@ def every_run_table(studies: Sequence[Study]) -> Table:
         "top5", "calibration_error", "temperature", "fit_seconds", "folder",
     )  # fmt: skip
     rows = [
-        _run_row(study, run.metrics, str(run.folder))
-        for study in studies
-        for run in sorted(
-            study.runs, key=lambda run: (run.metrics["method"], run.metrics["shots"], run.metrics["seed"])
-        )
+        _run_row(study, run.metrics, str(run.folder)) for study in studies for run in sorted(study.runs, key=_place)
     ]
     return Table("", columns, tuple(rows), left=5)
 
 
-def _place(run: RunResult) -> tuple[str, int, int]:
-    return run.metrics["method"], run.metrics["shots"], run.metrics["seed"]
+def _place(run: Run) -> tuple[str, int, int]:
+    return run.metrics.method, run.metrics.shots, run.metrics.seed
 
 
-def _run_row(study: Study, metrics: dict[str, Any], folder: str) -> tuple[str, ...]:
-    names = ("zero_shot_accuracy", "base_accuracy", "val_accuracy", "test_accuracy", "top5_accuracy")
-    numbers = [metrics.get(name) for name in (*names, "calibration_error", "temperature")]
-    numbers.append((metrics.get("seconds") or {}).get("fit"))
-    of = (study.dataset, study.backbone, study.pretrained, study.half, metrics["method"])
-    told = ("" if number is None else f"{number:.4f}" for number in numbers)
-    return (*of, str(metrics["shots"]), str(metrics["seed"]), *told, folder)
+def _run_row(study: Study, metrics: Metrics, folder: str) -> tuple[str, ...]:
+    numbers = (
+        metrics.zero_shot_accuracy, metrics.base_accuracy, metrics.val_accuracy, metrics.test_accuracy,
+        metrics.top5_accuracy, metrics.calibration_error, metrics.temperature, metrics.seconds.fit,
+    )  # fmt: skip
+    names = (study.dataset, study.backbone, study.pretrained, study.half, metrics.method)
+    cells = ("" if number is None else f"{number:.4f}" for number in numbers)
+    return (*names, str(metrics.shots), str(metrics.seed), *cells, folder)
 
 
 def as_made(classifier: Classifier) -> list[Fact]:

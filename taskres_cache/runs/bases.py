@@ -11,6 +11,7 @@ import torch
 
 from taskres_cache.caches.contents import TextBases, regular_base
 from taskres_cache.errors import OptionError
+from taskres_cache.heads import Head
 from taskres_cache.methods.task_residual.loop import Task, tune_projections
 from taskres_cache.recipe import PROJECTION_EPOCHS, Recipe
 from taskres_cache.runs.base_files import BaseFile
@@ -58,6 +59,7 @@ class Bases:
         device: torch.device,
     ) -> None:
         self.regular = regular_base(text.embeddings)  # (C, D)
+        self.head = Head.of_arrays(self.regular, logit_scale)
         self._logit_scale, self._device = logit_scale, device
         self._regular = Start(self.regular)  # one for all, so that fits can tell that they share it
         self._projection = text.projection

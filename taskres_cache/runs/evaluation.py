@@ -4,7 +4,7 @@ Axes: N images, C classes of the cache, D embedding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +15,9 @@ from taskres_cache.caches.contents import regular_base
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import encoder_differences
 from taskres_cache.errors import RunError
-from taskres_cache.heads import logits, moved
-from taskres_cache.runs.calibration import reliability
-from taskres_cache.runs.measures import TOP, Predictions
-from taskres_cache.runs.run import Classifier, Head
+from taskres_cache.heads import Head
+from taskres_cache.runs.measures import TOP, Predictions, reliability
+from taskres_cache.runs.run import Classifier
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,14 @@ def predictions_of(
     """
     if len(rows) == 0:
         return None
-    asked = {_key(head): _Asked.of(head, len(rows), device) for head in heads}
+    asked = {_key(head): _Asked.of(head.to(device), len(rows)) for head in heads}
     labels = cache.labels[rows].astype(np.int64)
     for positions, features in cache.pieces(rows):
         if digest is not None:
             digest.update(features.data)
         images, right = torch.from_numpy(features).to(device), torch.from_numpy(labels[positions]).to(device)
         for one in asked.values():
-            one.hear(positions, images, right, cache.provenance.logit_scale)
+            one.hear(positions, images, right)
     return [asked[_key(head)].predictions(labels) for head in heads]
 
 
@@ -76,40 +75,37 @@ def percent_correct(
     return None if said is None else [one.accuracy for one in said]
 
 
-def _key(head: Head) -> tuple[int, int, float]:
-    return id(head.weights), id(head.image_shift), head.temperature
+def _key(head: Head) -> tuple[object, ...]:
+    """Return what is equal for heads that share their tensors."""
+    shift = None if head.image_shift is None else head.image_shift.data_ptr()
+    return head.weights.data_ptr(), head.weights.shape, shift, head.logit_scale, head.temperature
 
 
 @dataclass(frozen=True)
 class _Asked:
     """A head on its device, and room for what it says of N images."""
 
-    weights: torch.Tensor
-    shift: torch.Tensor | None
-    temperature: float
+    head: Head
     classes: np.ndarray
     in_top5: np.ndarray
     confidences: np.ndarray
     untempered: np.ndarray
 
     @classmethod
-    def of(cls, head: Head, count: int, device: torch.device) -> "_Asked":
+    def of(cls, head: Head, count: int) -> "_Asked":
         """Return a head that is to be asked about so many images."""
-        weights = torch.from_numpy(head.weights).to(device)
-        shift = None if head.image_shift is None else torch.from_numpy(head.image_shift).to(device)
-        empty = (np.empty(count, kind) for kind in (np.int64, np.bool_, np.float32, np.float32))
-        return cls(weights, shift, head.temperature, *empty)
+        return cls(head, *(np.empty(count, kind) for kind in (np.int64, np.bool_, np.float32, np.float32)))
 
-    def hear(self, positions: np.ndarray, images: torch.Tensor, labels: torch.Tensor, logit_scale: float) -> None:
+    def hear(self, positions: np.ndarray, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Take down what the head says of a piece of images (n, D) with labels (n,)."""
-        cosines = logits(moved(images, self.shift), self.weights, 1.0)  # (n, C)
+        cosines = self.head.cosines(images)  # (n, C)
         best, classes = cosines.max(dim=-1)
         own = cosines.gather(-1, labels[:, None])  # (n, 1)
         self.classes[positions] = classes.cpu().numpy()
         self.in_top5[positions] = ((cosines > own).sum(dim=-1) < TOP).cpu().numpy()
-        below = cosines.sub_(best[:, None]).mul_(logit_scale)  # the best class's logit is 0, its probability 1 / sum
+        below = cosines.sub_(best[:, None]).mul_(self.head.logit_scale)  # best class: logit 0, probability 1 / sum
         self.untempered[positions] = below.exp().sum(dim=-1).reciprocal().cpu().numpy()
-        self.confidences[positions] = below.div_(self.temperature).exp_().sum(dim=-1).reciprocal().cpu().numpy()
+        self.confidences[positions] = below.div_(self.head.temperature).exp_().sum(dim=-1).reciprocal().cpu().numpy()
 
     def predictions(self, labels: np.ndarray) -> Predictions:
         """Return what the head has said, beside what is right (N,)."""
@@ -144,10 +140,10 @@ def evaluate_zero_shot(cache: FeatureCache, device: torch.device) -> list[ZeroSh
     """Return the accuracy of each form of zero-shot on the val and test part of a cache."""
     templates = cache.templates
     forms = zero_shot_weights(cache.text_bases().embeddings)
+    heads = [Head.of_arrays(form, cache.provenance.logit_scale) for form in forms.values()]
     nothing: list[float | None] = [None] * len(forms)
     val, test = (
-        percent_correct(cache, cache.rows(partition), [Head(form) for form in forms.values()], device) or nothing
-        for partition in ("val", "test")
+        percent_correct(cache, cache.rows(partition), heads, device) or nothing for partition in ("val", "test")
     )
     return [
         ZeroShot(form, templates[:1] if form == "single prompt" else templates, *accuracies)
@@ -163,9 +159,9 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
     RunError : the cache has another checkpoint's features, or classes that the run does not know.
     """
     classes, test = class_rows(classifier, cache), cache.rows("test")
-    zero_shot = cache.text_features
-    head = replace(classifier.head, weights=classifier.head.weights[classes])
-    said = predictions_of(cache, test, [Head(zero_shot), Head(classifier.base[classes]), head], device)
+    scale = cache.provenance.logit_scale
+    texts = [Head.of_arrays(text, scale) for text in (cache.text_features, classifier.base[classes])]
+    said = predictions_of(cache, test, [*texts, classifier.head.of_classes(classes)], device)
     if said is None:
         raise RunError(f"{cache.path} has no test image")
     of_zero_shot, of_base, of_head = said

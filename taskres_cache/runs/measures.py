@@ -1,6 +1,6 @@
 """What a classifier says of labelled images, and how good that is: overall, by class, in confidence. Knows no torch.
 
-Axes: N images, C classes.
+Axes: N images, C classes, B bins of confidence.
 """
 
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TOP = 5
+BINS = 15  # as in Guo et al., On Calibration of Modern Neural Networks, ICML 2017
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,37 @@ def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
     """Return counts (C, C) of images, by what they are (rows) and what they are taken for (columns)."""
     cells = predictions.labels * classes + predictions.classes
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Images by how sure the classifier was of them, in B bins of equal width from 0 to 1.
+
+    Parameters
+    ----------
+    counts : (B,) images.
+    confidences, accuracies : (B,) mean confidence and share that is right, from 0 to 1; 0 in an empty bin.
+    """
+
+    counts: np.ndarray
+    confidences: np.ndarray
+    accuracies: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error in percent: how far apart confidence and accuracy are, over all images."""
+        gaps = np.abs(self.confidences - self.accuracies)
+        return float(100.0 * (self.counts * gaps).sum() / max(self.counts.sum(), 1))
+
+
+def reliability(confidences: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
+    """Return confidences (M,) from 0 to 1, and whether each image was right (M,), in bins.
+
+    A bin holds what lies above its lower edge, up to and with its upper one.
+    """
+    places = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)  # (M,)
+    counts = np.bincount(places, minlength=bins)
+    filled = np.maximum(counts, 1)
+    sums = (np.bincount(places, weights=values, minlength=bins) for values in (confidences, right.astype(np.float64)))
+    mean_confidences, accuracies = (total / filled for total in sums)
+    return Reliability(counts, mean_confidences, accuracies)

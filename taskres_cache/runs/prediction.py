@@ -19,10 +19,10 @@ from taskres_cache.encoders.decoding import Decoding, WantedImage, decoded_batch
 from taskres_cache.encoders.encoding import BLOCK_ROWS, EncodedBlock, encoded_blocks, in_blocks, lane_count, lanes
 from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import OptionError
-from taskres_cache.heads import probabilities
-from taskres_cache.runs.run import Classifier, Head
+from taskres_cache.heads import Head
+from taskres_cache.runs.run import Classifier
 from taskres_cache.system.devices import available_cores
-from taskres_cache.system.progress import Progress, default_progress
+from taskres_cache.system.progress import Progress
 
 OVERFLOW = "its features are NaN or infinite, as in too low a precision; try --precision fp32"
 
@@ -159,14 +159,13 @@ class _Asked:
 
     classnames: tuple[str, ...]
     head: Head
-    logit_scale: float
     best: int
 
     @classmethod
     def of(cls, classifier: Classifier, top_k: int) -> "_Asked":
         """Return a run's classifier, which tells no more classes than it has."""
         names = classifier.classnames
-        return cls(names, classifier.head, classifier.provenance.logit_scale, min(top_k, len(names)))
+        return cls(names, classifier.head, min(top_k, len(names)))
 
     def about(self, block: EncodedBlock) -> PredictedImages:
         """Return what the classifier says of a block; of features that mean nothing, that they do."""
@@ -192,8 +191,6 @@ class _Asked:
 
     def _best_of(self, image_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return rows (B, K) and probabilities (B, K) of the best classes for un-normalised features (B, D)."""
-        shift = None if self.head.image_shift is None else torch.from_numpy(self.head.image_shift)
-        features, weights = torch.from_numpy(image_features), torch.from_numpy(self.head.weights)
-        shares = probabilities(features, weights, shift, self.logit_scale, self.head.temperature)  # (B, C)
+        shares = self.head.probabilities(torch.from_numpy(image_features))  # (B, C)
         best = shares.topk(self.best)
         return best.indices.int().numpy(), best.values.numpy()

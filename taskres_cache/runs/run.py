@@ -1,65 +1,62 @@
 """What a fit leaves: a folder with `classifier.safetensors` and `metrics.json`.
 
-Axes: C classes, D embedding, W width of the text tower.
+Axes: N images, C classes, D embedding, W width of the text tower.
 """
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from taskres_cache.caches.contents import cache_path
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.errors import OptionError, RunError
+from taskres_cache.heads import Head
 from taskres_cache.recipe import Recipe
+from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, find_run
+from taskres_cache.runs.metrics import Metrics
 from taskres_cache.system.files import replaced
 
-CLASSIFIER_FILE = "classifier.safetensors"
-METRICS_FILE = "metrics.json"
 JSON_FIELDS = ("classnames", "templates", "alpha", "shots", "seed", "class_ids", "half", "temperature")  # of metadata
 TENSORS, OPTIONAL_TENSORS = ("base", "residual"), ("image_residual", "projection")
-UNSAID = {"class_ids": "null", "half": '"all"', "temperature": "1.0"}  # what runs of earlier versions do not say
-
-
-@dataclass(frozen=True)
-class Head:
-    """A classifier as it is used: logits are `logit_scale / temperature * <f/|f|, w/|w|>`.
-
-    Parameters
-    ----------
-    weights : (C, D) un-normalised.
-    image_shift : (D,) what is added to un-normalised image features, if anything.
-    temperature : that makes probabilities believable; it changes no rank.
-    """
-
-    weights: np.ndarray
-    image_shift: np.ndarray | None = None
-    temperature: float = 1.0
+DEFAULTS = {"class_ids": "null", "half": '"all"', "temperature": "1.0"}  # missing in runs of earlier versions
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A fitted task residual with all that is needed to use it.
+    """A fitted task residual with everything needed to use it.
 
     Parameters
     ----------
-    base, residual : (C, D) float32, un-normalised; a residual of the image side alone leaves zeros here.
-    classnames : (C,) in the rows' order.
-    templates : (T,) prompts that the base was made from.
-    alpha : the weights are `base + alpha * residual`; the logits `provenance.logit_scale * cosine`.
-    recipe : how it was trained.
-    shots, seed : the few-shot split.
-    provenance : where the features came from.
-    class_ids : (C,) what classes go by across data sets; None when that is their names.
-    half : of the data set's classes that it was fitted on: all, base or new.
-    image_residual : (D,) float32; `alpha * image_residual` is added to every image feature before it is normalised;
-        None where the image side is left alone.
-    projection : (W, D) float32, the text projection that the base was made with; None where that is the checkpoint's.
-    temperature : of the logits, fitted on the split's val images; 1 where it has none.
+    base, residual : ndarray of shape (C, D), float32
+        Un-normalised. The residual is zero if only the image side was trained.
+    classnames : tuple of str
+        One per row.
+    templates : tuple of str
+        Prompts of the base.
+    alpha : float
+        The weights are `base + alpha * residual`.
+    recipe : Recipe
+        How it was trained.
+    shots, seed : int
+        The few-shot split.
+    provenance : Provenance
+        Where the features came from; its `logit_scale` multiplies the cosines.
+    class_ids : tuple of str, optional
+        Identifiers that match classes across data sets; None if names do that.
+    half : {"all", "base", "new"}
+        The classes of the data set that it was fitted on.
+    image_residual : ndarray of shape (D,), float32, optional
+        `alpha * image_residual` is added to every image feature before normalising; None if not trained.
+    projection : ndarray of shape (W, D), float32, optional
+        The tuned text projection of the base; None if it is the checkpoint's.
+    temperature : float
+        Divides the logits; fitted on the split's validation images, 1 if there are none.
     """
 
     base: np.ndarray
@@ -79,35 +76,92 @@ class Classifier:
 
     @property
     def head(self) -> Head:
-        """The classifier as it is used: `base + alpha * residual`, what it adds to image features, its temperature."""
-        shift = None if self.image_residual is None else self.alpha * self.image_residual
-        return Head(self.base + self.alpha * self.residual, shift, self.temperature)
+        """The classifier as it is used: weights, image shift, logit scale and temperature."""
+        scale = self.provenance.logit_scale
+        return Head.of_arrays(self.base, scale, self.residual, self.image_residual, self.alpha, self.temperature)
 
 
-def run_folder(out: Path, source: Provenance, recipe: Recipe, half: str, shots: int, seed: int) -> Path:
-    """Return the folder of a run; everything that tells fits of one cache apart is in its name."""
-    method = recipe.method_name() + ("" if half == "all" else f"-{half}-classes")
-    fits = checkpoint_folder(out, source) / source.dataset / method
-    return fits / f"shots_{shots}" / f"seed_{seed}"
+@dataclass(frozen=True)
+class Run:
+    """A fitted run on disk.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    metrics : Metrics
+        What `metrics.json` records.
+    """
+
+    folder: Path
+    metrics: Metrics
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier, read from the folder when first used; raises RunError if it is not intact."""
+        return read_classifier(self.folder)
+
+    def probabilities(self, image_features: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities (N, C), float32, of un-normalised image features (N, D)."""
+        features = torch.from_numpy(np.ascontiguousarray(image_features, np.float32))
+        probabilities: np.ndarray = self.classifier.head.probabilities(features).numpy()
+        return probabilities
+
+    def classify(self, image_features: np.ndarray) -> list[str]:
+        """Return the class name of each un-normalised image feature (N, D)."""
+        return [self.classifier.classnames[row] for row in self.probabilities(image_features).argmax(axis=1)]
 
 
-def checkpoint_folder(above: Path, source: Provenance) -> Path:
-    """Return the folder for one checkpoint below that of all runs, or of all caches."""
-    return above / f"{source.backbone}-{source.pretrained}"
+def load_run(path: str | Path) -> Run:
+    """Load a fitted run.
+
+    Parameters
+    ----------
+    path : str or Path
+        A run folder, its `classifier.safetensors`, or a folder above a single run.
+
+    Returns
+    -------
+    Run
+        Its `classifier`, `metrics`, and `classify` and `probabilities` for image features.
+
+    Raises
+    ------
+    RunError
+        There is no run, or one of its files is damaged.
+    OptionError
+        There are several runs below the path.
+
+    Examples
+    --------
+    >>> from taskres_cache import FeatureCache, load_run
+    >>> run = load_run("runs/glyph-clip-bundled/digits/taskres-regular-alpha2/shots_16/seed_1")
+    >>> run.metrics.shots, round(run.metrics.test_accuracy, 2)
+    (16, 98.05)
+    >>> image_features, labels = FeatureCache("cache/glyph-clip-bundled/digits.h5").test()
+    >>> run.classify(image_features[:3])
+    ['0', '0', '0']
+    >>> run.probabilities(image_features).shape
+    (359, 10)
+    """
+    folder = find_run(Path(path))
+    run = Run(folder, read_metrics(folder))
+    run.classifier  # noqa: B018 # read now, so that a damaged file is reported here
+    return run
 
 
-def write_run(folder: Path, classifier: Classifier, metrics: dict[str, Any]) -> None:
-    """Write a run, each file whole or not at all; raises StorageError when the folder cannot be written."""
+def write_run(folder: Path, classifier: Classifier, metrics: Metrics) -> None:
+    """Write a run; each file appears whole or not at all. Raises StorageError if the folder is not writable."""
     with replaced(folder / CLASSIFIER_FILE) as temporary:
         tensors = {name: getattr(classifier, name) for name in (*TENSORS, *OPTIONAL_TENSORS)}
         present = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
         temporary.write_bytes(save(present, _as_metadata(classifier)))
     with replaced(folder / METRICS_FILE) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(metrics.to_json(), indent=2, allow_nan=False) + "\n")
 
 
 def read_classifier(folder: Path) -> Classifier:
-    """Return the classifier of a run folder (or of its file); raises RunError when it is missing or not one of ours."""
+    """Return the classifier of a run folder (or of its file); raises RunError if it is missing or not intact."""
     file = folder if folder.is_file() else folder / CLASSIFIER_FILE
     if not file.is_file():
         raise RunError(f"{folder} holds no {CLASSIFIER_FILE}; pass a run folder that `taskres fit` wrote")
@@ -120,59 +174,29 @@ def read_classifier(folder: Path) -> Classifier:
         raise RunError(f"{file} is not an intact run ({' '.join(str(error).split())}); fit it again") from error
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return the metrics of a run folder; raises RunError when they are missing or not what a fit leaves."""
+def read_metrics(folder: Path) -> Metrics:
+    """Return the metrics of a run folder; raises RunError if the file is missing or not what a fit writes."""
     file = folder / METRICS_FILE
     try:
-        metrics = json.loads(file.read_text())
+        stored = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}); fit the run again") from error
-    if not isinstance(metrics, dict):
-        raise RunError(f"{file} holds a {type(metrics).__name__}, expected a JSON object; fit the run again")
-    return metrics
+        raise RunError(f"could not read {file} ({error}); fit the run again") from error
+    try:
+        return Metrics.from_json(stored)
+    except (OptionError, TypeError, ValueError) as error:
+        raise RunError(f"{file} {error}; fit the run again") from error
 
 
 def own_cache(folder: Path, classifier: Classifier, cache_dir: Path) -> Path:
-    """Return the cache that a run was fitted on: where its metrics say, else where it belongs below `cache_dir`."""
-    recorded = Path(str(read_metrics(folder).get("cache", "")))
-    source = classifier.provenance
-    return recorded if recorded.is_file() else cache_path(cache_dir, source.backbone, source.pretrained, source.dataset)
-
-
-def find_runs(path: Path) -> list[Path]:
-    """Return the run folders at or below a path, by shots, then seed; raises RunError when there is none."""
-    if path.is_file():
-        return [path.parent]
-    found = {file.parent for file in path.rglob(CLASSIFIER_FILE)}
-    if not found:
-        raise RunError(f"no {CLASSIFIER_FILE} at or below {path}; pass a run folder that `taskres fit` wrote")
-    return sorted(found, key=lambda folder: [_as_number(part) for part in folder.parts])
-
-
-def find_run(path: Path) -> Path:
-    """Return the one run that a path means: its folder, its classifier's file, or a folder above it.
-
-    Raises
-    ------
-    OptionError : there are several.
-    RunError : there is none.
-    """
-    if path.is_file() or (path / CLASSIFIER_FILE).is_file():
-        return path.parent if path.name == CLASSIFIER_FILE else path
-    folders = find_runs(path)
-    if len(folders) > 1:
-        raise OptionError(f"{path} holds {len(folders)} runs; pass one of them, such as {folders[-1]}")
-    return folders[0]
-
-
-def _as_number(part: str) -> tuple[str, int]:
-    """Return a folder's name so that `shots_16` comes after `shots_8`."""
-    word, _, number = part.rpartition("_")
-    return (word, int(number)) if number.isdigit() else (part, 0)
+    """Return the cache that a run was fitted on: the path in its metrics, else its default place below `cache_dir`."""
+    recorded, provenance = Path(read_metrics(folder).cache), classifier.provenance
+    if recorded.is_file():
+        return recorded
+    return cache_path(cache_dir, provenance.backbone, provenance.pretrained, provenance.dataset)
 
 
 def _as_metadata(classifier: Classifier) -> dict[str, str]:
-    """Return all but the tensors as text; the provenance's recipe, the data set's own, gives way to the run's."""
+    """Return everything but the tensors as text; the recipe is the run's, not the data set's."""
     plain = classifier.provenance.as_plain()
     plain |= {"format": "taskres-run", "format_version": "1", "recipe": json.dumps(classifier.recipe.as_dict())}
     plain |= {name: json.dumps(getattr(classifier, name)) for name in JSON_FIELDS}
@@ -181,9 +205,9 @@ def _as_metadata(classifier: Classifier) -> dict[str, str]:
 
 def _from_metadata(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Classifier:
     provenance = Provenance.from_plain(metadata)
-    said = {**UNSAID, **metadata}
+    stored = {**DEFAULTS, **metadata}
     classnames, templates, alpha, shots, seed, class_ids, half, temperature = (
-        json.loads(said[name]) for name in JSON_FIELDS
+        json.loads(stored[name]) for name in JSON_FIELDS
     )
     base, residual = tensors["base"], tensors["residual"]
     if not base.shape == residual.shape == (len(classnames), base.shape[-1]):

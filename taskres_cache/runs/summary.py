@@ -3,7 +3,8 @@
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from taskres_cache.runs.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Summary:
     mean_top5_accuracy: float | None = None
     mean_calibration_error: float | None = None
     mean_fit_seconds: float | None = None
+    base: str = "regular"
 
     @property
     def gain(self) -> float:
@@ -31,30 +33,31 @@ class Summary:
         return self.mean_test_accuracy - self.zero_shot_accuracy
 
 
-def summarise(all_metrics: Iterable[dict[str, Any]]) -> list[Summary]:
+def summarise(all_metrics: Iterable[Metrics]) -> list[Summary]:
     """Return one summary for each method and shot count, methods as they come, shots rising."""
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, int], list[Metrics]] = {}
     for metrics in all_metrics:
-        groups.setdefault((metrics["method"], metrics["shots"]), []).append(metrics)
+        groups.setdefault((metrics.method, metrics.shots), []).append(metrics)
     methods = list(dict.fromkeys(method for method, _ in groups))
     rising = sorted(groups, key=lambda group: (methods.index(group[0]), group[1]))
     return [_summary(*group, groups[group]) for group in rising]
 
 
-def _summary(method: str, shots: int, runs: list[dict[str, Any]]) -> Summary:
-    tests = [run["test_accuracy"] for run in runs]
+def _summary(method: str, shots: int, runs: list[Metrics]) -> Summary:
+    tests = [run.test_accuracy for run in runs]
     return Summary(
         method,
         shots,
-        tuple(run["seed"] for run in runs),
-        statistics.mean(run["zero_shot_accuracy"] for run in runs),
-        statistics.mean(run.get("base_accuracy", run["zero_shot_accuracy"]) for run in runs),  # once there was one base
-        _mean(run["val_accuracy"] for run in runs),
+        tuple(run.seed for run in runs),
+        statistics.mean(run.zero_shot_accuracy for run in runs),
+        statistics.mean(run.own_base_accuracy for run in runs),
+        _mean(run.val_accuracy for run in runs),
         statistics.mean(tests),
         deviation(tests),
-        _mean(run.get("top5_accuracy") for run in runs),
-        _mean(run.get("calibration_error") for run in runs),
-        _mean((run.get("seconds") or {}).get("fit") for run in runs),
+        _mean(run.top5_accuracy for run in runs),
+        _mean(run.calibration_error for run in runs),
+        _mean(run.seconds.fit for run in runs),
+        runs[0].base,
     )
 
 

@@ -13,7 +13,7 @@ from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.importing import ImportOptions, contents_of_arrays, import_contents, read_arrays
 from taskres_cache.errors import ArraysError, CacheMismatchError
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs.study import run_study
+from taskres_cache.runs.study import fit_each
 
 Arrays = dict[str, np.ndarray]
 OPTIONS = ImportOptions("birds", shots=(1, 2), seeds=(1, 2))
@@ -46,8 +46,8 @@ def test_arrays_become_a_cache_that_can_be_fitted(arrays: Arrays, tmp_path: Path
     assert cache.labels[split.val].tolist() == [0, 0, 1, 1, 2, 2]
     assert cache.provenance.logit_scale == 100.0
     assert cache.text_bases().embeddings.shape == (3, 1, 6)
-    (run,) = run_study(cache, [(2, 1)], [Recipe(epochs=3)], torch.device("cpu"), tmp_path / "runs")
-    assert 0 <= run.metrics["test_accuracy"] <= 100
+    (run,) = fit_each(cache, [(2, 1)], [Recipe(epochs=3)], torch.device("cpu"), tmp_path / "runs")
+    assert 0 <= run.metrics.test_accuracy <= 100
 
 
 def test_optional_arrays(arrays: Arrays) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.runs.run import read_classifier, read_metrics, write_run
-from taskres_cache.runs.study import recipe_of, run_study
+from taskres_cache.runs.study import fit_each, recipe_of
 
 NO_CACHE = Path("nowhere")
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def skip_without_the_extra(name: str) -> None:
 def fitted(cache: FeatureCache, out: Path, **choices: Any) -> Path:
     """Fit one run on the first of a cache's splits, and give it a temperature that shows."""
     recipe = recipe_of(cache, **{"epochs": 5, "lr": 0.02, **choices})
-    (run,) = run_study(cache, [next(iter(cache.splits))], [recipe], CPU, out)
+    (run,) = fit_each(cache, [next(iter(cache.splits))], [recipe], CPU, out)
     classifier = replace(read_classifier(run.folder), temperature=1.7)
     write_run(run.folder, classifier, read_metrics(run.folder))
     return run.folder

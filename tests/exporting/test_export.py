@@ -22,6 +22,7 @@ from taskres_cache.exporting.export import export_head, export_with_encoder, for
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.run import Classifier, read_classifier, write_run
 from taskres_cache.system.extras import require
+from tests.conftest import metrics_of
 from tests.exporting.exported import (
     NO_CACHE,
     by_hand,
@@ -194,7 +195,7 @@ def test_what_is_compared_on(any_run: Path, cache_file: Path, tmp_path: Path, mo
     assert "the run's own cache is not here" in seeded.of
     assert np.bincount(seeded.expected.argmax(axis=1), minlength=3).min() > 100  # every class has its say
     assert (seeded.expected.max(axis=1) < 0.99).mean() > 0.1  # and not all is certain
-    write_run(any_run, classifier, {})  # metrics that name no cache
+    write_run(any_run, classifier, metrics_of())  # metrics that name no cache
     assert np.array_equal(head_trial(any_run, classifier, NO_CACHE).inputs, seeded.inputs)
 
 

@@ -68,7 +68,7 @@ def test_open_clips_own_loop_comes_to_the_runs_accuracy(
     with torch.no_grad():
         logits = 100.0 * model.eval().encode_image(images, normalize=True) @ classifier
     accuracy = 100.0 * (logits.argmax(dim=-1) == labels).sum().item() / len(labels)
-    assert accuracy == read_metrics(digits_run)["test_accuracy"]
+    assert accuracy == read_metrics(digits_run).test_accuracy
 
 
 def test_pixels_go_through_tower_and_head_in_one_graph(
@@ -80,7 +80,7 @@ def test_pixels_go_through_tower_and_head_in_one_graph(
 ) -> None:
     done = export_with_encoder(digits_run, tmp_path / "whole.onnx", None)
     session = session_of(tmp_path / "whole.onnx")
-    cache = FeatureCache(Path(read_metrics(digits_run)["cache"]))
+    cache = FeatureCache(Path(read_metrics(digits_run).cache))
     expected = by_hand(digits_run, cache.image_features(cache.rows("test")))
     pixels = as_pixels(photographs[0], "glyph-clip")
     assert pixels.shape == (359, 3, 32, 32)

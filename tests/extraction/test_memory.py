@@ -26,11 +26,11 @@ PROGRAM = f"""
 {MEBIBYTES}
 from taskres_cache.recipe import Recipe
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.runs.study import run_study
+from taskres_cache.runs.study import fit_each
 
 def study(shots):
     cache, out = map(Path, sys.argv[1:])
-    list(run_study(FeatureCache(cache), [(shots, 1)], [Recipe(epochs=1)], torch.device("cpu"), out))
+    list(fit_each(FeatureCache(cache), [(shots, 1)], [Recipe(epochs=1)], torch.device("cpu"), out))
 
 study(1)  # so that what libraries set up once is there
 before = mebibytes("VmRSS")

@@ -4,26 +4,27 @@ import re
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.recipe import Recipe
-from taskres_cache.reporting.closer_look import ClassGain, CloserLook, Study
+from taskres_cache.reporting.closer_look import ClassGain, CloserLook
 from taskres_cache.reporting.page import as_page
-from taskres_cache.runs.calibration import reliability
-from taskres_cache.runs.run import Classifier
-from taskres_cache.runs.study import RunResult
+from taskres_cache.reporting.studies import Study
+from taskres_cache.runs.measures import reliability
+from taskres_cache.runs.metrics import ImageCounts, Seconds
+from taskres_cache.runs.run import Classifier, Run
 from taskres_cache.runs.summary import summarise
+from tests.conftest import metrics_of
 
 
-def run(shots: int, seed: int, test: float) -> RunResult:
-    metrics = {
-        "method": "taskres-regular", "shots": shots, "seed": seed, "zero_shot_accuracy": 60.0, "base_accuracy": 60.0,
-        "val_accuracy": 50.0, "test_accuracy": test, "seconds": {"fit": 0.25}, "images": {"test": 1200},
-    }  # fmt: skip
-    return RunResult(Path("runs") / str(seed), metrics)
+def run(shots: int, seed: int, test: float) -> Run:
+    accuracies = {"zero_shot_accuracy": 60.0, "base_accuracy": 60.0, "val_accuracy": 50.0, "test_accuracy": test}
+    metrics = metrics_of(shots=shots, seed=seed, **accuracies, seconds=Seconds(fit=0.25), images=ImageCounts(test=1200))
+    return Run(Path("runs") / str(seed), metrics)
 
 
 def closer_look(provenance: Provenance, gains: list[ClassGain], confusion: np.ndarray) -> CloserLook:
@@ -113,11 +114,10 @@ def test_what_is_not_the_papers_stands_out(provenance: Provenance) -> None:
     assert made["split"] == ">given, by &lt;us&gt;"
 
 
-@pytest.mark.parametrize("lacking", ["seconds", "images", "val_accuracy"])
-def test_runs_of_earlier_versions_say_less(lacking: str) -> None:
-    runs = (run(1, 1, 70.0), run(16, 1, 80.0))
-    for one in runs:
-        one.metrics[lacking] = {} if lacking != "val_accuracy" else None
+@pytest.mark.parametrize("missing", [{"seconds": Seconds()}, {"images": ImageCounts()}, {"val_accuracy": None}])
+def test_runs_of_earlier_versions_say_less(missing: dict[str, Any]) -> None:
+    complete = (run(1, 1, 70.0), run(16, 1, 80.0))
+    runs = tuple(replace(one, metrics=replace(one.metrics, **missing)) for one in complete)
     study = Study(
         "toy", "tower", "random", "all", runs, tuple(summarise(one.metrics for one in runs)), (), None, "gone"
     )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from taskres_cache.heads import probabilities
-from taskres_cache.runs.calibration import fit_temperature, reliability
-from taskres_cache.runs.measures import Predictions, class_accuracies, confusion_matrix
+from taskres_cache.heads import Head
+from taskres_cache.methods.temperature import fit_temperature
+from taskres_cache.runs.measures import Predictions, class_accuracies, confusion_matrix, reliability
 
 
 def drawn(scale: float, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,6 +72,6 @@ def test_classes_by_hand() -> None:
 def test_probabilities_by_hand() -> None:
     # (3, 4) moved by (1, 0) is (4, 4), as near to either class; temperature 2 halves a difference of logits
     weights, features = torch.tensor([[2.0, 0.0], [0.0, 0.5]]), torch.tensor([[3.0, 4.0]])
-    assert probabilities(features, weights, torch.tensor([1.0, 0.0]), 100.0, 1.0).tolist() == [[0.5, 0.5]]
+    assert Head(weights, 100.0, torch.tensor([1.0, 0.0])).probabilities(features).tolist() == [[0.5, 0.5]]
     expected = 1 / (1 + math.exp(10 * (0.8 - 0.6) / 2))
-    assert probabilities(features, weights, None, 10.0, 2.0)[0, 0].item() == pytest.approx(expected)
+    assert Head(weights, 10.0, temperature=2.0).probabilities(features)[0, 0].item() == pytest.approx(expected)

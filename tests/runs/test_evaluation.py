@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.heads import Head
 from taskres_cache.runs.evaluation import percent_correct, predictions_of, zero_shot_weights
-from taskres_cache.runs.run import Head
 
 
 def test_forms_of_zero_shot_by_hand() -> None:
@@ -24,14 +24,15 @@ def test_what_is_said_of_images_by_hand(cache_file: Path) -> None:
     cache = FeatureCache(cache_file)
     rows = cache.rows("test")[::-1].copy()  # rows in any order, read in pieces
     rng = np.random.default_rng(0)
-    heads = [Head(rng.normal(size=(7, 8)).astype(np.float32), temperature=t) for t in (1.0, 3.0)]
-    heads += [Head(heads[0].weights, rng.normal(size=8).astype(np.float32), 3.0)]
+    weights, shift = (rng.normal(size=size).astype(np.float32) for size in ((7, 8), 8))
+    heads = [Head(torch.from_numpy(weights), 100.0, temperature=t) for t in (1.0, 3.0)]
+    heads += [Head(torch.from_numpy(weights), 100.0, torch.from_numpy(shift), 3.0)]
     said = predictions_of(cache, rows, heads, torch.device("cpu"))
     assert said is not None
     for head, found in zip(heads, said, strict=True):
-        features = cache.image_features(rows) + (0.0 if head.image_shift is None else head.image_shift)
-        lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(head.weights, axis=1)
-        logits = 100.0 * features @ head.weights.T / lengths
+        features = cache.image_features(rows) + (0.0 if head.image_shift is None else head.image_shift.numpy())
+        lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(weights, axis=1)
+        logits = 100.0 * features @ weights.T / lengths
         ranks = np.argsort(-logits, axis=1)
         assert np.array_equal(found.labels, cache.labels[rows])
         assert np.array_equal(found.classes, ranks[:, 0])

@@ -20,10 +20,11 @@ from taskres_cache.errors import OptionError, RunError, UnknownNameError, Weight
 from taskres_cache.extraction.extract import ExtractOptions, extract, provenance_of
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.encoder import load_encoder
+from taskres_cache.runs.finding import find_run
 from taskres_cache.runs.prediction import PredictOptions, predict_images
-from taskres_cache.runs.run import Classifier, find_run, read_classifier, write_run
-from taskres_cache.runs.study import run_study
-from tests.conftest import save_image
+from taskres_cache.runs.run import Classifier, read_classifier, write_run
+from taskres_cache.runs.study import fit_each
+from tests.conftest import metrics_of, save_image
 
 CLASSNAMES = ("black_cat", "dog", "été", "owl")
 
@@ -94,7 +95,7 @@ def test_the_digits_test_images_get_what_their_cached_features_get(glyph_clip: B
     digits = load_dataset("digits", Path())
     extract(digits, glyph_clip, ExtractOptions(shots=(4,), seeds=(1,)), tmp_path / "digits.h5")
     cache = FeatureCache(tmp_path / "digits.h5")
-    (result,) = run_study(cache, [(4, 1)], [Recipe(alpha=2.0)], torch.device("cpu"), tmp_path / "runs")
+    (result,) = fit_each(cache, [(4, 1)], [Recipe(alpha=2.0)], torch.device("cpu"), tmp_path / "runs")
     classifier = read_classifier(result.folder)
     rows = cache.rows("test")
     paths = [tmp_path / cache.contents().paths[row] for row in rows]
@@ -111,7 +112,7 @@ def test_the_digits_test_images_get_what_their_cached_features_get(glyph_clip: B
     assert np.allclose(np.take_along_axis(expected, said.classes, axis=1), said.probabilities, atol=1e-5)
     assert np.array_equal(said.classes[:, 0], expected.argmax(axis=1))
     accuracy = 100 * np.mean(said.classes[:, 0] == cache.labels[rows])
-    assert accuracy == pytest.approx(result.metrics["test_accuracy"])
+    assert accuracy == pytest.approx(result.metrics.test_accuracy)
 
 
 @pytest.mark.parametrize("orientation", ["exif", "stored", None])
@@ -166,7 +167,7 @@ def test_options_that_cannot_be_used(options: dict[str, int]) -> None:
 
 def test_the_run_that_a_path_means(classifier: Classifier, tmp_path: Path) -> None:
     for seed in (1, 2):
-        write_run(tmp_path / "runs" / f"seed_{seed}", classifier, {})
+        write_run(tmp_path / "runs" / f"seed_{seed}", classifier, metrics_of())
     first = tmp_path / "runs" / "seed_1"
     assert find_run(first) == find_run(first / "classifier.safetensors") == first
     with pytest.raises(OptionError, match="holds 2 runs; pass one of them, such as .*/seed_2"):

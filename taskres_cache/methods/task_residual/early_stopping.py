@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from taskres_cache.heads import score
 from taskres_cache.methods.task_residual.step import Step
 
 
@@ -39,11 +38,10 @@ class BestEpoch:
     ----------
     patience : epochs without a better one after which a fit is done.
     validations : (K,) features (M, D), un-normalised, and labels (M,).
-    logit_scale : the multiplier s of the cosines.
     """
 
-    def __init__(self, patience: int, validations: Sequence[tuple[Tensor, Tensor]], logit_scale: float) -> None:
-        self._patience, self._validations, self._logit_scale = patience, validations, logit_scale
+    def __init__(self, patience: int, validations: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self._patience, self._validations = patience, validations
         self._seen = 0
         self._epochs = [0] * len(validations)
         self._scores = [(-1.0, 0.0)] * len(validations)
@@ -55,7 +53,7 @@ class BestEpoch:
         for fit, best in enumerate(self._epochs):
             if self._seen - best > self._patience:
                 continue  # done, and only here still because others of its stack are not
-            reached = score(*self._validations[fit], step.head(fit), self._logit_scale)
+            reached = step.head(fit).score(*self._validations[fit])
             if reached > self._scores[fit]:
                 self._scores[fit], self._epochs[fit] = reached, self._seen
                 self._values[fit] = {name: value.clone() for name, value in step.values(fit).items()}

@@ -127,7 +127,7 @@ def try_residuals(tasks: Sequence[FitTask], logit_scale: float, device: torch.de
         stack = [tasks[number] for number in numbers]
         base = _stacked_bases(stack).to(device)
         step = partial(ResidualStep, base=base, logit_scale=logit_scale, recipes=[task.recipe for task in stack])
-        trained = _trained(stack, base, step, logit_scale)
+        trained = _trained(stack, base, step)
         of_numbers |= zip(numbers, (_as_fit(one, task) for one, task in zip(trained, stack, strict=True)), strict=True)
     return [of_numbers[number] for number in range(len(tasks))]
 
@@ -160,7 +160,7 @@ def tune_projections(
         step = partial(
             ProjectionStep, pre_projection=prompts, projection=first, logit_scale=logit_scale, recipes=recipes
         )
-        for number, one in zip(numbers, _trained(stack, first, step, logit_scale), strict=True):
+        for number, one in zip(numbers, _trained(stack, first, step), strict=True):
             tuned = one.values["projection"].cpu().numpy()
             if not all_finite(one.losses, tuned):
                 raise _divergence(one.losses, tasks[number].recipe)
@@ -213,7 +213,7 @@ class _Trained:
     seconds: float
 
 
-def _trained(tasks: Sequence[Task], like: Tensor, step_of: Callable[..., Step], logit_scale: float) -> list[_Trained]:
+def _trained(tasks: Sequence[Task], like: Tensor, step_of: Callable[..., Step]) -> list[_Trained]:
     """Train what tasks of one shape train, together, in the type and on the device of `like`."""
     with _products_in(tasks[0].recipe.precision, like.device):
         started = perf_counter()
@@ -223,7 +223,7 @@ def _trained(tasks: Sequence[Task], like: Tensor, step_of: Callable[..., Step], 
         step = step_of(directions, lengths, batch_size=batch)
         epoch = Epoch(step, labels, (len(tasks), count // batch, batch))
         shufflers = [torch.Generator().manual_seed(task.seed) for task in tasks]
-        keeper = _keeper(tasks, like, logit_scale)
+        keeper = _keeper(tasks, like)
         losses = []
         for number in range(tasks[0].epochs):
             view = number % views * count
@@ -270,7 +270,7 @@ def _stacked_bases(tasks: Sequence[FitTask]) -> Tensor:
     return torch.stack([torch.from_numpy(task.base) for task in tasks])
 
 
-def _keeper(tasks: Sequence[Task], like: Tensor, logit_scale: float) -> LastEpoch | BestEpoch:
+def _keeper(tasks: Sequence[Task], like: Tensor) -> LastEpoch | BestEpoch:
     """Return what decides which epoch is kept; raises OptionError where there is nothing to decide it by."""
     patience = tasks[0].recipe.patience
     if patience is None:
@@ -281,7 +281,7 @@ def _keeper(tasks: Sequence[Task], like: Tensor, logit_scale: float) -> LastEpoc
             raise OptionError("patience needs validation images to choose an epoch by, and this split has none")
         features = torch.from_numpy(task.validation.image_features).to(like)
         found.append((features, torch.from_numpy(task.validation.labels).to(like.device, torch.int64)))
-    return BestEpoch(patience, found, logit_scale)
+    return BestEpoch(patience, found)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from taskres_cache.heads import classifier
+from taskres_cache.heads import Head, add_residual
 from taskres_cache.methods.task_residual.parts import (
     Alpha,
     Batch,
@@ -100,8 +100,8 @@ class Step(ABC):
         return {name: part.value[fit] for name, part in self.parts.items()} | alpha
 
     @abstractmethod
-    def head(self, fit: int) -> tuple[Tensor, Tensor | None]:
-        """Return a fit's un-normalised classifier (C, D), and what it adds to image features (1, D), if anything."""
+    def head(self, fit: int) -> Head:
+        """Return the classifier of a fit as it is now."""
 
     def set_rates(self, rates: Sequence[float]) -> None:
         """Set each fit's learning rate."""
@@ -155,12 +155,13 @@ class ResidualStep(Step):
         super().__init__(directions, lengths, batch, image | text, alpha, [recipe.weight_decay for recipe in recipes])
         self._base = base.expand_as(batch.weights)
 
-    def head(self, fit: int) -> tuple[Tensor, Tensor | None]:
-        """Return `base + alpha * residual` (C, D), and `alpha * image_residual` (1, D) where there is one."""
+    def head(self, fit: int) -> Head:
+        """Return the classifier of a fit: `base + alpha * residual`, and `alpha * image_residual` if it trains one."""
         values = self.values(fit)
         alpha, base = values["alpha"], self._base[fit]
-        weights = classifier(base, values["residual"], alpha) if "residual" in values else base
-        return weights, alpha * values["image_residual"] if "image_residual" in values else None
+        weights = add_residual(base, values["residual"], alpha) if "residual" in values else base
+        shift = alpha * values["image_residual"] if "image_residual" in values else None
+        return Head(weights, self._batch.logit_scale, shift)
 
 
 class ProjectionStep(Step):
@@ -189,9 +190,9 @@ class ProjectionStep(Step):
         super().__init__(directions, lengths, batch, parts, None, [recipe.weight_decay for recipe in recipes])
         self._pre_projection = pre_projection
 
-    def head(self, fit: int) -> tuple[Tensor, Tensor | None]:
-        """Return the base (C, D) that the projection makes."""
-        return self._pre_projection @ self.values(fit)["projection"], None
+    def head(self, fit: int) -> Head:
+        """Return the base (C, D) that the projection of a fit yields."""
+        return Head(self._pre_projection @ self.values(fit)["projection"], self._batch.logit_scale)
 
 
 class FusedAdam:

@@ -84,10 +84,10 @@ def test_an_image_residual_by_hand() -> None:
     part = step.parts["image_residual"]
     assert torch.allclose(part.gradient, torch.tensor([[[0.0, 0.5 * (1 - p) / 2]]], dtype=torch.float64), atol=1e-15)
     assert torch.allclose(part.value, torch.tensor([[[0.0, -0.25]]], dtype=torch.float64), atol=1e-6)
-    weights, shift = step.head(0)
-    assert torch.equal(weights, base)
-    assert shift is not None
-    assert torch.allclose(shift, torch.tensor([[0.0, -0.125]], dtype=torch.float64), atol=1e-6)
+    head = step.head(0)
+    assert torch.equal(head.weights, base)
+    assert head.image_shift is not None
+    assert torch.allclose(head.image_shift, torch.tensor([[0.0, -0.125]], dtype=torch.float64), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["image", "both"])

@@ -1,7 +1,7 @@
 """Runs of every base and every residual: what they leave, what they measure, what they are when read again."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,13 @@ from taskres_cache.caches.contents import CacheContents, TextBases
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import OptionError, RunError
-from taskres_cache.heads import probabilities
-from taskres_cache.methods.search import try_residuals
-from taskres_cache.methods.task_residual.loop import Fit
+from taskres_cache.methods.task_residual.loop import Fit, try_residuals
+from taskres_cache.methods.temperature import fit_temperature
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.base_files import read_base
-from taskres_cache.runs.calibration import fit_temperature
 from taskres_cache.runs.evaluation import evaluate_run
-from taskres_cache.runs.run import read_classifier
-from taskres_cache.runs.study import RunResult, finished_runs, run_study
+from taskres_cache.runs.run import Run, read_classifier
+from taskres_cache.runs.study import finished_runs, fit_each
 from taskres_cache.runs.summary import summarise
 
 CPU = torch.device("cpu")
@@ -35,8 +33,8 @@ def cache(cache_file: Path) -> FeatureCache:
     return FeatureCache(cache_file)
 
 
-def fitted(cache: FeatureCache, recipes: list[Recipe], out: Path, **rest: Any) -> list[RunResult]:
-    return list(run_study(cache, SPLITS, recipes, CPU, out, **rest))
+def fitted(cache: FeatureCache, recipes: list[Recipe], out: Path, **rest: Any) -> list[Run]:
+    return list(fit_each(cache, SPLITS, recipes, CPU, out, **rest))
 
 
 def by_hand(weights: np.ndarray, features: np.ndarray, labels: np.ndarray) -> float:
@@ -54,35 +52,35 @@ def test_metrics_show_zero_shot_base_and_residual(cache: FeatureCache, contents:
         assert towers is not None
         assert np.allclose(stored["base"], towers.mean(axis=1) @ stored["projection"], atol=1e-6)
         assert np.abs(stored["projection"] - np.eye(8)).max() > 0.1
-        measured = {name: enhanced.metrics[f"{name}_accuracy"] for name in ("zero_shot", "base", "test")}
+        measured = {name: getattr(enhanced.metrics, f"{name}_accuracy") for name in ("zero_shot", "base", "test")}
         head = stored["base"] + 0.5 * stored["residual"]
         assert measured["zero_shot"] == pytest.approx(by_hand(zero_shot, features, labels))
         assert measured["base"] == pytest.approx(by_hand(stored["base"], features, labels))
         assert measured["test"] == pytest.approx(by_hand(head, features, labels))
-        assert len(enhanced.metrics["base_tuning"]["epoch_losses"]) == 50
-        assert len(enhanced.metrics["epoch_losses"]) == 30
-        assert enhanced.metrics["seconds"]["base"] > 0
-        assert only.metrics["test_accuracy"] == only.metrics["base_accuracy"] == measured["base"]
-        assert only.metrics["epochs"] == only.metrics["kept_epochs"] == 0
+        assert len(enhanced.metrics.base_tuning.epoch_losses) == 50
+        assert len(enhanced.metrics.epoch_losses) == 30
+        assert enhanced.metrics.seconds.base > 0
+        assert only.metrics.test_accuracy == only.metrics.base_accuracy == measured["base"]
+        assert only.metrics.epochs == only.metrics.kept_epochs == 0
         assert not load_file(only.folder / "classifier.safetensors")["residual"].any()
-        assert regular.metrics["base_accuracy"] == regular.metrics["zero_shot_accuracy"] == measured["zero_shot"]
-        assert "base_tuning" not in regular.metrics
+        assert regular.metrics.base_accuracy == regular.metrics.zero_shot_accuracy == measured["zero_shot"]
+        assert regular.metrics.base_tuning is None
         assert set(load_file(regular.folder / "classifier.safetensors")) == {"base", "residual"}
-    values = [tuple(run.metrics[f"{name}_accuracy"] for name in ("zero_shot", "base", "test")) for run in runs]
+    values = [tuple(getattr(run.metrics, f"{name}_accuracy") for name in ("zero_shot", "base", "test")) for run in runs]
     assert any(zero != base for zero, base, _ in values)  # or the comparison would say little
     summary = next(one for one in summarise(run.metrics for run in runs[1::3]) if one.shots == 4)
-    assert summary.mean_base_accuracy == pytest.approx(np.mean([runs[4].metrics["base_accuracy"], values[7][1]]))
+    assert summary.mean_base_accuracy == pytest.approx(np.mean([runs[4].metrics.base_accuracy, values[7][1]]))
 
 
 def test_an_enhanced_run_is_the_same_when_evaluated_again(cache: FeatureCache, tmp_path: Path) -> None:
     for run in fitted(cache, [PLAIN.changed(base="enhanced")], tmp_path):
         again = evaluate_run(read_classifier(run.folder), cache, CPU)
-        assert again.zero_shot_accuracy == run.metrics["zero_shot_accuracy"]
-        assert again.base_accuracy == run.metrics["base_accuracy"]
-        assert again.test_accuracy == run.metrics["test_accuracy"]
-        assert again.top5_accuracy == run.metrics["top5_accuracy"]
-        assert again.calibration_error == run.metrics["calibration_error"]
-        assert again.untempered_calibration_error == run.metrics["untempered_calibration_error"]
+        assert again.zero_shot_accuracy == run.metrics.zero_shot_accuracy
+        assert again.base_accuracy == run.metrics.base_accuracy
+        assert again.test_accuracy == run.metrics.test_accuracy
+        assert again.top5_accuracy == run.metrics.top5_accuracy
+        assert again.calibration_error == run.metrics.calibration_error
+        assert again.untempered_calibration_error == run.metrics.untempered_calibration_error
 
 
 def test_temperatures_come_from_val_and_class_accuracies_add_up(cache: FeatureCache, tmp_path: Path) -> None:
@@ -92,15 +90,13 @@ def test_temperatures_come_from_val_and_class_accuracies_add_up(cache: FeatureCa
         features, labels = (torch.from_numpy(one) for one in (cache.image_features(val), cache.labels[val]))
         head = classifier.head
         assert head.image_shift is not None
-        likelihoods = torch.log(
-            probabilities(features, torch.from_numpy(head.weights), torch.from_numpy(head.image_shift), 100.0, 1.0)
-        )
-        assert classifier.temperature == run.metrics["temperature"] != 1.0
+        likelihoods = torch.log(replace(head, temperature=1.0).probabilities(features))
+        assert classifier.temperature == run.metrics.temperature != 1.0
         assert classifier.temperature == pytest.approx(fit_temperature(likelihoods, labels.long()), rel=1e-3)
-        of_classes = run.metrics["class_accuracies"]  # three test images each
-        assert len(of_classes) == len(run.metrics["zero_shot_class_accuracies"]) == 3
-        assert np.mean(of_classes) == pytest.approx(run.metrics["test_accuracy"])
-        assert run.metrics["top5_accuracy"] == 100.0  # of three classes
+        of_classes = run.metrics.class_accuracies  # three test images each
+        assert len(of_classes) == len(run.metrics.zero_shot_class_accuracies) == 3
+        assert np.mean(of_classes) == pytest.approx(run.metrics.test_accuracy)
+        assert run.metrics.top5_accuracy == 100.0  # of three classes
 
 
 @pytest.mark.parametrize("kind", ["image", "both"])
@@ -117,8 +113,8 @@ def test_residuals_of_the_image_side_are_stored_and_understood(
         assert stored["residual"].any() == (kind == "both")
         weights = stored["base"] + 3.0 * stored["residual"]
         expected = by_hand(weights, features + 3.0 * stored["image_residual"], labels)
-        assert run.metrics["test_accuracy"] == pytest.approx(expected)
-        assert evaluate_run(read_classifier(run.folder), cache, CPU).test_accuracy == run.metrics["test_accuracy"]
+        assert run.metrics.test_accuracy == pytest.approx(expected)
+        assert evaluate_run(read_classifier(run.folder), cache, CPU).test_accuracy == run.metrics.test_accuracy
         assert f"-{kind}-residual" in str(run.folder)
         differs += expected != by_hand(weights, features, labels)
     assert differs  # somewhere the image side counts
@@ -137,7 +133,7 @@ def test_an_image_residual_of_zero_is_zero_shot_exactly(cache: FeatureCache, tmp
     assert found.test_accuracy == found.base_accuracy == found.zero_shot_accuracy
     rows = cache.image_features(cache.rows("test"))
     assert still.head.image_shift is not None
-    assert np.array_equal(rows + still.head.image_shift, rows)
+    assert np.array_equal(rows + still.head.image_shift.numpy(), rows)
 
 
 def test_a_damaged_image_residual_is_refused(cache: FeatureCache, tmp_path: Path) -> None:
@@ -161,8 +157,8 @@ def test_a_run_can_be_the_base_of_others(cache: FeatureCache, tmp_path: Path) ->
         stored = load_file(run.folder / "classifier.safetensors")
         assert np.array_equal(stored["base"], load_file(only.folder / "classifier.safetensors")["base"])
         assert np.array_equal(stored["projection"], load_file(only.folder / "classifier.safetensors")["projection"])
-        assert run.metrics["base_accuracy"] == only.metrics["base_accuracy"]
-        assert run.metrics["base_file"].endswith("classifier.safetensors")
+        assert run.metrics.base_accuracy == only.metrics.base_accuracy
+        assert run.metrics.base_file.endswith("classifier.safetensors")
         assert f"taskres-file-sha256{file.sha256[:12]}-" in str(run.folder)
     with pytest.raises(OptionError, match="needs that file"):
         fitted(cache, [recipe], tmp_path)
@@ -182,8 +178,8 @@ def test_test_features_cannot_change_an_enhanced_fit(
     for first, second in zip(one, other, strict=True):
         left, right = (load_file(run.folder / "classifier.safetensors") for run in (first, second))
         assert all(np.array_equal(left[name], right[name]) for name in left)
-        assert first.metrics.get("chosen") == second.metrics.get("chosen")
-    assert [run.metrics["test_accuracy"] for run in one] != [run.metrics["test_accuracy"] for run in other]
+        assert first.metrics.chosen == second.metrics.chosen
+    assert [run.metrics.test_accuracy for run in one] != [run.metrics.test_accuracy for run in other]
 
 
 def test_test_is_read_once_and_after_choosing(
@@ -208,11 +204,11 @@ def test_test_is_read_once_and_after_choosing(
     assert seen.count("choose") == seen.count("test") == 1
     assert seen.index("choose") < seen.index("test")
     for run in runs:
-        assert len(run.metrics["candidates"]) == 2 * 3 * 3
-        best = max(candidate["val_accuracy"] for candidate in run.metrics["candidates"])
-        assert run.metrics["chosen"]["val_accuracy"] == best == run.metrics["val_accuracy"]
-        assert run.metrics["alpha"] == run.metrics["chosen"]["alpha"]
-        assert json.loads((run.folder / "metrics.json").read_text())["chosen"] == run.metrics["chosen"]
+        assert len(run.metrics.candidates) == 2 * 3 * 3
+        best = max(candidate.val_accuracy for candidate in run.metrics.candidates)
+        assert run.metrics.chosen.val_accuracy == best == run.metrics.val_accuracy
+        assert run.metrics.alpha == run.metrics.chosen.alpha
+        assert json.loads((run.folder / "metrics.json").read_text())["chosen"] == asdict(run.metrics.chosen)
 
 
 def test_finished_runs_know_what_their_base_was_made_from(

@@ -1,0 +1,55 @@
+"""Where runs are: the folder of a run, and the runs at or below a path. Needs no torch."""
+
+from pathlib import Path
+
+from taskres_cache.caches.provenance import Provenance
+from taskres_cache.errors import OptionError, RunError
+from taskres_cache.recipe import Recipe
+
+CLASSIFIER_FILE = "classifier.safetensors"
+METRICS_FILE = "metrics.json"
+
+
+def checkpoint_folder(above: Path, provenance: Provenance) -> Path:
+    """Return the folder of one checkpoint, below the folder of all runs or of all caches."""
+    return above / f"{provenance.backbone}-{provenance.pretrained}"
+
+
+def run_folder(out: Path, provenance: Provenance, recipe: Recipe, half: str, shots: int, seed: int) -> Path:
+    """Return the folder of a run; its name contains everything that distinguishes fits of one cache."""
+    method = recipe.method_name() + ("" if half == "all" else f"-{half}-classes")
+    return checkpoint_folder(out, provenance) / provenance.dataset / method / f"shots_{shots}" / f"seed_{seed}"
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Return the run folders at or below a path, by shots, then seed; raises RunError if there is none."""
+    if path.is_file():
+        return [path.parent]
+    found = {file.parent for file in path.rglob(CLASSIFIER_FILE)}
+    if not found:
+        raise RunError(f"no {CLASSIFIER_FILE} at or below {path}; pass a run folder that `taskres fit` wrote")
+    return sorted(found, key=lambda folder: [_as_number(part) for part in folder.parts])
+
+
+def find_run(path: Path) -> Path:
+    """Return the one run at or below a path: a run folder, its classifier file, or a folder above it.
+
+    Raises
+    ------
+    OptionError
+        There are several.
+    RunError
+        There is none.
+    """
+    if path.is_file() or (path / CLASSIFIER_FILE).is_file():
+        return path.parent if path.name == CLASSIFIER_FILE else path
+    folders = find_runs(path)
+    if len(folders) > 1:
+        raise OptionError(f"{path} holds {len(folders)} runs; pass one of them, such as {folders[-1]}")
+    return folders[0]
+
+
+def _as_number(part: str) -> tuple[str, int]:
+    """Return a folder name as a sort key that puts `shots_16` after `shots_8`."""
+    word, _, number = part.rpartition("_")
+    return (word, int(number)) if number.isdigit() else (part, 0)

@@ -1,0 +1,48 @@
+"""What a fit is handed of a cache: the training and validation images of one split, never a test image.
+
+Axes: N images, V augmented views, D embedding.
+"""
+
+from collections.abc import Sequence
+
+from taskres_cache.caches.contents import SplitName
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.errors import OptionError
+from taskres_cache.methods.task_residual.loop import Task
+from taskres_cache.methods.training_data import TrainingSet, ValidationSet
+from taskres_cache.recipe import Recipe
+
+
+def tasks_of_split(cache: FeatureCache, name: SplitName, recipes: Sequence[Recipe]) -> list[Task]:
+    """Return a task per recipe on one split; recipes with the same views share a training set."""
+    uses = dict.fromkeys((recipe.views, recipe.view_use) for recipe in recipes)
+    trainings = {use: _training_set(cache, name, *use) for use in uses}
+    rows = cache.split(*name).val
+    validation = ValidationSet(cache.image_features(rows), cache.labels[rows])
+    return [
+        Task(trainings[recipe.views, recipe.view_use], recipe, recipe.epochs_for(name[0]), name[1], validation)
+        for recipe in recipes
+    ]
+
+
+def refuse_missing_views(cache: FeatureCache, recipes: Sequence[Recipe]) -> None:
+    """Raise OptionError if a recipe needs more augmented views than the cache has."""
+    most = max(recipe.views for recipe in recipes)
+    if most > cache.views:
+        raise OptionError(
+            f"{cache.path} has {cache.views or 'no'} augmented views of its train images, expected {most}; add them: "
+            f"run the command that made the cache again with --views {most}"
+        )
+
+
+def _training_set(cache: FeatureCache, name: SplitName, views: int, view_use: str) -> TrainingSet:
+    """Return the train images of a split: the images themselves, their first augmented views, or the views' mean."""
+    rows = cache.split(*name).train
+    labels = cache.labels[rows]
+    if views == 0:
+        return TrainingSet.read(cache.pieces(rows), labels, cache.dim)
+    pieces = cache.augmented_pieces(rows)
+    if view_use == "walk":
+        return TrainingSet.read_views(pieces, labels, cache.dim, views)
+    means = ((positions, features[:, :views].mean(axis=1)) for positions, features in pieces)
+    return TrainingSet.read(means, labels, cache.dim)
