@@ -22,7 +22,7 @@ from taskres_cache.errors import OptionError
 from taskres_cache.heads import Head
 from taskres_cache.runs.run import Classifier
 from taskres_cache.system.devices import available_cores
-from taskres_cache.system.progress import Progress
+from taskres_cache.system.progress import Progress, default_progress
 
 OVERFLOW = "its features are NaN or infinite, as in too low a precision; try --precision fp32"
 
