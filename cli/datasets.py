@@ -87,7 +87,7 @@ def verify(
 
 def _described(entry: "Entry", root: Path) -> dict[str, Any]:
     """Return what a person wants to know of a known data set."""
-    lacks = entry.lacking(root)
+    lacks = entry.missing(root)
     return {
         "name": entry.name,
         "title": entry.title,

@@ -116,7 +116,7 @@ def run_benchmark(
     """
     source: tuple[Run, ...] = ()
     for entry in entries:
-        lacking = entry.lacking(places.root)
+        lacking = entry.missing(places.root)
         if lacking:
             yield LeftOut(entry.name, f"{places.root} lacks {', '.join(lacking)}", failed=False)
             continue

@@ -1,4 +1,4 @@
-"""What to look at: data sets, known by name or lying in a folder, and the few-shot protocol that samples them."""
+"""Data sets, by name or from a folder, and the few-shot protocol that samples them."""
 
 from taskres_cache.datasets.dataset import GIVEN_SPLIT, PARTITIONS, Dataset, Item, labels_of
 from taskres_cache.datasets.paper.paper_dataset import Counts

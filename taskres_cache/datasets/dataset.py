@@ -1,4 +1,7 @@
-"""What a data set is to the rest of the library: three lists of (path, label), class names, prompts, a recipe."""
+"""A data set: three lists of (path, label), class names, prompts and a recipe.
+
+Axes: C classes, T templates.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,9 +11,9 @@ from taskres_cache.datasets.images import ImageSource
 from taskres_cache.errors import DatasetError
 from taskres_cache.recipe import Recipe
 
-PARTITIONS = ("train", "val", "test")  # the position in this tuple is the number in a cache's `images/partition`
+PARTITIONS = ("train", "val", "test")  # positions in this tuple are the values of `images/partition` in a cache
 
-GIVEN_SPLIT = "given"  # the data set came with its partitions
+GIVEN_SPLIT = "given"  # the partitions came with the data set
 
 
 class Item(NamedTuple):
@@ -18,9 +21,12 @@ class Item(NamedTuple):
 
     Parameters
     ----------
-    path : relative to the data set's image source.
-    label : position in the class names.
-    where : file and line or key that lists the image, for messages; empty where a folder speaks for itself.
+    path : str
+        Path in the data set's image source.
+    label : int
+        Position in the class names.
+    where : str
+        File and line or key that lists the image, for messages; empty if its folder gives the label.
     """
 
     path: str
@@ -28,28 +34,38 @@ class Item(NamedTuple):
     where: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """A labelled, partitioned set of images.
 
     Parameters
     ----------
-    name : the name that caches and runs carry.
-    source : opens the images.
-    classnames : (C,) in label order, as the data set has them.
-    templates : (T,) prompts with one `{}` each.
-    train, val, test : the partitions in list order, on which few-shot sampling depends; val may be empty, and a data
-        set that is there to be tested on has neither train nor val.
-    class_ids : (C,) what a class goes by in every data set that has it; None when that is its name. ImageNet's are
-        its WordNet identifiers, since two of its names occur twice.
-    split : how the partitions came about; part of what a cache is made from.
-    recipe : the recipe that fits of this data set start from.
-    notes : what a user should be told about how the data set was read.
+    name : str
+        Name in caches and runs.
+    source : ImageSource
+        Reads the images.
+    classnames : tuple of str
+        Class names (C,) in label order, as the data set has them.
+    templates : tuple of str
+        Prompts (T,) with one `{}` each.
+    train, val, test : tuple of Item
+        The partitions in list order, on which few-shot sampling depends. val may be empty; a test-only data set has
+        neither train nor val.
+    class_ids : tuple of str, optional
+        Identifiers (C,) of the classes across data sets. None if these are the names. ImageNet needs its WordNet
+        identifiers, since two of its names occur twice.
+    split : str
+        How the partitions were made; part of a cache's provenance.
+    recipe : Recipe
+        The data set's own training recipe.
+    notes : tuple of str
+        Notes for the user on how the data set was read.
 
     Raises
     ------
-    DatasetError : fewer than two classes, a class without a train item (a test item where nothing is trained on), a
-        label out of range, an image that is listed twice, or no test item.
+    DatasetError
+        There are fewer than two classes, a class has no train item (no test item in a test-only data set), a label is
+        out of range, an image is listed twice, or there is no test item.
     """
 
     name: str
@@ -68,6 +84,10 @@ class Dataset:
         self._check_classes()
         self._check_items()
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(items)} {partition}" for partition, items in self.partitions.items())
+        return f"Dataset({self.name!r}: {sizes} images, {len(self.classnames)} classes)"
+
     @property
     def partitions(self) -> dict[str, tuple[Item, ...]]:
         """The three lists by name."""
@@ -75,33 +95,34 @@ class Dataset:
 
     @property
     def test_only(self) -> bool:
-        """Whether there is nothing to train on."""
+        """True if the data set has neither train nor val images."""
         return not self.train and not self.val
 
     def _check_classes(self) -> None:
         if len(self.classnames) < 2:
+            found = f"only 1 class ({self.classnames[0]})" if self.classnames else "only 0 classes"
             raise DatasetError(
-                f"data set {self.name!r}: only {len(self.classnames)} class ({', '.join(self.classnames) or 'none'}), "
-                f"expected at least 2; put one folder a class into {self.source.location}"
+                f"data set {self.name!r} has {found}, expected at least 2; add one folder per class to "
+                f"{self.source.location}"
             )
         partition = "test" if self.test_only else "train"
         present = {item.label for item in self.partitions[partition]}
         missing = [name for label, name in enumerate(self.classnames) if label not in present]
         if missing:
             raise DatasetError(
-                f"data set {self.name!r}: no {partition} image for {_listed(missing)}; "
+                f"data set {self.name!r} has no {partition} image for {_listed(missing)}; "
                 f"add images or remove the class from {self.source.location}"
             )
 
     def _check_items(self) -> None:
         if not self.test:
-            raise DatasetError(f"data set {self.name!r}: no test image; add some to {self.source.location}")
+            raise DatasetError(f"data set {self.name!r} has no test image; add some to {self.source.location}")
         items = [item for partition in self.partitions.values() for item in partition]
         stray = next((item for item in items if not 0 <= item.label < len(self.classnames)), None)
         if stray is not None:
             raise DatasetError(
                 f"data set {self.name!r}: {stray.path} has label {stray.label}{_in(stray)}, "
-                f"expected 0 to {len(self.classnames) - 1}; mend the list of images"
+                f"expected 0 to {len(self.classnames) - 1}; fix the list of images"
             )
         unnamed = next((item.path for item in items if not _is_utf8(item.path)), None)
         if unnamed is not None:
@@ -111,8 +132,8 @@ class Dataset:
             first = first_by_path.setdefault(item.path, item)
             if first is not item:
                 raise DatasetError(
-                    f"data set {self.name!r}: {item.path} is listed twice{_in(first, item)}; "
-                    "every image belongs to one partition: mend the list of images"
+                    f"data set {self.name!r}: {item.path} is listed twice{_in(first, item)}, expected once; fix the "
+                    "list of images"
                 )
 
 
@@ -122,17 +143,17 @@ def labels_of(items: Sequence[Item]) -> list[int]:
 
 
 def _is_utf8(path: str) -> bool:
-    """Return whether a path can be stored; Python smuggles the bytes of other encodings in as surrogates."""
+    """Return True if a path can be stored; Python represents the bytes of other encodings as surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def _in(*items: Item) -> str:
-    """Return where items are listed, as the end of a phrase."""
+    """Return where items are listed, as text in parentheses."""
     places = [item.where for item in items if item.where]
     return f" ({' and '.join(places)})" if places else ""
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
-    """Return names as a phrase: the first few, then how many more."""
+    """Return the first few names as text, then the number of the others."""
     shown = ", ".join(repr(name) for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""A folder of images: `folder/<class>/*`, split here by a seeded 60/20/20, or `folder/{train,val,test}/<class>/*`."""
+"""A folder of images: `folder/<class>/*`, split 60/20/20 here with a seed, or `folder/{train,val,test}/<class>/*`."""
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -15,21 +15,26 @@ VAL_SHARE = TEST_SHARE = 0.2
 def read_folder(
     source: ImageSource, name: str, split_seed: int = 0, templates: tuple[str, ...] = GENERAL_TEMPLATES
 ) -> Dataset:
-    """Return the data set in a folder or archive; class names are the folders' names, labels their sorted order.
+    """Read the data set in a folder or archive; class names are the sorted folder names.
 
     Parameters
     ----------
-    source : the images.
-    name : what the data set is to be called.
-    split_seed : of the 60/20/20 split; not used when the folder is split already.
-    templates : prompts.
+    source : ImageSource
+        The images.
+    name : str
+        Name of the data set.
+    split_seed : int
+        Seed of the 60/20/20 split; not used if the folder is split already.
+    templates : tuple of str
+        Prompts with one `{}` each.
 
     Raises
     ------
-    DatasetError : no such folder, no class, a class without images, a partition without its counterpart.
+    DatasetError
+        The folder does not exist, has fewer than two classes, a class without images, or train without test.
     """
     if not source.location.exists():
-        raise DatasetError(f"{source.location} does not exist; pass a folder with one folder of images a class")
+        raise DatasetError(f"{source.location} does not exist; pass a folder with one folder of images per class")
     folders = source.folders()
     if is_presplit(folders):
         return _read_presplit(source, name, folders, templates)
@@ -37,16 +42,16 @@ def read_folder(
 
 
 def is_presplit(folders: Iterable[str]) -> bool:
-    """Return whether the top folders are partitions (train and at most val and test beside it), not classes."""
+    """Return True if the top folders are partitions (train, with or without val and test), not classes."""
     top = {PurePosixPath(folder).parts[0] for folder in folders}
     return "train" in top and top <= set(PARTITIONS)
 
 
 def split_class(paths: Iterable[str], classname: str, split_seed: int) -> dict[str, list[str]]:
-    """Return one class's paths as train (60 %), val (20 %) and test (20 %), each sorted.
+    """Split the paths of one class into train (60 %), val (20 %) and test (20 %), each sorted.
 
-    The generator is seeded with the class's name too, so that adding a class leaves the others' split alone. With
-    few images train comes first: 1 image is train only, 2 are train and test, from 3 on every partition has one.
+    The seed includes the class name, so adding a class does not change the split of the others. One image goes to
+    train, two to train and test; with three or more, every partition has one.
     """
     shuffled = sorted(paths)
     Random(f"{split_seed}/{classname}").shuffle(shuffled)
@@ -67,7 +72,7 @@ def _read_classes(
         for partition, paths in split_class(by_class[classname], classname, split_seed).items():
             items[partition] += [Item(path, label) for path in paths]
     small = [classname for classname in classnames if len(by_class[classname]) < 3]
-    notes = [f"class {classname!r} has too few images for a val and a test part of its own" for classname in small]
+    notes = [f"class {classname!r} has fewer than 3 images, too few for train, val and test" for classname in small]
     split = f"60/20/20 of each class, seed {split_seed}"
     return Dataset(name, source, tuple(classnames), templates, *_as_tuples(items), split=split, notes=tuple(notes))
 
@@ -78,7 +83,8 @@ def _read_presplit(source: ImageSource, name: str, folders: list[str], templates
     _refuse_empty(source.location, [folder for folder in class_folders if not by_folder.get(folder)])
     if not any(folder.startswith("test/") for folder in class_folders):
         raise DatasetError(
-            f"{source.location} has a train folder but no test/<class>/ folder; add one, or leave the splitting to us"
+            f"{source.location} has a train folder but no test/<class>/ folder; add one, or pass one folder per class "
+            "to have it split"
         )
     classnames = sorted({folder.split("/", 1)[1] for folder in class_folders})
     labels = {classname: label for label, classname in enumerate(classnames)}
@@ -90,7 +96,7 @@ def _read_presplit(source: ImageSource, name: str, folders: list[str], templates
 
 
 def _by_folder(paths: Iterable[str], depth: int) -> dict[str, list[str]]:
-    """Return folder -> the paths of the images that lie in it, for folders of one depth."""
+    """Return the paths of images by their folder, for folders of one depth."""
     grouped: dict[str, list[str]] = {}
     for path in paths:
         folder = PurePosixPath(path).parent
@@ -101,9 +107,7 @@ def _by_folder(paths: Iterable[str], depth: int) -> dict[str, list[str]]:
 
 def _refuse_empty(location: Path, empty: list[str]) -> None:
     if empty:
-        raise DatasetError(
-            f"no image in {', '.join(repr(folder) for folder in empty)} of {location}; add images or remove the folder"
-        )
+        raise DatasetError(f"{location} has no image in {', '.join(map(repr, empty))}; add images or remove the folder")
 
 
 def _as_tuples(items: dict[str, list[Item]]) -> tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]:

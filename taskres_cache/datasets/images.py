@@ -1,4 +1,4 @@
-"""Where images come from: a folder on disk or a zip archive, both answering to the same questions."""
+"""Image sources: a folder on disk or a zip archive, with the same interface."""
 
 import os
 import warnings
@@ -15,8 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from taskres_cache.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-ABSENT = "absent"  # the stamp of a file that is not there
-# Whatever a file is called, these are tried on it and nothing else: Pillow also knows formats that run other programs.
+ABSENT = "absent"  # stamp of a missing file
+# The only formats that are tried, whatever the suffix: Pillow also knows formats that run other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 HIGHEST_16_BIT = 65535
 
@@ -24,24 +24,24 @@ Orientation = Literal["exif", "stored"]
 
 
 class ImageSource(Protocol):
-    """A set of images that are known by relative paths with forward slashes."""
+    """Images, identified by relative paths with forward slashes."""
 
     @property
     def location(self) -> Path:
         """The folder or archive, for messages."""
 
     def paths(self) -> list[str]:
-        """Return every image's path, sorted; files that are not images by their suffix are left out."""
+        """Return the path of every image, sorted; files with other suffixes are left out."""
 
     def folders(self) -> list[str]:
-        """Return the folders that the images lie in, and those that could hold images but have none, sorted."""
+        """Return the folders with images, and those that could have images but have none, sorted."""
 
     @property
     def orientation(self) -> Orientation:
-        """Whether images are turned upright as their EXIF note says, or left as their pixels are stored."""
+        """Whether images are turned upright by their EXIF orientation, or pixels are used as they are stored."""
 
     def stamp(self, path: str) -> str:
-        """Return what changes when the image's file changes, without reading the image; ABSENT when there is none."""
+        """Return text that changes when the image file changes, without reading the image; ABSENT if it is missing."""
 
     def read(self, path: str) -> Image.Image:
         """Return the image, decoded and in RGB."""
@@ -53,31 +53,33 @@ class ImageFolder:
 
     Parameters
     ----------
-    location : the folder.
-    orientation : "exif" turns images upright; the field's own readers do not, so its data sets are read as "stored".
+    location : Path
+        The folder.
+    orientation : {"exif", "stored"}
+        "exif" turns images upright. The field's own readers do not, so the paper's data sets are read as "stored".
     """
 
     location: Path
     orientation: Orientation = "exif"
 
     def paths(self) -> list[str]:
-        """Return every image's path, sorted, hidden files left out."""
+        """Return the path of every image, sorted; hidden files are left out."""
         found = []
         for folder, subfolders, names in os.walk(self.location, followlinks=True):
             relative = Path(folder).relative_to(self.location)
-            deepest = len(relative.parts) == 2  # where a link that leads back up must not be followed for ever
+            deepest = len(relative.parts) == 2  # so that a link to a folder above ends
             subfolders[:] = [] if deepest else [name for name in subfolders if not name.startswith(".")]
             found += [(relative / name).as_posix() for name in names if is_image_name(name)]
         return sorted(found)
 
     def folders(self) -> list[str]:
-        """Return every folder's path, sorted, hidden ones left out; shows the classes that have no image."""
+        """Return the path of every folder, sorted, with those that have no image; hidden folders are left out."""
         levels = [self.location.glob("*/"), self.location.glob("*/*/")]
         relative = [path.relative_to(self.location) for level in levels for path in level if path.is_dir()]
         return sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
 
     def stamp(self, path: str) -> str:
-        """Return size and modification time of the file; ABSENT when there is none."""
+        """Return size and modification time of the file; ABSENT if it is missing."""
         try:
             status = (self.location / path).stat()
         except OSError:
@@ -85,17 +87,27 @@ class ImageFolder:
         return f"{status.st_size}-{status.st_mtime_ns}"
 
     def read(self, path: str) -> Image.Image:
-        """Return the image, decoded, in RGB, and upright where the orientation is "exif"."""
+        """Return the image, decoded and in RGB; upright if `orientation` is "exif"."""
         file = self.location / path
         if file.exists() and not file.is_file():
-            raise OSError("not a file")  # opening a pipe would wait for ever
+            raise OSError("not a file")  # opening a pipe would block
         with file.open("rb") as stream:
             return decode(stream, self.orientation)
 
 
 @dataclass(frozen=True)
 class ImageArchive:
-    """Images in a small zip archive, laid out as in a folder and held in memory; open with `ImageArchive.at`."""
+    """Images in a small zip archive, read into memory; open it with `ImageArchive.at`.
+
+    Parameters
+    ----------
+    location : Path
+        The archive.
+    files : mapping of str to bytes
+        Contents of each image file, by path.
+    orientation : {"exif", "stored"}
+        "exif" turns images upright.
+    """
 
     location: Path
     files: Mapping[str, bytes] = field(repr=False)
@@ -103,22 +115,28 @@ class ImageArchive:
 
     @classmethod
     def at(cls, location: Path) -> "ImageArchive":
-        """Return the archive's images; raises DatasetError for a file that is not an intact zip archive."""
+        """Open an archive.
+
+        Raises
+        ------
+        DatasetError
+            The file is not an intact zip archive.
+        """
         try:
             with ZipFile(location) as archive:
                 names = [name for name in archive.namelist() if is_image_name(PurePosixPath(name).name)]
                 return cls(location, {name: archive.read(name) for name in sorted(names)})
         except (OSError, BadZipFile) as error:
             raise DatasetError(
-                f"{location} is not a readable zip archive ({error}); put an intact copy there"
+                f"{location} is not a readable zip archive ({error}); replace it with an intact copy"
             ) from error
 
     def paths(self) -> list[str]:
-        """Return every image's path, sorted."""
+        """Return the path of every image, sorted."""
         return list(self.files)
 
     def folders(self) -> list[str]:
-        """Return the folders that hold images; an archive has no others."""
+        """Return the folders with images, sorted; an archive has no others."""
         parents = {parent for path in self.files for parent in PurePosixPath(path).parents if parent.parts}
         return sorted(parent.as_posix() for parent in parents)
 
@@ -133,26 +151,29 @@ class ImageArchive:
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file name is that of an image that is not hidden."""
+    """Return True if a file name has an image suffix and is not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def decode(stream: IO[bytes], orientation: Orientation) -> Image.Image:
-    """Return an image file decoded, in RGB, of an animation the first frame.
+    """Decode an image file to RGB; of an animation, the first frame.
 
     Parameters
     ----------
-    stream : of the file.
-    orientation : "exif" turns the image as its EXIF note says. Cameras store sideways pixels and a note, an encoder
-        sees only the pixels; images without the note are unchanged.
+    stream : binary stream
+        The file.
+    orientation : {"exif", "stored"}
+        "exif" turns the image upright by its EXIF orientation: cameras store sideways pixels and a tag, and an encoder
+        sees only the pixels. Images without the tag are unchanged.
 
     Raises
     ------
-    Exception : of nearly any kind, since Pillow's many decoders raise what they like: not an image, cut short, or with
-        more than 179 million pixels.
+    Exception
+        The file is not an image, is truncated, or has more than 179 million pixels. Pillow's decoders raise nearly any
+        type of exception.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of half that many pixels, or odd notes: those can be read all the same
+        warnings.simplefilter("ignore")  # about half that many pixels, or odd EXIF tags: these images are readable
         try:
             with Image.open(stream, formats=FORMATS) as image:
                 upright = ImageOps.exif_transpose(image) if orientation == "exif" else image
@@ -162,10 +183,10 @@ def decode(stream: IO[bytes], orientation: Orientation) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image of 16 bits a pixel in 8 (Pillow's own conversion would cut off at 255), others as they are."""
+    """Convert 16 bits per pixel to 8 (Pillow's own conversion clips at 255); return other images unchanged."""
     if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
         return image
     lowest, highest = image.getextrema()
     if image.mode == "F" or not 0 <= lowest <= highest <= HIGHEST_16_BIT:  # type: ignore[operator]
-        raise ValueError(f"samples from {lowest} to {highest}, of which nobody says what is white; save it with 8 bits")
+        raise ValueError(f"pixel values from {lowest} to {highest} have no defined white; save the image with 8 bits")
     return image.point(lambda sample: sample / 256).convert("L")

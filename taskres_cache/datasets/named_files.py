@@ -1,4 +1,4 @@
-"""Image files as a person names them: by path, by a folder somewhere above them, in a list. Knows no torch."""
+"""Image files as a user names them: by path, by a folder above them, or in a list; knows no torch."""
 
 import os
 from collections.abc import Iterable
@@ -13,14 +13,18 @@ from taskres_cache.errors import OptionError
 
 @dataclass(frozen=True)
 class FoundImages:
-    """The image files that some names stand for.
+    """The image files that the user named.
 
     Parameters
     ----------
-    paths : of the files, each once; those named one by one may turn out not to be there, or no images.
-    folders : those of the names that are folders.
-    empty : those of the folders that hold no image.
-    unreadable : folder that cannot be listed -> why.
+    paths : tuple of str
+        Path of each file, once. Files that were named one by one may be missing or not images.
+    folders : tuple of str
+        The names that are folders.
+    empty : tuple of str
+        The folders without images.
+    unreadable : dict of str to str
+        Each folder that could not be listed, and why.
     """
 
     paths: tuple[str, ...]
@@ -30,10 +34,10 @@ class FoundImages:
 
 
 class NamedFiles(ImageFolder):
-    """Images by their own paths; what the system has against a file is told in its words, without its number."""
+    """Images by their own paths; errors are the system's messages, without error number and file name."""
 
     def read(self, path: str) -> Image.Image:
-        """Return the image, decoded, in RGB, and upright where the orientation is "exif"."""
+        """Return the image, decoded and in RGB; upright if `orientation` is "exif"."""
         try:
             return super().read(path)
         except OSError as error:
@@ -41,17 +45,23 @@ class NamedFiles(ImageFolder):
 
 
 def find_images(names: Iterable[str]) -> FoundImages:
-    """Return the files that names stand for, in the order of the names, and below a folder sorted.
+    """Find the image files that names refer to.
 
     Parameters
     ----------
-    names : files of any name; or folders, which stand for every image below them at any depth by its suffix. Below a
-        folder, hidden files and folders are left out, and links are followed; no folder is entered twice, so that
-        links which lead back up end.
+    names : iterable of str
+        Files with any suffix, or folders, which stand for all files with an image suffix at any depth. In folders,
+        hidden files and folders are left out and links are followed; no folder is entered twice, so link loops end.
+
+    Returns
+    -------
+    FoundImages
+        Files in the order of the names; the files of a folder are sorted.
 
     Raises
     ------
-    OptionError : there is no file at all.
+    OptionError
+        There is no file at all.
     """
     found: dict[str, None] = {}
     folders, empty, refused = [], [], dict[str, str]()
@@ -69,13 +79,13 @@ def find_images(names: Iterable[str]) -> FoundImages:
 
 
 def listed_names(stream: IO[bytes]) -> list[str]:
-    """Return the paths in a list, one a line; blank lines are left out, and spaces around a path belong to it."""
+    """Return the paths in a list, one per line; blank lines are skipped, and spaces belong to the path."""
     lines = (line.removesuffix(b"\n").removesuffix(b"\r") for line in stream)
     return [os.fsdecode(line) for line in lines if line.strip()]
 
 
 def _images_below(top: str, refused: dict[str, str]) -> list[str]:
-    """Return the images below a folder, sorted; folders that cannot be listed are added to `refused`."""
+    """Return the images below a folder, sorted; add folders that could not be listed to `refused`."""
     found, entered = [], set()
 
     def refuse(error: OSError) -> None:
@@ -92,6 +102,6 @@ def _images_below(top: str, refused: dict[str, str]) -> list[str]:
 
 def _nothing_found(empty: list[str], refused: dict[str, str]) -> str:
     suffixes = ", ".join(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
-    where = f" below {', '.join(empty)}" if empty else " was named"
+    where = f" found in {', '.join(empty)}" if empty else " given"
     why = "".join(f" ({folder}: {reason})" for folder, reason in refused.items())
-    return f"nothing to predict: no image{where}{why}; name image files, or folders with files in {suffixes}"
+    return f"nothing to predict: no image{where}{why}; pass image files, or folders with {suffixes} files"

@@ -1,4 +1,7 @@
-"""From class names to prompts."""
+"""Prompts: templates filled with class names.
+
+Axes: C classes, T templates.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,35 +18,41 @@ ENSEMBLES = {"imagenet-80": "OPENAI_IMAGENET_TEMPLATES", "imagenet-7": "SIMPLE_I
 
 
 def fill_templates(templates: Sequence[str], classnames: Sequence[str], form: str = "spaces") -> list[list[str]]:
-    """Return the prompts, classes by templates.
+    """Return the prompts as lists of shape (C, T).
 
     Parameters
     ----------
-    templates : (T,) each with one `{}`.
-    classnames : (C,) as the data set has them.
-    form : "spaces" turns underscores into spaces, as the authors' zero-shot code does; "raw" leaves the names alone,
-        as their trainer does.
+    templates : sequence of str
+        Templates (T,) with one `{}` each.
+    classnames : sequence of str
+        Class names (C,) as the data set has them.
+    form : {"spaces", "raw"}
+        "spaces" replaces underscores by spaces, as the authors' zero-shot code does; "raw" keeps the names, as their
+        trainer does.
 
     Raises
     ------
-    OptionError : a template without exactly one `{}`, or an unknown form.
+    OptionError
+        A template does not have exactly one `{}`, or `form` has another value.
     """
     if form not in PROMPT_FORMS:
         raise OptionError(f"classnames must be one of {', '.join(PROMPT_FORMS)}, got {form!r}")
     for template in templates:
         if template.count("{}") != 1:
             raise OptionError(f"template {template!r} must have exactly one {{}} where the class name goes")
-    spoken = [name.replace("_", " ") if form == "spaces" else name for name in classnames]
-    return [[template.replace("{}", name) for template in templates] for name in spoken]
+    words = [name.replace("_", " ") if form == "spaces" else name for name in classnames]
+    return [[template.replace("{}", name) for template in templates] for name in words]
 
 
 def read_templates(file_or_ensemble: str) -> tuple[str, ...]:
-    """Return the prompts of an ensemble (`imagenet-80`, `imagenet-7`), or of a text file with one on each line.
+    """Return the templates of an ensemble (`imagenet-80`, `imagenet-7`), or of a text file with one per line.
 
     Raises
     ------
-    UnknownNameError : neither an ensemble nor a file.
-    OptionError : a line without exactly one `{}`, named with its number, or no line at all.
+    UnknownNameError
+        `file_or_ensemble` is neither an ensemble nor a file.
+    OptionError
+        The file could not be read, has no template, or has a line without exactly one `{}`; the message names the line.
     """
     if file_or_ensemble in ENSEMBLES:
         return prompt_ensemble(ENSEMBLES[file_or_ensemble])
@@ -55,11 +64,11 @@ def read_templates(file_or_ensemble: str) -> tuple[str, ...]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"templates {file} cannot be read ({error}); pass a text file in UTF-8") from error
+        raise OptionError(f"could not read the templates in {file} ({error}); pass a UTF-8 text file") from error
     for number, line in enumerate(lines, start=1):
         if line and line.count("{}") != 1:
             raise OptionError(f"{file}, line {number}: {line!r} must have exactly one {{}} where the class name goes")
     templates = tuple(dict.fromkeys(line for line in lines if line))
     if not templates:
-        raise OptionError(f"{file} holds no template; write one on each line, such as: a photo of a {{}}.")
+        raise OptionError(f"{file} has no template; write one per line, such as: a photo of a {{}}.")
     return templates

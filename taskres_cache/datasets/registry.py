@@ -1,4 +1,4 @@
-"""The data sets that are known by name. A new one joins by an entry here; nothing else has to know of it."""
+"""The data sets that are known by name; to add one, add an entry here."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,13 @@ from taskres_cache.recipe import Recipe
 
 @dataclass(frozen=True)
 class DefaultBackbone:
-    """An open_clip model and a tag of it."""
+    """An open_clip model and one of its checkpoints.
+
+    Parameters
+    ----------
+    name, pretrained : str
+        Model name and checkpoint tag.
+    """
 
     name: str
     pretrained: str
@@ -32,19 +38,26 @@ class Entry:
 
     Parameters
     ----------
-    name, title : the name on the command line, and what it is.
-    read : takes the root folder of all data sets, returns the data set, or raises DatasetError saying what lacks.
-    lacking : takes the root folder, returns what lacks as paths below it; nothing when the data set can be read.
-    warnings : takes the root folder, returns what a user should know of a data set that can be read.
-    steps : takes the root folder, returns how to get the data set, one line a step.
-    counts : as published, where they are.
-    backbone : what `extract` takes when nothing else is said.
+    name, title : str
+        Name on the command line, and description.
+    read : callable
+        Takes the root folder of all data sets and returns the data set; raises DatasetError if files are missing.
+    missing : callable
+        Takes the root folder and returns the missing paths below it; empty if the data set can be read.
+    warnings : callable
+        Takes the root folder and returns warnings about a data set that can be read.
+    steps : callable
+        Takes the root folder and returns how to get the data set, one line per step.
+    counts : Counts or None
+        Published counts.
+    backbone : DefaultBackbone
+        Backbone that `extract` uses by default.
     """
 
     name: str
     title: str
     read: Callable[[Path], Dataset]
-    lacking: Callable[[Path], tuple[str, ...]]
+    missing: Callable[[Path], tuple[str, ...]]
     warnings: Callable[[Path], tuple[str, ...]]
     steps: Callable[[Path], tuple[str, ...]]
     counts: Counts | None = None
@@ -52,17 +65,17 @@ class Entry:
 
     @property
     def test_only(self) -> bool:
-        """Whether it is there to test classifiers of another data set on."""
+        """True for a data set on which only runs of another data set are evaluated."""
         return self.counts is not None and self.counts.train == 0
 
 
-# The best mean val accuracy of alpha 0.1 to 2 at the paper's lr; test was not looked at. Table: README of `bundled`.
+# Best mean val accuracy of alpha 0.1 to 2 at the paper's learning rate; test was not used. Table: bundled/README.md.
 DIGITS_RECIPE = Recipe(alpha=2.0)
 DIGITS_TEMPLATES = ("a handwritten digit {}.", "a photo of the digit {}.", "the number {}.")
 
 
 def read_digits(root: Path) -> Dataset:
-    """Return the bundled UCI digits; they need no root."""
+    """Return the bundled UCI digits; `root` is not used."""
     dataset = read_folder(ImageArchive.at(DIGITS_ARCHIVE), "digits", templates=DIGITS_TEMPLATES)
     return replace(dataset, recipe=DIGITS_RECIPE)
 
@@ -71,7 +84,7 @@ DIGITS = Entry(
     name="digits",
     title="UCI digits: 1,797 images of 8x8 pixels, 10 classes",
     read=read_digits,
-    lacking=lambda root: (),
+    missing=lambda root: (),
     warnings=lambda root: (),
     steps=lambda root: ("bundled with taskres-cache",),
     backbone=DefaultBackbone("glyph-clip", "bundled"),
@@ -79,56 +92,92 @@ DIGITS = Entry(
 
 
 def _entry_of(paper: PaperDataset) -> Entry:
-    described = (paper.name, paper.title, paper.dataset, paper.lacking, paper.warnings, paper.steps)
+    described = (paper.name, paper.title, paper.dataset, paper.missing, paper.warnings, paper.steps)
     return Entry(*described, counts=paper.counts)
 
 
 ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (DIGITS, *map(_entry_of, PAPER_DATASETS))}
 
 
-def load_dataset(name_or_folder: str, root: Path, split_seed: int = 0, rename: str | None = None) -> Dataset:
-    """Return a known data set by its name, or the one in a folder.
+def load_dataset(
+    name_or_folder: str, root: str | Path = ".", split_seed: int = 0, rename: str | None = None
+) -> Dataset:
+    """Load a known data set by name, or the images in a folder.
+
+    Only lists are read, no images.
 
     Parameters
     ----------
-    name_or_folder : a name of the registry, else a folder's path; `./digits` is the folder, `digits` the data set.
-    root : folder that the known data sets lie in.
-    split_seed : of the 60/20/20 split of a folder that has no split of its own.
-    rename : what to call a folder's data set instead of the folder's name.
+    name_or_folder : str
+        Name of a known data set (`taskres datasets` lists them), or path of a folder with one folder of images per
+        class. "digits" is the data set, "./digits" a folder.
+    root : str or Path, optional
+        Folder of the known data sets. Not used for folders and for the bundled "digits".
+    split_seed : int, optional
+        Seed of the 60/20/20 split of a folder without train, val and test folders.
+    rename : str, optional
+        Name for the data set in a folder. Defaults to the folder's name.
+
+    Returns
+    -------
+    Dataset
+        Lists of image paths and labels for train, val and test; class names, templates and recipe. `source` reads the
+        images.
 
     Raises
     ------
-    UnknownNameError : neither a name nor a folder.
-    OptionError : a new name for a known data set, or one that cannot be a file's name.
-    DatasetError : the data set is not as it should be.
+    UnknownNameError
+        `name_or_folder` is neither a known name nor a folder.
+    OptionError
+        `rename` was given for a known data set, or cannot be a file name.
+    DatasetError
+        Files of the data set are missing or invalid, or a folder has fewer than two classes or an empty one.
+
+    Examples
+    --------
+    >>> from taskres_cache import load_dataset
+    >>> dataset = load_dataset("digits")
+    >>> dataset
+    Dataset('digits': 1079 train, 359 val, 359 test images, 10 classes)
+    >>> dataset.classnames[:3], dataset.templates[0]
+    (('0', '1', '2'), 'a handwritten digit {}.')
+    >>> item = dataset.test[-1]
+    >>> dataset.classnames[item.label]
+    '9'
+    >>> dataset.source.read(item.path).size
+    (8, 8)
     """
     if name_or_folder in ENTRIES:
         if rename is not None:
             raise OptionError(f"{name_or_folder!r} is a known data set and keeps its name; --name is for folders")
-        return ENTRIES[name_or_folder].read(root)
+        return ENTRIES[name_or_folder].read(Path(root))
     folder = Path(name_or_folder)
     if not folder.is_dir():
         if folder.exists():
-            raise DatasetError(f"{folder} is a file; pass a folder with one folder of images a class")
-        raise UnknownNameError(
-            "data set", name_or_folder, ENTRIES, "pass a name that `taskres datasets` lists, or a folder"
-        )
+            raise DatasetError(f"{folder} is a file; pass a folder with one folder of images per class")
+        raise UnknownNameError("data set", name_or_folder, ENTRIES, "pass a name from `taskres datasets`, or a folder")
     return read_folder(ImageFolder(folder), dataset_name(rename or folder.resolve().name), split_seed)
 
 
 def default_backbone(name: str) -> DefaultBackbone:
-    """Return the backbone for a data set when nothing else is said; one's own folders get the paper's."""
+    """Return the default backbone of a data set; the paper's for folders."""
     return ENTRIES[name].backbone if name in ENTRIES else PAPER_BACKBONE
 
 
 def published_counts(name: str) -> Counts | None:
-    """Return the published counts of a known data set; None where there are none."""
+    """Return the published counts of a known data set, or None."""
     return ENTRIES[name].counts if name in ENTRIES else None
 
 
 def dataset_name(wish: str) -> str:
-    """Return a name for a data set of one's own that can be a file's name and is not that of a known data set."""
+    """Return a name for the data set in a folder, usable as a file name and different from known data sets.
+
+    Raises
+    ------
+    OptionError
+        `wish` has no usable character.
+    """
     name = re.sub(r"[^\w.+-]+", "-", wish).strip("-.")
     if not name:
-        raise OptionError(f"{wish!r} cannot name a data set; pass --name with letters or digits")
+        raise OptionError(f"{wish!r} is not usable as a name; pass --name with letters or digits")
     return f"{name}-folder" if name in ENTRIES else name

@@ -1,6 +1,6 @@
-"""Few-shot sampling of the CoOp protocol, to the last index.
+"""Few-shot sampling by the CoOp protocol, identical to the last index.
 
-Axes: N items of a list; the samples are positions into that list.
+Axes: N items of a list; samples are positions in that list.
 """
 
 from collections.abc import Sequence
@@ -11,34 +11,44 @@ from taskres_cache.errors import OptionError
 
 PAPER_SHOTS = (1, 2, 4, 8, 16)
 PAPER_SEEDS = (1, 2, 3)
-VAL_SHOTS_AT_MOST = 4  # the protocol never lets a few-shot method see more than four validation images a class
+VAL_SHOTS_AT_MOST = 4  # the protocol gives a few-shot method at most four validation images per class
 
 
 @dataclass(frozen=True)
 class FewShotSplit:
-    """Positions into the train and the val list of a data set, in the order in which they were drawn."""
+    """Positions in the train and val lists of a data set, in the order of the draw.
+
+    Parameters
+    ----------
+    train, val : tuple of int
+        The positions.
+    """
 
     train: tuple[int, ...]
     val: tuple[int, ...]
 
 
 def sample_few_shot(train_labels: Sequence[int], val_labels: Sequence[int], shots: int, seed: int) -> FewShotSplit:
-    """Draw `shots` train and `min(shots, 4)` val items of each class with one generator.
+    """Draw `shots` train items and `min(shots, 4)` val items per class with one generator.
 
     Parameters
     ----------
-    train_labels, val_labels : label of each item, in list order; val may be empty (ImageNet has no val split).
-    shots : train items a class.
-    seed : of `random.Random`; the val draw goes on with the generator that the train draw leaves behind.
+    train_labels, val_labels : sequence of int
+        Label of each item, in list order; val may be empty (ImageNet has no val split).
+    shots : int
+        Train items per class.
+    seed : int
+        Seed of `random.Random`. The val draw continues with the generator of the train draw.
 
     Returns
     -------
-    FewShotSplit : positions, class after class in order of first appearance.
+    FewShotSplit
+        Positions, class by class in order of first appearance.
 
     Notes
     -----
-    Source: CoOp's `generate_fewshot_dataset`. The order of the classes is that of their first appearance in the
-    list, not that of their labels; changing it changes every published index.
+    Source: CoOp's `generate_fewshot_dataset`. Classes are ordered by their first appearance in the list, not by label;
+    another order would change every published index.
     """
     rng = Random(seed)
     train = _draw(train_labels, shots, rng)
@@ -47,19 +57,19 @@ def sample_few_shot(train_labels: Sequence[int], val_labels: Sequence[int], shot
 
 
 def refuse_unusable_splits(shots: Sequence[int], seeds: Sequence[int]) -> None:
-    """Raise OptionError unless there is a shot count and a seed, and every shot count is positive."""
+    """Raise OptionError unless there are shots and seeds, and all shots are positive."""
     if not shots or not seeds or min(shots) < 1:
         raise OptionError(f"shots must be positive and seeds given, got shots {tuple(shots)} and seeds {tuple(seeds)}")
 
 
 def short_classes(train_labels: Sequence[int], shots: int) -> dict[int, int]:
-    """Return label -> number of train items, for each class that has fewer than `shots`."""
+    """Return the number of train items by label, for classes with fewer than `shots`."""
     counts = {label: len(positions) for label, positions in _positions_by_label(train_labels).items()}
     return {label: count for label, count in counts.items() if count < shots}
 
 
 def shortage_notes(classnames: Sequence[str], train_labels: Sequence[int], shots: int) -> tuple[str, ...]:
-    """Return one line for each class that has fewer than `shots` train items."""
+    """Return one line for each class with fewer than `shots` train items."""
     return tuple(
         f"class {classnames[label]!r} has {count} train images, fewer than {shots} shots; all are used"
         for label, count in short_classes(train_labels, shots).items()
@@ -67,7 +77,7 @@ def shortage_notes(classnames: Sequence[str], train_labels: Sequence[int], shots
 
 
 def _draw(labels: Sequence[int], shots: int, rng: Random) -> tuple[int, ...]:
-    """Return `shots` positions of each class, or all of a class that has fewer (in list order, drawing nothing)."""
+    """Draw `shots` positions per class; a class with fewer gives all of them in list order, without a draw."""
     drawn: list[int] = []
     for positions in _positions_by_label(labels).values():
         drawn.extend(rng.sample(positions, shots) if len(positions) >= shots else positions)
@@ -75,7 +85,7 @@ def _draw(labels: Sequence[int], shots: int, rng: Random) -> tuple[int, ...]:
 
 
 def _positions_by_label(labels: Sequence[int]) -> dict[int, list[int]]:
-    """Return label -> its positions, labels in order of first appearance."""
+    """Return the positions by label, labels in order of first appearance."""
     positions: dict[int, list[int]] = {}
     for position, label in enumerate(labels):
         positions.setdefault(int(label), []).append(position)

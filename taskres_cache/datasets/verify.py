@@ -1,4 +1,4 @@
-"""Whether a data set is complete: every image that its lists name is there and opens, and how many there are."""
+"""Check that a data set is complete: all listed images exist and can be decoded."""
 
 import os
 from collections.abc import Callable
@@ -9,17 +9,19 @@ from taskres_cache.datasets.dataset import Dataset, Item
 from taskres_cache.datasets.images import ABSENT
 from taskres_cache.datasets.paper.paper_dataset import Counts
 
-BLOCK = 256  # images that are handed to the threads at a time
+BLOCK = 256  # images per call of the threads
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What a look at every image came to.
+    """Result of checking every image.
 
     Parameters
     ----------
-    counts : classes, and images in each partition.
-    faults : item -> what is wrong with it, in list order.
+    counts : Counts
+        Number of classes, and of images per partition.
+    faults : dict of Item to str
+        What is wrong with each bad image, in list order.
     """
 
     counts: Counts
@@ -27,10 +29,18 @@ class Verification:
 
 
 def verify_dataset(dataset: Dataset, advance: Callable[[int], None]) -> Verification:
-    """Decode every image of a data set and return what is wrong; `advance` hears how many more were seen."""
+    """Decode every image of a data set; errors are returned, not raised.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The data set.
+    advance : callable
+        Called after each block with its number of images.
+    """
     items = [item for partition in dataset.partitions.values() for item in partition]
     faults: dict[Item, str] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoders let go of Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoders release the GIL
         for start in range(0, len(items), BLOCK):
             block = items[start : start + BLOCK]
             found = zip(block, threads.map(lambda item: _fault(dataset, item), block), strict=True)
@@ -40,17 +50,17 @@ def verify_dataset(dataset: Dataset, advance: Callable[[int], None]) -> Verifica
 
 
 def counts_of(dataset: Dataset) -> Counts:
-    """Return how many classes a data set has, and images in each partition."""
+    """Return the number of classes, and of images per partition."""
     sizes = {partition: len(items) for partition, items in dataset.partitions.items()}
     return Counts(len(dataset.classnames), **sizes)
 
 
 def _fault(dataset: Dataset, item: Item) -> str | None:
-    """Return what is wrong with an image; None when it opens."""
+    """Return what is wrong with an image, or None."""
     if dataset.source.stamp(item.path) == ABSENT:
-        return "not there"
+        return "missing"
     try:
         dataset.source.read(item.path)
-    except Exception as error:  # noqa: BLE001  broken files make Pillow's many decoders raise nearly anything
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise nearly any type of exception
         return " ".join(str(error).split()) or type(error).__name__
     return None

@@ -1,6 +1,6 @@
-"""Word lists that other libraries carry: ImageNet's class names and identifiers, prompt ensembles, names of models.
+"""Word lists from other libraries: ImageNet's class names and identifiers, prompt ensembles, model names.
 
-They are read from the libraries' files, since importing open_clip or timm for a list of words brings in all of torch.
+They are read from the libraries' files, because importing open_clip or timm imports torch.
 """
 
 from functools import cache
@@ -16,19 +16,19 @@ Subset = Literal["imagenet", "imagenet_a", "imagenet_r"]
 
 @cache
 def imagenet_wnids(subset: Subset = "imagenet") -> tuple[str, ...]:
-    """Return the WordNet identifiers of the 1,000 classes, or of the 200 of ImageNet-A or -R, sorted (timm's lists)."""
+    """Return the WordNet identifiers of ImageNet's 1,000 classes, or of ImageNet-A's or -R's 200, sorted (timm's)."""
     return tuple((_package("timm") / "data" / "_info" / f"{subset}_synsets.txt").read_text().split())
 
 
 @cache
 def imagenet_names() -> dict[str, str]:
-    """Return identifier -> class name, in label order (OpenAI's names, from open_clip); two names occur twice."""
+    """Return class names by identifier, in label order (OpenAI's, from open_clip); two names occur twice."""
     return dict(zip(imagenet_wnids(), _zero_shot_metadata().IMAGENET_CLASSNAMES, strict=True))
 
 
 @cache
 def clip_models() -> tuple[str, ...]:
-    """Return the names of open_clip's models and of the bundled one, sorted."""
+    """Return the names of open_clip's models and the bundled model, sorted."""
     configs = (_package("open_clip") / "model_configs").glob("*.json")
     return tuple(sorted(file.stem for file in [*configs, GLYPH_CLIP_CONFIG]))
 
@@ -41,7 +41,7 @@ def prompt_ensemble(name: str) -> tuple[str, ...]:
 
 @cache
 def _zero_shot_metadata() -> ModuleType:
-    """Return the one file of open_clip that holds nothing but word lists, loaded by itself."""
+    """Return open_clip's file of word lists, loaded without open_clip."""
     spec = spec_from_file_location("zero_shot_metadata", _package("open_clip") / "zero_shot_metadata.py")
     assert spec is not None
     assert spec.loader is not None

@@ -33,7 +33,7 @@ def find_images(made_from: Provenance, root: Path | None) -> ImageSource | None:
     orientation: Orientation = "stored" if made_from.preprocess.get("orientation") == "stored" else "exif"
     recorded = Path(made_from.images_folder) if made_from.images_folder else None
     entry = ENTRIES.get(made_from.dataset)
-    if entry is not None and not entry.lacking(root or Path(".")):
+    if entry is not None and not entry.missing(root or Path(".")):
         try:
             return entry.read(root or Path(".")).source
         except TaskresError:

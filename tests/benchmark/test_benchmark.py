@@ -271,7 +271,7 @@ def test_prompts_of_ones_own_and_the_fields_ensembles(pristine: Path, here: Path
     assert refused.status == 2
     assert "own.txt, line 2: 'a texture' must have exactly one {}" in one_line(refused)
     (here / "own.txt").write_text("\n")
-    assert "holds no template" in one_line(taskres("extract", "dtd", "--root", pristine, "--templates", "own.txt"))
+    assert "has no template" in one_line(taskres("extract", "dtd", "--root", pristine, "--templates", "own.txt"))
     unknown = taskres("extract", "dtd", "--root", pristine, "--templates", "imagenet-8")
     assert "did you mean 'imagenet-80'" in one_line(unknown)
 
@@ -342,9 +342,9 @@ def test_verify_opens_every_image_and_counts(here: Path, taskres: Taskres) -> No
         (f"jpg/{gone}", f"{file} val[1]"),
         (f"jpg/{cut}", f"{file} test[3]"),
     ]
-    assert faults[0]["fault"] == "not there"
+    assert faults[0]["fault"] == "missing"
     printed = taskres("datasets", "verify", "oxford_flowers", "--root", here)
-    assert f"jpg/{gone} ({file} val[1]): not there" in printed.out
+    assert f"jpg/{gone} ({file} val[1]): missing" in printed.out
     assert "2 images lack or do not open" in printed.err
 
 

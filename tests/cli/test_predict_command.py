@@ -230,7 +230,7 @@ def test_what_cannot_be_read_is_told_and_skipped(predict: Taskres, here: Path) -
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (("run", "bare"), 2, "nothing to predict: no image below bare"),
+        (("run", "bare"), 2, "nothing to predict: no image found in bare"),
         (("run", "one.png", "--top-k", "0"), 2, "top-k must be positive, got 0"),
         (("run", "one.png", "--top-k", "-3"), 2, "top-k must be positive, got -3"),
         (("run", "one.png", "--batch-size", "0"), 2, "batch-size must be positive"),
@@ -258,7 +258,7 @@ def test_no_image_named_is_wrong_usage(run: Path, taskres: Taskres) -> None:
     assert taskres("predict", run).status == 2
     empty = installed(run, "-")
     assert (empty.returncode, empty.stdout) == (2, b"")
-    assert empty.stderr.startswith(b"taskres: nothing to predict: no image was named; ")
+    assert empty.stderr.startswith(b"taskres: nothing to predict: no image given; ")
 
 
 def test_runs_of_local_files_and_of_imported_features(here: Path, glyph_clip: Backbone, taskres: Taskres) -> None:

@@ -1,4 +1,4 @@
-"""Image files as a person names them: folders at any depth, links, lists, doubles, and what cannot be read."""
+"""Image files as a user names them: folders at any depth, links, lists, duplicates and unreadable ones."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from tests.conftest import save_image
 
 @pytest.fixture
 def tree(here: Path) -> Path:
-    """Images at three depths, hidden ones among them, and what is none."""
+    """Images at three depths, some of them hidden, and a file that is not an image."""
     for name in ("tree/b.png", "tree/a.jpg", "tree/deep/er/C.PNG", "tree/.hidden/x.png", "tree/.y.png", "lone.png"):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         save_image(here / name, 1)
@@ -25,7 +25,7 @@ def tree(here: Path) -> Path:
 BELOW = ("tree/a.jpg", "tree/b.png", "tree/deep/er/C.PNG")
 
 
-def test_names_stand_for_files_in_their_order(tree: Path) -> None:
+def test_files_are_found_in_the_order_of_the_names(tree: Path) -> None:
     found = find_images(["lone.png", "tree", "bare", "tree/notes.txt", "gone.png", "tree/.y.png", "lone.png", "tree"])
     assert found.paths == ("lone.png", *BELOW, "tree/notes.txt", "gone.png", "tree/.y.png")
     assert (found.folders, found.empty, found.unreadable) == (("tree", "bare"), ("bare",), {})
@@ -43,14 +43,16 @@ def test_links_are_followed_and_loops_end(tree: Path) -> None:
     assert find_images(["tree"]).paths == (*BELOW, "tree/self.png", "tree/to other/z.png")
 
 
-@pytest.mark.parametrize(("names", "said"), [([], "no image was named"), (["bare", "tree/x"], "no image below bare, ")])
-def test_nothing_to_predict(tree: Path, names: list[str], said: str) -> None:
+@pytest.mark.parametrize(
+    ("names", "message"), [([], "no image given"), (["bare", "tree/x"], "no image found in bare, ")]
+)
+def test_nothing_to_predict(tree: Path, names: list[str], message: str) -> None:
     (tree / "tree" / "x").mkdir()
-    with pytest.raises(OptionError, match=f"nothing to predict: {said}.*; name image files, or folders with files in"):
+    with pytest.raises(OptionError, match=f"nothing to predict: {message}.*; pass image files, or folders with"):
         find_images(names)
 
 
-def test_a_folder_that_cannot_be_listed_is_told(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = os.scandir
 
     def refuse(folder: str):
@@ -62,7 +64,7 @@ def test_a_folder_that_cannot_be_listed_is_told(tree: Path, monkeypatch: pytest.
     found = find_images(["tree"])
     assert found.paths == BELOW[:2]
     assert found.unreadable == {"tree/deep": "Permission denied"}
-    with pytest.raises(OptionError, match=r"no image below tree/deep \(tree/deep: Permission denied\)"):
+    with pytest.raises(OptionError, match=r"no image found in tree/deep \(tree/deep: Permission denied\)"):
         find_images(["tree/deep"])
 
 
@@ -71,7 +73,7 @@ def test_lists_of_names() -> None:
     assert listed_names(stream) == ["a b.png", " lead.png", "-", os.fsdecode(b"\xff.png"), "last.png"]
 
 
-def test_reasons_are_in_the_systems_words(tree: Path) -> None:
+def test_errors_are_the_systems_messages(tree: Path) -> None:
     files = NamedFiles(Path())
     assert files.read("lone.png").size == files.read(str(tree / "lone.png")).size == (40, 30)
     os.mkfifo("pipe.png")

@@ -1,4 +1,4 @@
-"""Few-shot sampling: the order of classes, the one generator, classes that are short."""
+"""Few-shot sampling: order of classes, one generator, classes with too few images."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SPLIT = {
 
 @pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_positions_are_those_of_the_protocol(tmp_path: Path, shots: int, seed: int) -> None:
+def test_positions_match_the_protocol(tmp_path: Path, shots: int, seed: int) -> None:
     file = tmp_path / "split_zhou_Toy.json"
     file.write_text(json.dumps(SPLIT))
     split = json.loads(file.read_text())
@@ -31,8 +31,8 @@ def test_positions_are_those_of_the_protocol(tmp_path: Path, shots: int, seed: i
 
 
 def test_known_draw() -> None:
-    # The classes stand interleaved (positions 0, 3, 6... are the first), so three draws from range(6) tell all; the
-    # numbers themselves pin Python's generator, on which every published index depends.
+    # Classes are interleaved (positions 0, 3, 6, ... are the first), so three draws from range(6) give all positions.
+    # The literal numbers pin Python's generator, on which every published index depends.
     rng = Random(1)
     first, second, third = (rng.sample(range(6), 2) for _ in range(3))
     labels = [item[1] for item in SPLIT["train"]]
@@ -58,7 +58,7 @@ def test_val_takes_at_most_four() -> None:
     assert len(drawn.val) == 8
 
 
-def test_a_short_class_is_used_as_it_is_and_draws_nothing() -> None:
+def test_a_class_with_too_few_images_is_used_whole_without_a_draw() -> None:
     drawn = sample_few_shot([0, 0, 1, 1, 1, 1, 1], [], 4, 1)
     assert drawn.train[:2] == (0, 1)
     assert drawn.train[2:] == tuple(2 + n for n in Random(1).sample(range(5), 4))

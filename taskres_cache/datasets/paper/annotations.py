@@ -1,7 +1,7 @@
-"""The official annotations of the paper's data sets, as CoOp reads them; one function a data set that differs.
+"""Readers of the paper's data sets from their official annotations, as CoOp reads them; one function per layout.
 
-Each takes the data set's folder and returns its listing. Where the annotations leave the split open, it is built by
-CoOp's rule from sorted names with a fixed seed, so that everybody gets the same one.
+Each takes the data set's folder and returns its listing. If the annotations do not define a split, it is built by
+CoOp's rule from sorted names with a fixed seed, so it is the same everywhere.
 """
 
 import json
@@ -33,13 +33,16 @@ Builder = Callable[[Path], Listing]
 def build_from_class_folders(
     images: str, renamed: Mapping[str, str] | None = None, ignored: tuple[str, ...] = ()
 ) -> Builder:
-    """Return a builder for data sets that are one folder a class: labels in sorted order, each class 50/20/30.
+    """Return a builder for data sets with one folder per class: labels in sorted order, each class split 50/20/30.
 
     Parameters
     ----------
-    images : folder of the class folders.
-    renamed : folder -> class name, where they differ.
-    ignored : folders that are no classes.
+    images : str
+        Folder of the class folders.
+    renamed : mapping of str to str, optional
+        Class names by folder, where they differ.
+    ignored : tuple of str
+        Folders that are not classes.
     """
 
     def build(folder: Path) -> Listing:
@@ -55,7 +58,7 @@ def build_from_class_folders(
 
 
 def build_oxford_pets(folder: Path) -> Listing:
-    """Return the pets: `annotations/trainval.txt` and `test.txt`, lines of `<breed>_<number> <label> ...`."""
+    """Read the pets: `annotations/trainval.txt` and `test.txt`, with lines `<breed>_<number> <label> ...`."""
 
     def read(name: str) -> list[Labelled]:
         lines = []
@@ -69,7 +72,7 @@ def build_oxford_pets(folder: Path) -> Listing:
 
 
 def build_stanford_cars(folder: Path) -> Listing:
-    """Return the cars: three MATLAB files; the year at a class name's end moves to its front."""
+    """Read the cars: three MATLAB files; the year at the end of a class name moves to the front."""
     names = [str(name) for name in _records(folder / "devkit" / "cars_meta.mat", "class_names")]
 
     def read(images: str, file: Path) -> list[Labelled]:
@@ -92,11 +95,11 @@ def build_stanford_cars(folder: Path) -> Listing:
 
 
 def build_oxford_flowers(folder: Path) -> Listing:
-    """Return the flowers: `imagelabels.mat`, label of image 1, 2, ... from 1 on, and names in `cat_to_name.json`."""
+    """Read the flowers: labels, counted from 1, in `imagelabels.mat`, and their names in `cat_to_name.json`."""
     try:
         names = json.loads(read_bytes(folder / "cat_to_name.json"))
     except ValueError as error:
-        raise DatasetError(f"{folder / 'cat_to_name.json'} is no JSON ({error}); get an intact copy") from error
+        raise DatasetError(f"{folder / 'cat_to_name.json'} is not valid JSON ({error}); get an intact copy") from error
     lines = []
     for number, label in enumerate(_records(folder / "imagelabels.mat", "labels")):
         where = f"{folder.name}/imagelabels.mat labels[{number}]"
@@ -107,7 +110,7 @@ def build_oxford_flowers(folder: Path) -> Listing:
 
 
 def build_sun397(folder: Path) -> Listing:
-    """Return the scenes: `/a/airplane_cabin/sun_x.jpg` a line; of `/a/apse/indoor` the name is `indoor apse`."""
+    """Read the scenes: lines `/a/airplane_cabin/sun_x.jpg`; the class name of `/a/apse/indoor` is `indoor apse`."""
     label_of = {line: label for label, (_, line) in enumerate(read_lines(folder / "ClassName.txt"))}
 
     def read(name: str) -> list[Labelled]:
@@ -115,7 +118,7 @@ def build_sun397(folder: Path) -> Listing:
         for where, line in read_lines(folder / name):
             category = line.rpartition("/")[0]
             label = _known(where, category, label_of, "ClassName.txt")
-            words = category.split("/")[2:]  # the leading slash and the letter that categories are sorted under
+            words = category.split("/")[2:]  # without the leading slash and the initial letter
             lines.append(Labelled(f"SUN397{line}", label, " ".join(reversed(words)), where))
         return lines
 
@@ -123,7 +126,7 @@ def build_sun397(folder: Path) -> Listing:
 
 
 def build_ucf101(folder: Path) -> Listing:
-    """Return the actions: `ApplyEyeMakeup/v_x.avi 1` a line; the middle frame lies in `Apply_Eye_Makeup/v_x.jpg`."""
+    """Read the actions: lines `ApplyEyeMakeup/v_x.avi 1`; the middle frame is `Apply_Eye_Makeup/v_x.jpg`."""
     lists = folder / "ucfTrainTestlist"
     label_of = {}
     for where, line in read_lines(lists / "classInd.txt"):
@@ -144,7 +147,7 @@ def build_ucf101(folder: Path) -> Listing:
 
 
 def read_fgvc_aircraft(folder: Path) -> Listing:
-    """Return the aircraft: the official lists `images_variant_{train,val,test}.txt`, lines of `<image> <variant>`."""
+    """Read the aircraft: the official lists `images_variant_{train,val,test}.txt`, with lines `<image> <variant>`."""
     label_of = {line: label for label, (_, line) in enumerate(read_lines(folder / "variants.txt"))}
 
     def read(partition: str) -> list[Labelled]:
@@ -164,14 +167,14 @@ def _records(file: Path, name: str) -> list[Any]:
         from scipy.io import loadmat
     except ImportError as error:
         raise DatasetError(
-            f"{file} is a MATLAB file, which takes scipy to read: pip install scipy; with CoOp's split file beside it, "
-            "nobody has to read it"
+            f"{file} is a MATLAB file and needs scipy: pip install scipy; or add CoOp's split file, which makes it "
+            "unnecessary"
         ) from error
     try:
         records = loadmat(file, simplify_cells=True)[name]
-    except Exception as error:  # scipy raises anything from OSError to its own for a damaged file
+    except Exception as error:  # scipy raises many types of exception for a damaged file
         raise DatasetError(
-            f"{file} cannot be read as a MATLAB file with {name!r} ({error}); get an intact copy"
+            f"could not read {name!r} from the MATLAB file {file} ({error}); get an intact copy"
         ) from error
     return [records] if isinstance(records, dict | str) else list(records)
 
@@ -184,13 +187,13 @@ def _fields(where: str, line: str, count: int, expected: str) -> list[str]:
 
 
 def _label(where: str, text: str) -> int:
-    """Return a label that is written from 1 on."""
+    """Return a label that is counted from 1 in the file."""
     if not text.isdecimal() or int(text) < 1:
-        raise DatasetError(f"{where}: expected a label from 1 on, got {text!r}; get an intact copy")
+        raise DatasetError(f"{where}: expected a label of 1 or more, got {text!r}; get an intact copy")
     return int(text) - 1
 
 
 def _known(where: str, name: str, label_of: Mapping[str, int], file: str) -> int:
     if name not in label_of:
-        raise DatasetError(f"{where}: class {name!r} has no name in {file}; get intact copies of both")
+        raise DatasetError(f"{where}: class {name!r} is not in {file}; get intact copies of both")
     return label_of[name]

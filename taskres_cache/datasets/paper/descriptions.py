@@ -1,4 +1,4 @@
-"""The paper's 11 data sets and the 4 shifted ones, described as data: folders, files, prompts, published counts.
+"""The paper's 11 data sets and the 4 shifted ones: folders, files, prompts, published counts.
 
 Prompts are CLIP's hand-written ones, as in CoOp, Tip-Adapter and TaskRes. Counts are those of CoOp's split files (Zhou
 et al., IJCV 2022, appendix) and of the shifted sets' own papers.
@@ -55,7 +55,7 @@ PAPER_DATASETS = (
         images=("101_ObjectCategories",),
         counts=Counts(100, 4128, 1649, 2465),
         home="https://data.caltech.edu/records/mzrjq-6wc02",
-        files=("caltech-101.zip, of it 101_ObjectCategories.tar.gz, unpacked to 101_ObjectCategories/",),
+        files=("caltech-101.zip; unpack 101_ObjectCategories.tar.gz in it to 101_ObjectCategories/",),
         read=build_from_class_folders(
             "101_ObjectCategories",
             {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"},
@@ -87,8 +87,8 @@ PAPER_DATASETS = (
         home="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
         files=(
             "cars_train.tgz and cars_test.tgz, unpacked to cars_train/ and cars_test/",
-            "car_devkit.tgz, unpacked to devkit/ (not needed beside the split file)",
-            "cars_test_annos_withlabels.mat (not needed beside the split file)",
+            "car_devkit.tgz, unpacked to devkit/ (not needed with the split file)",
+            "cars_test_annos_withlabels.mat (not needed with the split file)",
         ),
         read=build_stanford_cars,
         read_from=("devkit/cars_meta.mat", "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat"),
@@ -103,7 +103,7 @@ PAPER_DATASETS = (
         home="https://www.robots.ox.ac.uk/~vgg/data/flowers/102",
         files=(
             "102flowers.tgz, unpacked to jpg/",
-            "imagelabels.mat, and cat_to_name.json from CoOp's page (not needed beside the split file)",
+            "imagelabels.mat, and cat_to_name.json from CoOp's page (not needed with the split file)",
         ),
         read=build_oxford_flowers,
         read_from=("imagelabels.mat", "cat_to_name.json"),
@@ -132,7 +132,7 @@ PAPER_DATASETS = (
         images=("images",),
         counts=Counts(100, 3334, 3333, 3333),
         home="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
-        files=("fgvc-aircraft-2013b.tar.gz, of it what is in data/",),
+        files=("fgvc-aircraft-2013b.tar.gz; only the contents of data/ are needed",),
         read=read_fgvc_aircraft,
         read_from=("variants.txt", *(f"images_variant_{part}.txt" for part in ("train", "val", "test"))),
         templates=("a photo of a {}, a type of aircraft.",),
@@ -146,7 +146,7 @@ PAPER_DATASETS = (
         home="https://vision.princeton.edu/projects/2010/SUN",
         files=(
             "SUN397.tar.gz, unpacked to SUN397/",
-            "Partitions.zip, unpacked beside it (not needed beside the split file)",
+            "Partitions.zip, unpacked next to it (not needed with the split file)",
         ),
         read=build_sun397,
         read_from=("ClassName.txt", "Training_01.txt", "Testing_01.txt"),
@@ -200,7 +200,7 @@ PAPER_DATASETS = (
         home="https://www.crcv.ucf.edu/data/UCF101.php",
         files=(
             f"UCF-101-midframes.zip, linked from {SPLIT_FILES}, unpacked to UCF-101-midframes/",
-            "UCF101TrainTestSplits-RecognitionTask.zip, unpacked (not needed beside the split file)",
+            "UCF101TrainTestSplits-RecognitionTask.zip, unpacked (not needed with the split file)",
         ),
         read=build_ucf101,
         read_from=tuple(f"ucfTrainTestlist/{name}.txt" for name in ("classInd", "trainlist01", "testlist01")),
@@ -210,7 +210,7 @@ PAPER_DATASETS = (
     ),
     PaperDataset(
         name="imagenetv2",
-        title="ImageNet's classes photographed anew; test only",
+        title="new photos of ImageNet's classes; test only",
         folder="imagenetv2",
         images=("imagenetv2-matched-frequency-format-val",),
         counts=Counts(1000, 0, 0, 10_000),

@@ -1,4 +1,4 @@
-"""ImageNet and its kin: a folder for each class, named by WordNet identifier (wnid) or by class index."""
+"""ImageNet and its shifted test sets: one folder per class, named by WordNet identifier (wnid) or class index."""
 
 import os
 from pathlib import Path
@@ -14,16 +14,18 @@ CLASSNAMES_FILE = "classnames.txt"
 
 
 def read_imagenet(folder: Path) -> Listing:
-    """Return ImageNet: the official val set is the test part, and there is no val part (CoOp's protocol).
+    """Read ImageNet: the official val set is the test partition, and val is empty (CoOp's protocol).
 
-    Labels are the sorted wnids of the train folders, images sorted by name. CoOp takes them as the file system lists
-    them, so that its few-shot draws differ from machine to machine here; these do not.
+    Labels are the sorted wnids of the train folders, and images are sorted by name. CoOp uses the order of the file
+    system, so its few-shot draws differ between machines; these do not.
     """
     wnids = _class_folders(folder / TRAIN_FOLDER)
     tested = _class_folders(folder / VAL_FOLDER)
     stray = next((wnid for wnid in tested if wnid not in wnids), None)
     if stray is not None:
-        raise DatasetError(f"{folder / VAL_FOLDER / stray} has no counterpart in {folder / TRAIN_FOLDER}; unpack both")
+        raise DatasetError(
+            f"{folder / VAL_FOLDER / stray} has no counterpart in {folder / TRAIN_FOLDER}; unpack both archives"
+        )
     names = class_names(folder)
     return Listing(
         train=_items(folder, TRAIN_FOLDER, wnids, wnids),
@@ -36,7 +38,7 @@ def read_imagenet(folder: Path) -> Listing:
 
 
 def read_wnid_folders(folder: Path, images: str) -> Listing:
-    """Return a shifted test set with a folder for each wnid: all of ImageNet's (Sketch) or 200 of them (A, R)."""
+    """Read a shifted test set with one folder per wnid: all of ImageNet's (Sketch) or 200 of them (A, R)."""
     wnids = _class_folders(folder / images)
     names = class_names(folder)
     classnames = tuple(_name_of(wnid, names, folder / images / wnid) for wnid in wnids)
@@ -44,20 +46,22 @@ def read_wnid_folders(folder: Path, images: str) -> Listing:
 
 
 def read_index_folders(folder: Path, images: str) -> Listing:
-    """Return a shifted test set with folders named by class index, 0 to 999, into the class names (ImageNetV2)."""
+    """Read a shifted test set with folders named by class index, 0 to 999 (ImageNetV2)."""
     names = class_names(folder)
     wnids = list(names)
     found = _class_folders(folder / images)
     stray = next((name for name in found if not name.isdecimal() or int(name) >= len(wnids)), None)
     if stray is not None:
-        raise DatasetError(f"{folder / images / stray}: expected folders named 0 to {len(wnids) - 1}, as unpacked")
+        raise DatasetError(
+            f"{folder / images / stray}: expected folders 0 to {len(wnids) - 1}; unpack the archive again"
+        )
     found.sort(key=int)
     class_ids = tuple(wnids[int(name)] for name in found)
     return _test_only(_items(folder, images, found, found), tuple(names[wnid] for wnid in class_ids), class_ids)
 
 
 def class_names(folder: Path) -> dict[str, str]:
-    """Return wnid -> class name in label order: from CoOp's `classnames.txt` where there is one, else OpenAI's list."""
+    """Return class names by wnid, in label order, from CoOp's `classnames.txt` if it exists, else OpenAI's list."""
     file = folder / CLASSNAMES_FILE
     if not file.is_file():
         return imagenet_names()
@@ -67,7 +71,7 @@ def class_names(folder: Path) -> dict[str, str]:
         if not name.strip():
             raise DatasetError(f"{where}: {wnid} has no class name; expected lines such as 'n01440764 tench'")
         if wnid in names:
-            raise DatasetError(f"{where}: {wnid} is named a second time; one line a class")
+            raise DatasetError(f"{where}: {wnid} is listed twice; expected one line per class")
         names[wnid] = name.strip()
     return names
 
@@ -77,19 +81,19 @@ def _test_only(test: tuple[Item, ...], classnames: tuple[str, ...], class_ids: t
 
 
 def _class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted, hidden ones left out; there must be one."""
+    """Return the sorted names of the folders in a folder, without hidden ones; there must be one."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
-        raise DatasetError(f"{folder} cannot be read ({error.strerror}); unpack the images there") from error
+        raise DatasetError(f"could not read {folder} ({error.strerror}); unpack the images there") from error
     if not found:
-        raise DatasetError(f"{folder} has no folder a class (n01440764, ...); sort the images into such folders")
+        raise DatasetError(f"{folder} has no class folders (n01440764, ...); sort the images into one folder per class")
     return found
 
 
 def _items(folder: Path, images: str, found: list[str], classes: list[str]) -> tuple[Item, ...]:
-    """Return the images of class folders, class after class, sorted by name."""
+    """Return the images of class folders, class by class, sorted by name."""
     label_of = {name: label for label, name in enumerate(classes)}
     items: list[Item] = []
     for name in found:
@@ -101,6 +105,6 @@ def _items(folder: Path, images: str, found: list[str], classes: list[str]) -> t
 def _name_of(wnid: str, names: dict[str, str], where: Path) -> str:
     if wnid not in names:
         raise DatasetError(
-            f"{where}: {wnid} has no class name in {CLASSNAMES_FILE} or ImageNet's list; remove or name it"
+            f"{where}: {wnid} has no class name in {CLASSNAMES_FILE} or ImageNet's list; add one or remove the folder"
         )
     return names[wnid]

@@ -1,6 +1,6 @@
-"""What every reader of a data set's lists comes to: labelled paths, each with the place that names it.
+"""Lists of labelled paths, the result of every reader, with the file and line that each entry comes from.
 
-CoOp's split files are such lists; where one is missing, its two ways of splitting are here, with a seed.
+CoOp's split files are such lists. Its two ways of splitting, for data sets without a split file, are here with a seed.
 """
 
 import json
@@ -14,13 +14,25 @@ from typing import Any, NamedTuple
 from taskres_cache.datasets.dataset import PARTITIONS, Item
 from taskres_cache.errors import DatasetError
 
-BUILD_SEED = 0  # of splits that are built here; CoOp's own took whatever the process-wide generator said
+BUILD_SEED = 0  # seed of splits built here; CoOp used the global generator in an unknown state
 VAL_SHARE = 0.2
 TRAIN_SHARE = 0.5
 
 
 class Labelled(NamedTuple):
-    """One line of a list: the image's path, its label and class name, and the file and line or key that say so."""
+    """One entry of a list.
+
+    Parameters
+    ----------
+    path : str
+        Path of the image.
+    label : int
+        Position of the class.
+    classname : str
+        Name of the class.
+    where : str
+        File and line or key of the entry.
+    """
 
     path: str
     label: int
@@ -30,7 +42,7 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """A data set's lists before they become a `Dataset`, whose fields of the same names these are."""
+    """Lists of a data set; the fields are those of `Dataset`."""
 
     train: tuple[Item, ...]
     val: tuple[Item, ...]
@@ -45,9 +57,14 @@ def listing_of(
     val: Sequence[Labelled],
     test: Sequence[Labelled],
     split: str,
-    notes: tuple[str, ...] = (),
 ) -> Listing:
-    """Return labelled paths as a listing; raises DatasetError for labels that have no name, or two."""
+    """Return the listing of labelled paths.
+
+    Raises
+    ------
+    DatasetError
+        A label has no name, or more than one.
+    """
     classnames = _classnames([*train, *val, *test])
     trains, vals, tests = (
         tuple(Item(line.path, line.label, line.where) for line in part) for part in (train, val, test)
@@ -56,22 +73,25 @@ def listing_of(
 
 
 def read_split_file(file: Path, image_folder: str) -> Listing:
-    """Return the listing in one of CoOp's `split_zhou_*.json` files.
+    """Read one of CoOp's `split_zhou_*.json` files.
 
     Parameters
     ----------
-    file : `{"train": [[path, label, classname], ...], "val": ..., "test": ...}`.
-    image_folder : what the file's paths are relative to, as seen from the data set's folder; "" for that itself.
+    file : Path
+        `{"train": [[path, label, classname], ...], "val": ..., "test": ...}`.
+    image_folder : str
+        Folder of the file's paths, relative to the data set's folder; "" for that folder itself.
 
     Raises
     ------
-    DatasetError : no such structure; names the file, the key and the position.
+    DatasetError
+        The file has another structure; the message names the file, the key and the position.
     """
     content = read_bytes(file)
     try:
         lists = json.loads(content)
     except ValueError as error:
-        raise DatasetError(f"{file} is no JSON ({error}); get an intact copy") from error
+        raise DatasetError(f"{file} is not valid JSON ({error}); get an intact copy") from error
     if not isinstance(lists, dict) or any(not isinstance(lists.get(part), list) for part in PARTITIONS):
         raise DatasetError(f"{file}: expected the keys train, val and test with a list each; get an intact copy")
     train, val, test = (
@@ -85,7 +105,7 @@ def read_split_file(file: Path, image_folder: str) -> Listing:
 
 
 def split_trainval(lines: Sequence[Labelled], seed: int = BUILD_SEED) -> tuple[list[Labelled], list[Labelled]]:
-    """Return train and val: of each label, in order of first appearance, a shuffled fifth is val (CoOp's rule)."""
+    """Split into train and val: a shuffled fifth of each class, in order of first appearance, is val (CoOp's rule)."""
     rng = Random(seed)
     train: list[Labelled] = []
     val: list[Labelled] = []
@@ -100,7 +120,7 @@ def split_trainval(lines: Sequence[Labelled], seed: int = BUILD_SEED) -> tuple[l
 def split_each_class(
     lines: Sequence[Labelled], seed: int = BUILD_SEED
 ) -> tuple[list[Labelled], list[Labelled], list[Labelled]]:
-    """Return train, val and test: of each label, shuffled, 50 %, 20 % and the rest (CoOp's rule)."""
+    """Split into train, val and test: each class is shuffled, then 50 %, 20 % and the rest (CoOp's rule)."""
     rng = Random(seed)
     train: list[Labelled] = []
     val: list[Labelled] = []
@@ -116,17 +136,17 @@ def split_each_class(
 
 
 def read_bytes(file: Path) -> bytes:
-    """Return a file's content; raises DatasetError when it cannot be read."""
+    """Return a file's content; raises DatasetError if it could not be read."""
     try:
         return file.read_bytes()
     except OSError as error:
         raise DatasetError(
-            f"{file} cannot be read ({error.strerror}); `taskres datasets` says where it comes from"
+            f"could not read {file} ({error.strerror}); `taskres datasets` shows where to get it"
         ) from error
 
 
 def read_lines(file: Path) -> list[tuple[str, str]]:
-    """Return (where, line) of each line that is not empty; raises DatasetError when the file cannot be read."""
+    """Return (where, line) for each non-empty line; raises DatasetError if the file could not be read."""
     try:
         text = read_bytes(file).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -136,12 +156,12 @@ def read_lines(file: Path) -> list[tuple[str, str]]:
 
 
 def short(file: Path) -> str:
-    """Return a file's name with that of its folder, for messages."""
+    """Return the names of a file and its folder, for messages."""
     return f"{file.parent.name}/{file.name}"
 
 
 def joined(folder: str, path: str) -> str:
-    """Return a path below a folder, either of which may be empty, with forward slashes."""
+    """Return folder and path joined by a slash; the folder may be empty."""
     return f"{folder}/{path}" if folder else path
 
 
@@ -149,33 +169,33 @@ def _split_line(entry: Any, where: str, image_folder: str) -> Labelled:
     match entry:
         case [str(path), int() | str() as label, str(classname)] if str(label).isdecimal():
             return Labelled(joined(image_folder, path), int(label), classname, where)
-    raise DatasetError(f"{where}: expected [path, label, class name], got {json.dumps(entry)[:100]}; mend the file")
+    raise DatasetError(f"{where}: expected [path, label, class name], got {json.dumps(entry)[:100]}; fix the file")
 
 
 def _classnames(lines: Iterable[Labelled]) -> tuple[str, ...]:
-    """Return the class names in label order; every label from 0 on must have exactly one."""
+    """Return the class names in label order; every label must have exactly one."""
     first: dict[int, Labelled] = {}
     for line in lines:
         named = first.setdefault(line.label, line)
         if not line.classname.strip():
-            raise DatasetError(f"{line.where}: {line.path} has label {line.label} and no class name; mend the list")
+            raise DatasetError(f"{line.where}: {line.path} has label {line.label} and no class name; fix the list")
         if named.classname != line.classname:
             raise DatasetError(
                 f"{line.where}: label {line.label} is {line.classname!r} here and {named.classname!r} in "
-                f"{named.where}; one label has one name: mend the list"
+                f"{named.where}, expected one name per label; fix the list"
             )
     unnamed = next((label for label in range(len(first)) if label not in first), None)
     if unnamed is not None:
         last = first[max(first)]
         raise DatasetError(
-            f"{last.where}: label {last.label}, but no entry has label {unnamed}, so that this class has no name; "
-            "labels count from 0 without gaps: mend the list"
+            f"{last.where} has label {last.label}, but no entry has label {unnamed}; labels must count from 0 without "
+            "gaps: fix the list"
         )
     return tuple(first[label].classname for label in range(len(first)))
 
 
 def _by_label(lines: Sequence[Labelled]) -> dict[int, list[Labelled]]:
-    """Return label -> its lines, labels in order of first appearance."""
+    """Return the lines by label, labels in order of first appearance."""
     grouped: dict[int, list[Labelled]] = {}
     for line in lines:
         grouped.setdefault(line.label, []).append(line)

@@ -1,4 +1,4 @@
-"""How a data set of the benchmark lies below the root: what it needs, what it lacks, how it is read.
+"""A data set of the benchmark: its files below the root, what is missing, and how it is read.
 
 The layouts are those of CoOp's DATASETS.md.
 """
@@ -19,7 +19,13 @@ PHOTO = ("a photo of a {}.",)
 
 @dataclass(frozen=True)
 class Counts:
-    """How many classes, and images in each partition."""
+    """Number of classes, and of images per partition.
+
+    Parameters
+    ----------
+    classes, train, val, test : int
+        The numbers.
+    """
 
     classes: int
     train: int
@@ -33,17 +39,30 @@ class PaperDataset:
 
     Parameters
     ----------
-    name, title : the name on the command line, and what it is.
-    folder : below the root.
-    images : folders of images that must be there, below `folder`.
-    counts : as published.
-    home : the page that it comes from.
-    files : what to download there, one line each.
-    read : takes the folder; the reader of data sets without a split file, or what builds the split where it is missing.
-    read_from : files that `read` reads, below `folder`.
-    split_file : CoOp's, where it has one.
-    split_prefix : what the split file's paths are relative to, below `folder`.
-    templates, recipe : prompts, and the paper's recipe for it.
+    name, title : str
+        Name on the command line, and description.
+    folder : str
+        Folder below the root.
+    images : tuple of str
+        Required folders of images, below `folder`.
+    counts : Counts
+        Published counts.
+    home : str
+        Home page.
+    files : tuple of str
+        What to download there, one line per file.
+    read : callable
+        Takes the folder and returns the listing, if there is no split file.
+    read_from : tuple of str
+        Files that `read` needs, below `folder`.
+    split_file : str or None
+        Name of CoOp's split file.
+    split_prefix : str
+        Folder of the split file's paths, below `folder`.
+    templates : tuple of str
+        Prompts with one `{}` each.
+    recipe : Recipe
+        The paper's recipe for the data set.
     """
 
     name: str
@@ -61,13 +80,19 @@ class PaperDataset:
     recipe: Recipe = field(default_factory=Recipe)
 
     def dataset(self, root: Path) -> Dataset:
-        """Return the data set below a root; raises DatasetError when it lacks something or its lists are wrong."""
+        """Read the data set below a root.
+
+        Raises
+        ------
+        DatasetError
+            Files are missing, or the lists are invalid.
+        """
         folder = root / self.folder
-        lacking = self.lacking(root)
-        if lacking:
+        missing = self.missing(root)
+        if missing:
             raise DatasetError(
-                f"data set {self.name!r} lacks {', '.join(str(root / path) for path in lacking)}; it comes from "
-                f"{self.home}: `taskres datasets --root {root}` tells the steps"
+                f"data set {self.name!r} is incomplete, missing {', '.join(str(root / path) for path in missing)}; get "
+                f"it from {self.home} (steps: taskres datasets --root {root})"
             )
         listing = self._listing(folder)
         return Dataset(
@@ -84,30 +109,35 @@ class PaperDataset:
             notes=self.warnings(root),
         )
 
-    def lacking(self, root: Path) -> tuple[str, ...]:
-        """Return what lacks, as paths below the root; empty when the data set can be read."""
+    def missing(self, root: Path) -> tuple[str, ...]:
+        """Return missing paths below the root; empty if the data set can be read."""
         if not (root / self.folder).is_dir():
             return (f"{self.folder}/",)
         wanted = [f"{name}/" for name in self.images]
         if not self._has_split_file(root):
-            files_lacking = [name for name in self.read_from if not (root / self.folder / name).is_file()]
-            # One missing split file says more than three missing annotation files.
-            wanted += [self.split_file] if files_lacking and self.split_file else files_lacking
+            files_missing = [name for name in self.read_from if not (root / self.folder / name).is_file()]
+            # One missing split file is easier to get than three annotation files.
+            wanted += [self.split_file] if files_missing and self.split_file else files_missing
         return tuple(f"{self.folder}/{name}" for name in wanted if not (root / self.folder / name).exists())
 
     def warnings(self, root: Path) -> tuple[str, ...]:
-        """Return what a user should know of a data set that can be read: that its split is not the published one."""
+        """Return a warning if the data set can be read but its split is not the published one."""
         if self.split_file is None or self._has_split_file(root):
             return ()
         return (
             f"{self.folder}/{self.split_file} is missing: the split is built from the annotations and is not the "
-            f"published one; for numbers that compare, get the file: {SPLIT_FILES}",
+            f"published one; for comparable numbers, get the file: {SPLIT_FILES}",
         )
 
     def steps(self, root: Path) -> tuple[str, ...]:
-        """Return how to get the data set, one line a step."""
+        """Return how to get the data set, one line per step."""
         split = (f"put {self.split_file} there, linked from {SPLIT_FILES}",) if self.split_file else ()
-        return (f"home: {self.home}", *(f"get {line}" for line in self.files), f"into {root / self.folder}", *split)
+        return (
+            f"home: {self.home}",
+            *(f"get {line}" for line in self.files),
+            f"into {root / self.folder}",
+            *split,
+        )
 
     def _has_split_file(self, root: Path) -> bool:
         return self.split_file is not None and (root / self.folder / self.split_file).is_file()

@@ -1,4 +1,4 @@
-"""The paper's data sets in miniature: true folder layouts, real image files, annotations in the official formats.
+"""The paper's data sets in miniature: real folder layouts, real image files, annotations in the official formats.
 
 Each writer fills a folder below a root and returns what a reader must find, in the order of the official lists.
 """
@@ -14,13 +14,13 @@ from PIL import Image
 from scipy.io import savemat
 
 PER_CLASS = 10
-MISSILES = ("n03773504", "n04008634")  # two of ImageNet's classes of one name
+MISSILES = ("n03773504", "n04008634")  # two ImageNet classes with the same name
 WNIDS = ("n01518878", "n01530575", *MISSILES)
-INDEX_OF = {"n01518878": 9, "n01530575": 10, "n03773504": 657, "n04008634": 744}  # as words, "10" is before "9"
+INDEX_OF = {"n01518878": 9, "n01530575": 10, "n03773504": 657, "n04008634": 744}  # as text, "10" sorts before "9"
 
 
 class Line(NamedTuple):
-    """One image as the official annotations have it; `part` is empty where they say none."""
+    """One image in the official annotations; `part` is empty if they do not define a split."""
 
     path: str
     label: int
@@ -32,7 +32,7 @@ Writer = Callable[[Path], list[Line]]
 
 
 def write_images(folder: Path, lines: Sequence[Line]) -> None:
-    """Write a small real image of its own for each line, in its class's colour with noise on it."""
+    """Write a small real image for each line: the colour of its class with noise."""
     for number, line in enumerate(lines):
         rng = np.random.default_rng([number, line.label])
         colour = np.random.default_rng(line.label).integers(0, 256, 3)
@@ -43,7 +43,7 @@ def write_images(folder: Path, lines: Sequence[Line]) -> None:
 
 
 def write_split_file(file: Path, lines: Sequence[Line], prefix: str, seed: int = 0) -> dict[str, list[list]]:
-    """Write CoOp's split file of the lines, 5 train, 2 val and 3 test images a class, classes in a shuffled order."""
+    """Write CoOp's split file of the lines: 5 train, 2 val and 3 test images per class, classes shuffled."""
     rng = Random(seed)
     labels = sorted({line.label for line in lines})
     rng.shuffle(labels)
@@ -61,7 +61,7 @@ def write_split_file(file: Path, lines: Sequence[Line], prefix: str, seed: int =
 def class_folders(
     images: str, names: dict[str, str], file: str = "{folder}_{number:04}.jpg", ignored: Sequence[str] = ()
 ) -> Writer:
-    """Return a writer of a data set that is one folder a class; `names` is folder -> class name."""
+    """Return a writer for a data set with one folder per class; `names` maps folders to class names."""
 
     def write(folder: Path) -> list[Line]:
         lines = [
@@ -191,7 +191,7 @@ def write_imagenet(folder: Path) -> list[Line]:
 
 
 def shifted(images: str, wnids: Sequence[str], suffix: str = "jpg") -> Writer:
-    """Return a writer of a shifted test set with a folder for each wnid, and the README that A and R bring along."""
+    """Return a writer for a shifted test set with one folder per wnid, and the README of ImageNet-A and -R."""
     names = dict(zip(WNIDS, ("ostrich", "brambling", "missile", "missile"), strict=True))
 
     def write(folder: Path) -> list[Line]:
@@ -231,7 +231,7 @@ SAME_NAMES = {
     "dtd": ["banded", "blotchy", "zigzagged", "woven"],
 }
 
-# name -> folder below the root, split file and what its paths are relative to (or nothing), writer
+# name -> folder below the root, split file and the folder of its paths (or None), writer
 LAYOUTS: dict[str, tuple[str, tuple[str, str] | None, Writer]] = {
     "imagenet": ("imagenet", None, write_imagenet),
     "caltech101": (
@@ -276,7 +276,7 @@ def write_miniature(name: str, root: Path) -> list[Line]:
 
 
 def write_miniature_with_split(name: str, root: Path) -> dict[str, list[list]]:
-    """Write one data set with its split file below a root; return what is in the file."""
+    """Write one data set with its split file below a root; return the content of the file."""
     folder, split_file, _ = LAYOUTS[name]
     assert split_file is not None
     lines = write_miniature(name, root)
@@ -284,6 +284,6 @@ def write_miniature_with_split(name: str, root: Path) -> dict[str, list[list]]:
 
 
 def write_all(root: Path) -> None:
-    """Write all fifteen below a root, with the split files that they have."""
+    """Write all fifteen below a root, with their split files."""
     for name in LAYOUTS:
         (write_miniature_with_split if name in WITH_SPLIT_FILE else write_miniature)(name, root)

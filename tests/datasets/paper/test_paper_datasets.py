@@ -1,4 +1,4 @@
-"""The readers of the paper's data sets, each against a miniature in the true layout."""
+"""The readers of the paper's data sets, each on a miniature with the real layout."""
 
 import json
 import random
@@ -35,7 +35,7 @@ def official(lines: list[Line], part: str) -> list[tuple[str, int, str]]:
 
 
 @pytest.mark.parametrize("name", WITH_SPLIT_FILE)
-def test_a_split_file_is_taken_to_the_last_position(name: str, tmp_path: Path) -> None:
+def test_a_split_file_is_read_to_the_last_position(name: str, tmp_path: Path) -> None:
     split = write_miniature_with_split(name, tmp_path)
     folder, (file, prefix), _ = LAYOUTS[name]
     dataset = load_dataset(name, tmp_path)
@@ -69,7 +69,7 @@ def test_without_its_split_file_a_split_is_built(name: str, tmp_path: Path) -> N
     assert dataset.split.startswith("built: ")
 
 
-def test_a_built_split_is_shuffled_with_a_seed_of_its_own(tmp_path: Path) -> None:
+def test_a_built_split_has_its_own_seed(tmp_path: Path) -> None:
     lines = write_miniature("dtd", tmp_path)
     random.seed(5)
     before = random.getstate()
@@ -106,7 +106,7 @@ def test_imagenet_is_tested_on_its_val_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"])
-def test_shifted_sets_are_there_to_be_tested_on(name: str, tmp_path: Path) -> None:
+def test_shifted_sets_are_test_only(name: str, tmp_path: Path) -> None:
     lines = write_miniature(name, tmp_path)
     dataset = load_dataset(name, tmp_path)
     assert dataset.test_only
@@ -115,19 +115,19 @@ def test_shifted_sets_are_there_to_be_tested_on(name: str, tmp_path: Path) -> No
     assert dataset.class_ids == wanted
 
 
-def test_classnames_file_wins_over_the_list(tmp_path: Path) -> None:
+def test_the_classnames_file_takes_precedence(tmp_path: Path) -> None:
     write_miniature("imagenet", tmp_path)
     write_miniature("imagenetv2", tmp_path)
     named = "".join(f"{wnid} own {number}\n" for number, wnid in enumerate(sorted(WNIDS)))
     (tmp_path / "imagenet" / "classnames.txt").write_text(named)
     assert load_dataset("imagenet", tmp_path).classnames == ("own 0", "own 1", "own 2", "own 3")
-    # Folder names of ImageNetV2 count the lines of its own file.
+    # Folder names of ImageNetV2 are line numbers of its own file.
     names = [f"{wnid} {name}" for wnid, name in imagenet_names().items()]
     (tmp_path / "imagenetv2" / "classnames.txt").write_text("\n".join([*names[:10], "n01530575 finch", *names[11:]]))
     assert load_dataset("imagenetv2", tmp_path).classnames == ("ostrich", "finch", "missile", "missile")
 
 
-def test_the_lists_of_the_libraries() -> None:
+def test_word_lists_of_the_libraries() -> None:
     names = imagenet_names()
     assert (len(names), list(names) == sorted(names)) == (1000, True)
     assert (names["n01440764"], names["n02134084"], names["n15075141"]) == ("tench", "polar bear", "toilet paper")
@@ -158,12 +158,12 @@ def test_prompts_are_the_papers(name: str, template: str, tmp_path: Path) -> Non
     assert load_dataset(name, tmp_path).templates == (template,)
 
 
-def test_flowers_have_an_alpha_of_their_own(tmp_path: Path) -> None:
+def test_flowers_have_their_own_alpha(tmp_path: Path) -> None:
     write_miniature("oxford_flowers", tmp_path)
     assert load_dataset("oxford_flowers", tmp_path).recipe == Recipe(alpha=1.0)
 
 
-def test_the_papers_readers_do_not_turn_images(tmp_path: Path) -> None:
+def test_the_papers_data_sets_are_read_as_stored(tmp_path: Path) -> None:
     write_miniature("dtd", tmp_path)
     assert load_dataset("dtd", tmp_path).source.orientation == "stored"
 
@@ -180,7 +180,7 @@ def test_published_counts() -> None:
     assert issued["stanford_cars"] == (6509, 1635, 8041)
 
 
-# What is wrong is said in one line, with the file and the line or key.
+# Error messages are one line, with the file and the line or key.
 
 
 def changed_split(name: str, root: Path, part: str, position: int, entry: list) -> None:
@@ -195,7 +195,7 @@ def changed_split(name: str, root: Path, part: str, position: int, entry: list) 
     [
         (["a.jpg", 0, ""], r"Caltech101.json val\[1\]: .*a.jpg has label 0 and no class name"),
         (["a.jpg", 0, "other"], r"Caltech101.json val\[1\]: label 0 is 'other' here and 'face' in caltech-101/split"),
-        (["a.jpg", 9, "kite"], r"Caltech101.json val\[1\]: label 9, but no entry has label 4, .* no name"),
+        (["a.jpg", 9, "kite"], r"Caltech101.json val\[1\] has label 9, but no entry has label 4"),
         (["a.jpg", 0], r"Caltech101.json val\[1\]: expected \[path, label, class name\], got \[\"a.jpg\", 0\]"),
         (["a.jpg", -1, "face"], r"val\[1\]: expected \[path, label, class name\]"),
         (["a.jpg", True, "face"], r"val\[1\]: expected \[path, label, class name\]"),
@@ -218,9 +218,10 @@ def test_an_image_in_two_partitions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is no JSON"), ("[]", "expected the keys train, val"), ('{"train": []}', "val")]
+    ("content", "message"),
+    [("{", "is not valid JSON"), ("[]", "expected the keys train, val"), ('{"train": []}', "val")],
 )
-def test_a_file_that_is_no_split_file(content: str, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_split_file(content: str, message: str, tmp_path: Path) -> None:
     write_miniature("dtd", tmp_path)
     (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(content)
     with pytest.raises(DatasetError, match=message):
@@ -236,15 +237,15 @@ def damaged(file: str, content: str, message: str) -> object:
     [
         damaged("oxford_pets/annotations/test.txt", "Abyssinian_1 1\n", "test.txt line 1: expected <breed>_<number>"),
         damaged("oxford_pets/annotations/trainval.txt", "Abyssinian_1 0 1 1", "trainval.txt line 1: expected a label"),
-        damaged("stanford_cars/devkit/cars_train_annos.mat", "no", "cannot be read as a MATLAB file"),
+        damaged("stanford_cars/devkit/cars_train_annos.mat", "no", "could not read 'annotations' from the MATLAB file"),
         damaged("oxford_flowers/cat_to_name.json", '{"1": "rose"}', r"labels\[0\]: cat_to_name.json has no name"),
-        damaged("oxford_flowers/cat_to_name.json", "{", "cat_to_name.json is no JSON"),
-        damaged("sun397/Testing_01.txt", "/a/abbey/1.jpg\n\n/z/zoo/2.jpg", "line 3: class '/z/zoo' has no name"),
-        damaged("ucf101/ucfTrainTestlist/testlist01.txt", "Kiting/v.avi", "line 1: class 'Kiting' has no name in cla"),
+        damaged("oxford_flowers/cat_to_name.json", "{", "cat_to_name.json is not valid JSON"),
+        damaged("sun397/Testing_01.txt", "/a/abbey/1.jpg\n\n/z/zoo/2.jpg", "line 3: class '/z/zoo' is not in Class"),
+        damaged("ucf101/ucfTrainTestlist/testlist01.txt", "Kiting/v.avi", "line 1: class 'Kiting' is not in cla"),
         damaged("ucf101/ucfTrainTestlist/classInd.txt", "Archery", "classInd.txt line 1: expected <label> <action>"),
-        damaged("fgvc_aircraft/images_variant_val.txt", "1 A400M", "val.txt line 1: class 'A400M' has no name in var"),
+        damaged("fgvc_aircraft/images_variant_val.txt", "1 A400M", "val.txt line 1: class 'A400M' is not in var"),
         damaged("imagenet/classnames.txt", "n01518878", "classnames.txt line 1: n01518878 has no class name"),
-        damaged("imagenet/classnames.txt", "n01518878 a\nn01518878 b", "line 2: n01518878 is named a second time"),
+        damaged("imagenet/classnames.txt", "n01518878 a\nn01518878 b", "line 2: n01518878 is listed twice"),
         damaged("imagenet/classnames.txt", "n01518878 a", "n01530575 has no class name in classnames.txt"),
     ],
 )  # fmt: skip
@@ -261,7 +262,7 @@ def test_faulty_annotations(file: str, content: str, message: str, tmp_path: Pat
     ("name", "stray", "message"),
     [
         ("imagenet", "images/val/n01440764/1.JPEG", "n01440764 has no counterpart in"),
-        ("imagenetv2", "imagenetv2-matched-frequency-format-val/1000/1.jpeg", "expected folders named 0 to 999"),
+        ("imagenetv2", "imagenetv2-matched-frequency-format-val/1000/1.jpeg", "expected folders 0 to 999"),
         ("imagenet_a", "imagenet-a/n99999999/1.jpg", "n99999999 has no class name in"),
     ],
 )
@@ -272,32 +273,34 @@ def test_stray_class_folders(name: str, stray: str, message: str, tmp_path: Path
         load_dataset(name, tmp_path)
 
 
-def test_images_that_were_not_sorted_into_class_folders(tmp_path: Path) -> None:
+def test_images_outside_class_folders(tmp_path: Path) -> None:
     write_images(tmp_path / "imagenet", [Line(f"images/{part}/1.JPEG", 0, "", "") for part in ("train", "val")])
-    with pytest.raises(DatasetError, match="images/train has no folder a class"):
+    with pytest.raises(DatasetError, match="images/train has no class folders"):
         load_dataset("imagenet", tmp_path)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_what_lacks_is_named(name: str, tmp_path: Path) -> None:
+def test_missing_files_are_named(name: str, tmp_path: Path) -> None:
     folder = LAYOUTS[name][0]
-    assert ENTRIES[name].lacking(tmp_path) == (f"{folder}/",)
+    assert ENTRIES[name].missing(tmp_path) == (f"{folder}/",)
     (tmp_path / folder).mkdir()
-    lacking = ENTRIES[name].lacking(tmp_path)
-    assert lacking
-    assert all(path.startswith(f"{folder}/") for path in lacking)
-    with pytest.raises(DatasetError, match=f"{name}' lacks {tmp_path / lacking[0]}.*taskres datasets --root") as error:
+    missing = ENTRIES[name].missing(tmp_path)
+    assert missing
+    assert all(path.startswith(f"{folder}/") for path in missing)
+    with pytest.raises(
+        DatasetError, match=f"{name}' is incomplete, missing {tmp_path / missing[0]}.*taskres datasets --root"
+    ) as error:
         load_dataset(name, tmp_path)
     assert "\n" not in str(error.value)
     (tmp_path / folder).rmdir()
     write_miniature(name, tmp_path)
-    assert ENTRIES[name].lacking(tmp_path) == ()
+    assert ENTRIES[name].missing(tmp_path) == ()
 
 
-def test_missing_annotations_are_told_as_the_missing_split_file(tmp_path: Path) -> None:
+def test_missing_annotations_are_reported_as_the_missing_split_file(tmp_path: Path) -> None:
     write_miniature("stanford_cars", tmp_path)
     (tmp_path / "stanford_cars" / "devkit" / "cars_meta.mat").unlink()
-    assert ENTRIES["stanford_cars"].lacking(tmp_path) == ("stanford_cars/split_zhou_StanfordCars.json",)
+    assert ENTRIES["stanford_cars"].missing(tmp_path) == ("stanford_cars/split_zhou_StanfordCars.json",)
 
 
 def test_matlab_files_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
