@@ -1,10 +1,10 @@
-"""A few-shot method of your own on a cache, beside zero-shot and task residual tuning.
+"""A few-shot method of your own on a cache, compared with zero-shot and task residual tuning.
 
     taskres extract digits
     python examples/own_method.py cache/glyph-clip-bundled/digits.h5
 
-A method is a function from a split and image features (N, D) to classes (N,). It sees no label of a test image, so that
-whatever it has to choose, it can only choose by the split's val images.
+A method is a function from a split and image features (N, D) to classes (N,). It sees no label of a test image: whatever
+it chooses, it can only choose by the split's validation images.
 """
 
 import sys
@@ -15,12 +15,12 @@ from taskres_cache import FeatureCache, TaskResClassifier
 
 
 def zero_shot(cache: FeatureCache, shots: int, seed: int, image_features: np.ndarray) -> np.ndarray:
-    """Take the class whose text feature is nearest."""
+    """Predict the class with the nearest text feature."""
     return nearest(cache.text_features, image_features)
 
 
 def own_method(cache: FeatureCache, shots: int, seed: int, image_features: np.ndarray) -> np.ndarray:
-    """Blend each class's text with the mean of its images, as far as val says: put your own idea here."""
+    """Blend each class's text feature with the mean of its images, as validation suggests: replace this by your idea."""
     train_features, train_labels = cache.train(shots, seed)  # un-normalised (M, D), and (M,)
     val_features, val_labels = cache.val(shots, seed)
     of_class = [train_features[train_labels == label] for label in range(len(cache.classnames))]
@@ -32,23 +32,23 @@ def own_method(cache: FeatureCache, shots: int, seed: int, image_features: np.nd
 
 
 def taskres(cache: FeatureCache, shots: int, seed: int, image_features: np.ndarray) -> np.ndarray:
-    """Fit what `taskres fit` fits, by the data set's own recipe."""
+    """Fit a residual as `taskres fit` does, with the recipe of the data set."""
     how = {**cache.provenance.recipe, "logit_scale": cache.provenance.logit_scale, "random_state": seed}
     return TaskResClassifier(cache.text_features, **how).fit(*cache.train(shots, seed)).predict(image_features)
 
 
 def nearest(weights: np.ndarray, image_features: np.ndarray) -> np.ndarray:
-    """Return for each image (N, D) the class whose weights (C, D) have the largest cosine."""
+    """Return the class of each image (N, D) by the largest cosine with the weights (C, D)."""
     return (image_features @ normalised(weights).T).argmax(axis=1)
 
 
 def normalised(features: np.ndarray) -> np.ndarray:
-    """Return features (.., D) divided by their length."""
+    """Return features (.., D) scaled to length 1."""
     return features / np.linalg.norm(features, axis=-1, keepdims=True)
 
 
 def main(path: str) -> None:
-    """Print the accuracy of each method on the test images, in percent, the mean over seeds."""
+    """Print the test accuracy of each method in percent, the mean over seeds."""
     cache, methods = FeatureCache(path), (zero_shot, own_method, taskres)
     image_features, labels = cache.test()
     print("shots", *(f"{method.__name__:>10}" for method in methods))
