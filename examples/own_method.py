@@ -3,8 +3,8 @@
     taskres extract digits
     python examples/own_method.py cache/glyph-clip-bundled/digits.h5
 
-A method is a function from a split and image features (N, D) to classes (N,). It sees no label of a test image: whatever
-it chooses, it can only choose by the split's validation images.
+A method is a function from a split and image features (N, D) to classes (N,). It sees no label of a test image:
+whatever it chooses, it can only choose by the split's validation images.
 """
 
 import sys
@@ -20,7 +20,7 @@ def zero_shot(cache: FeatureCache, shots: int, seed: int, image_features: np.nda
 
 
 def own_method(cache: FeatureCache, shots: int, seed: int, image_features: np.ndarray) -> np.ndarray:
-    """Blend each class's text feature with the mean of its images, as validation suggests: replace this by your idea."""
+    """Blend each class's text feature with the mean of its images, as validation suggests; put your idea here."""
     train_features, train_labels = cache.train(shots, seed)  # un-normalised (M, D), and (M,)
     val_features, val_labels = cache.val(shots, seed)
     of_class = [train_features[train_labels == label] for label in range(len(cache.classnames))]
