@@ -38,7 +38,7 @@ def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _section(path: str, command: Any) -> list[str]:
     context = typer.Context(command, info_name=path)
-    usage = " ".join([path, *command.collect_usage_pieces(context)])
+    usage = " ".join([path, *command.collect_usage_pieces(context)]).replace("{", "").replace("}", "")
     lines = [f"## `{path}`", "", _plain(command.help), "", "```text", usage, "```", ""]
     example = (command.epilog or "").replace(r"\[", "[").removeprefix("Example: ")
     if example:
