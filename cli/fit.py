@@ -169,7 +169,7 @@ def _told(result: "Run") -> str:
 
 
 def _print_json(cache: "FeatureCache", results: "Sequence[Run]") -> None:
-    from taskres_cache.runs.summary import summarise
+    from taskres_cache.runs.results import summarise
 
     from .console import print_json
 
@@ -181,7 +181,7 @@ def _print_json(cache: "FeatureCache", results: "Sequence[Run]") -> None:
 def _print_tables(cache: "FeatureCache", results: "Sequence[Run]") -> None:
     """Print a table for each method, and what was chosen where there was a choice."""
     from taskres_cache.reporting.sections import choice_table, method_table
-    from taskres_cache.runs.summary import summarise
+    from taskres_cache.runs.results import summarise
 
     from .console import print_table
 

@@ -1,8 +1,8 @@
 """Few-shot adaptation of CLIP models by task residual tuning, built around a feature cache.
 
-One way through: `datasets` -> `extraction` -> `store` -> `fitting` -> `study`. From Python, two names do for most:
-`FeatureCache` hands out what a cache holds, `TaskResClassifier` fits a residual as scikit-learn fits anything. They are
-imported once somebody asks for them, so that `taskres --help` is instant; everything else is in the modules.
+Stage one: `load_dataset`, `load_backbone` and `extract` make a `FeatureCache`. Stage two: `fit` trains on it and
+returns runs; `load_run` reads one again, `TaskResClassifier` is the same fit as a scikit-learn estimator. Every error
+that a user can act on is a `TaskresError`. Names are imported when first used, so that importing the package is fast.
 """
 
 from importlib import import_module
@@ -12,17 +12,45 @@ from taskres_cache.system.version import __version__
 
 if TYPE_CHECKING:
     from taskres_cache.caches.feature_cache import FeatureCache
+    from taskres_cache.datasets.registry import load_dataset
+    from taskres_cache.encoders.loading import load_backbone
+    from taskres_cache.errors import TaskresError
     from taskres_cache.estimator import TaskResClassifier
+    from taskres_cache.extraction.extract import extract
+    from taskres_cache.recipe import Recipe
+    from taskres_cache.runs.run import load_run
+    from taskres_cache.runs.study import fit
 
-__all__ = ["FeatureCache", "TaskResClassifier", "__version__"]
+__all__ = [
+    "FeatureCache",
+    "Recipe",
+    "TaskResClassifier",
+    "TaskresError",
+    "__version__",
+    "extract",
+    "fit",
+    "load_backbone",
+    "load_dataset",
+    "load_run",
+]
 
-_MODULES = {"FeatureCache": "taskres_cache.caches.feature_cache", "TaskResClassifier": "taskres_cache.estimator"}
+_MODULES = {
+    "FeatureCache": "caches.feature_cache",
+    "Recipe": "recipe",
+    "TaskResClassifier": "estimator",
+    "TaskresError": "errors",
+    "extract": "extraction.extract",
+    "fit": "runs.study",
+    "load_backbone": "encoders.loading",
+    "load_dataset": "datasets.registry",
+    "load_run": "runs.run",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

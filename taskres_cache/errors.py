@@ -5,7 +5,17 @@ from difflib import get_close_matches
 
 
 class TaskresError(Exception):
-    """The work failed for a reason that the user can fix; the message is one clear line."""
+    """The work failed for a reason that the user can fix; the message is one clear line.
+
+    Examples
+    --------
+    >>> from taskres_cache import FeatureCache, TaskresError
+    >>> try:
+    ...     FeatureCache("nowhere.h5")
+    ... except TaskresError as error:
+    ...     print(type(error).__name__)
+    CacheError
+    """
 
 
 class OptionError(TaskresError):

@@ -60,8 +60,8 @@ class Head:
     >>> import torch
     >>> from taskres_cache.heads import Head
     >>> head = Head(torch.tensor([[2.0, 0.0], [0.0, 0.5]]), logit_scale=100.0)
-    >>> head.logits(torch.tensor([[3.0, 4.0]]))
-    tensor([[60., 80.]])
+    >>> head.logits(torch.tensor([[3.0, 4.0]])).round().tolist()
+    [[60.0, 80.0]]
     """
 
     weights: Tensor

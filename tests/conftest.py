@@ -17,6 +17,7 @@ from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.loading import load_backbone
+from taskres_cache.extraction.extract import ExtractOptions, extract
 from taskres_cache.runs.metrics import Metrics
 
 
@@ -89,6 +90,14 @@ def as_the_protocol_says(split: dict, shots: int, seed: int) -> tuple[list[str],
 @pytest.fixture(scope="session")
 def glyph_clip() -> Backbone:
     return load_backbone("glyph-clip", "bundled", device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def digits_cache(glyph_clip: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of the bundled digits with all shots and seeds of the paper; only to be read."""
+    path = tmp_path_factory.mktemp("digits") / "digits.h5"
+    extract(load_dataset("digits", Path()), glyph_clip, ExtractOptions(), path)
+    return path
 
 
 def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> None:

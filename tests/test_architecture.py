@@ -52,6 +52,67 @@ def reached_from(module: str) -> set[str]:
     return {name.split(".")[0] for name in outside}
 
 
+# Which packages and modules of the library each one may import, besides `errors` and `system`; every import goes down.
+MAY_IMPORT = {
+    "errors": set(),
+    "system": set(),
+    "bundled": set(),
+    "recipe": set(),
+    "heads": set(),
+    "methods": {"heads", "recipe"},
+    "datasets": {"recipe", "bundled"},
+    "encoders": {"datasets", "bundled"},
+    "caches": {"datasets"},
+    "extraction": {"caches", "encoders", "datasets"},
+    "runs": {"methods", "caches", "encoders", "datasets", "heads", "recipe"},
+    "doctor": {"runs", "caches"},
+    "estimator": {"runs", "methods", "caches", "heads", "recipe"},
+    "exporting": {"runs", "caches", "encoders", "heads"},
+    "reporting": {"runs", "caches", "datasets", "recipe"},
+    "benchmark": {"extraction", "runs", "methods", "caches", "datasets", "encoders", "reporting"},
+}
+
+
+def illegal_imports(package: str, allowed: set[str]) -> set[tuple[str, str]]:
+    """Return each (file, imported package) of a package, or module, of the library that the table does not allow."""
+    folder = ROOT / "taskres_cache" / package
+    files = folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]
+    return {
+        (file.relative_to(ROOT).as_posix(), name.split(".")[1])
+        for file in files
+        for name in imports(file)
+        if name.startswith("taskres_cache.") and name.split(".")[1] not in {package, *allowed, "errors", "system"}
+    }
+
+
+def test_the_table_knows_every_package() -> None:
+    top = ROOT / "taskres_cache"
+    known = {path.stem for path in top.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert known - {"__init__", "cli"} == set(MAY_IMPORT)  # cli is the top-level folder, see setup.py
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_every_import_goes_down(package: str) -> None:
+    assert illegal_imports(package, MAY_IMPORT[package]) == set()
+
+
+def test_the_import_table_can_fail() -> None:
+    found = illegal_imports("runs", MAY_IMPORT["runs"] - {"heads"})
+    assert ("taskres_cache/runs/run.py", "heads") in found
+    assert {name for _, name in found} == {"heads"}
+
+
+def test_no_package_has_more_files_than_a_reader_takes_in() -> None:
+    folders = {file.parent for file in LIBRARY}
+    assert {folder.name for folder in folders if len(list(folder.glob("*.py"))) > 14} == set()
+
+
+def test_packages_are_docstrings_and_modules() -> None:
+    exempt = {ROOT / "taskres_cache", ROOT / "taskres_cache" / "datasets", ROOT / "taskres_cache" / "bundled"}
+    packages = [file for file in LIBRARY if file.name == "__init__.py" and file.parent not in exempt]
+    assert [file for file in packages if len(ast.parse(file.read_text()).body) != 1] == []
+
+
 def test_the_library_never_imports_the_command_line() -> None:
     assert importers("taskres_cache.cli", LIBRARY) == set()
     assert importers("cli", LIBRARY) == set()

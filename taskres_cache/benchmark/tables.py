@@ -6,7 +6,7 @@ from pathlib import Path
 
 from taskres_cache.benchmark.benchmark import SOURCE_OF_SHIFTED, LeftOut, Measured, Outcome, Shifted
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
-from taskres_cache.runs.summary import Summary
+from taskres_cache.runs.results import Summary
 from taskres_cache.system.files import replaced
 
 

@@ -13,8 +13,7 @@ import torch
 from taskres_cache.caches.class_halves import open_cache
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import RunError
-from taskres_cache.heads import Head
-from taskres_cache.runs.evaluation import class_rows, predictions_of
+from taskres_cache.runs.evaluation import class_rows, predictions_of, text_head
 from taskres_cache.runs.measures import Predictions, Reliability, class_accuracies, confusion_matrix, reliability
 from taskres_cache.runs.run import Classifier, Run, own_cache
 
@@ -109,9 +108,8 @@ def look_closer(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: to
     first = classifiers[0]
     cache = open_cache(own_cache(fits[0].folder, first, cache_dir), first.half)
     rows = cache.rows("test")
-    heads = [_head_for(classifier, cache) for classifier in classifiers]
-    zero_shot_head = Head.of_arrays(cache.text_features, cache.provenance.logit_scale)
-    said = predictions_of(cache, rows, [zero_shot_head, *heads], device)
+    heads = [classifier.head.of_classes(class_rows(classifier, cache)) for classifier in classifiers]
+    said = predictions_of(cache, rows, [text_head(cache), *heads], device)
     if said is None:
         raise RunError(f"{cache.path} has no test image")
     zero_shot, *adapted = said
@@ -131,11 +129,6 @@ def look_closer(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: to
         temperatures=tuple(classifier.temperature for classifier in classifiers),
         notes=_notes(fits, adapted, cache),
     )
-
-
-def _head_for(classifier: Classifier, cache: FeatureCache) -> Head:
-    """Return a classifier's head with its rows in the order of a cache's classes."""
-    return classifier.head.of_classes(class_rows(classifier, cache))
 
 
 def _gains(classnames: Sequence[str], zero_shot: Predictions, adapted: Sequence[Predictions]) -> tuple[ClassGain, ...]:

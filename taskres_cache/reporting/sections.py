@@ -10,8 +10,8 @@ from taskres_cache.reporting.published_results import Figures
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
 from taskres_cache.runs.metrics import Metrics
+from taskres_cache.runs.results import Summary
 from taskres_cache.runs.run import Classifier, Run
-from taskres_cache.runs.summary import Summary
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from taskres_cache.reporting.closer_look import CloserLook, look_closer
 from taskres_cache.reporting.published_results import Figures, published_figures
 from taskres_cache.runs.finding import find_runs
 from taskres_cache.runs.metrics import Metrics
+from taskres_cache.runs.results import Summary, summarise
 from taskres_cache.runs.run import Run, read_metrics
-from taskres_cache.runs.summary import Summary, summarise
 
 
 @dataclass(frozen=True)

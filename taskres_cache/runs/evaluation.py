@@ -112,6 +112,11 @@ class _Asked:
         return Predictions(labels, self.classes, self.in_top5, self.confidences, self.untempered)
 
 
+def text_head(cache: FeatureCache) -> Head:
+    """Return the regular base of a cache as a head: zero-shot."""
+    return Head.of_arrays(cache.text_features, cache.provenance.logit_scale)
+
+
 @dataclass(frozen=True)
 class ZeroShot:
     """Accuracies in percent of the text classifier alone, in one of the forms that the field reports."""
@@ -159,9 +164,8 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
     RunError : the cache has another checkpoint's features, or classes that the run does not know.
     """
     classes, test = class_rows(classifier, cache), cache.rows("test")
-    scale = cache.provenance.logit_scale
-    texts = [Head.of_arrays(text, scale) for text in (cache.text_features, classifier.base[classes])]
-    said = predictions_of(cache, test, [*texts, classifier.head.of_classes(classes)], device)
+    base = Head.of_arrays(classifier.base[classes], cache.provenance.logit_scale)
+    said = predictions_of(cache, test, [text_head(cache), base, classifier.head.of_classes(classes)], device)
     if said is None:
         raise RunError(f"{cache.path} has no test image")
     of_zero_shot, of_base, of_head = said

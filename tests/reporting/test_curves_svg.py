@@ -8,7 +8,7 @@ import pytest
 from taskres_cache.reporting.curves_svg import Curve, accuracy_curves, nice_ticks, reliability_diagram
 from taskres_cache.reporting.published_results import Figures, Source
 from taskres_cache.runs.measures import reliability
-from taskres_cache.runs.summary import Summary
+from taskres_cache.runs.results import Summary
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from taskres_cache.reporting.page import as_page
 from taskres_cache.reporting.studies import Study
 from taskres_cache.runs.measures import reliability
 from taskres_cache.runs.metrics import ImageCounts, Seconds
+from taskres_cache.runs.results import summarise
 from taskres_cache.runs.run import Classifier, Run
-from taskres_cache.runs.summary import summarise
 from tests.conftest import metrics_of
 
 

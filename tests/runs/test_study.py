@@ -21,9 +21,9 @@ from taskres_cache.recipe import Recipe
 from taskres_cache.runs.evaluation import class_rows, evaluate_run
 from taskres_cache.runs.finding import find_runs
 from taskres_cache.runs.metrics import ImageCounts
+from taskres_cache.runs.results import summarise
 from taskres_cache.runs.run import Run, own_cache, read_classifier, read_metrics
 from taskres_cache.runs.study import finished_runs, fit_each, recipe_of
-from taskres_cache.runs.summary import summarise
 from tests.conftest import metrics_of
 
 CPU = torch.device("cpu")

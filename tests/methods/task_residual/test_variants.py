@@ -19,9 +19,9 @@ from taskres_cache.methods.temperature import fit_temperature
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.base_files import read_base
 from taskres_cache.runs.evaluation import evaluate_run
+from taskres_cache.runs.results import summarise
 from taskres_cache.runs.run import Run, read_classifier
 from taskres_cache.runs.study import finished_runs, fit_each
-from taskres_cache.runs.summary import summarise
 
 CPU = torch.device("cpu")
 SPLITS = [(1, 1), (4, 1), (4, 2)]
