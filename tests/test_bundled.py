@@ -1,4 +1,4 @@
-"""The bundled default: the digits are the real ones, and glyph-clip does on them what README says."""
+"""The bundled files: the digits are the real ones, and glyph-clip has the accuracy in the README."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ def digits() -> Dataset:
     return load_dataset("digits", Path())
 
 
-def test_digits_are_scikit_learns_to_the_pixel(digits: Dataset) -> None:
+def test_digits_equal_scikit_learns_pixel_by_pixel(digits: Dataset) -> None:
     original = load_digits()
     items = [item for part in digits.partitions.values() for item in part]
     assert len(items) == len(original.target) == 1797
@@ -40,7 +40,7 @@ def test_digits_are_split_and_named(digits: Dataset) -> None:
     assert digits.classnames == tuple("0123456789")
 
 
-def test_glyph_clip_loads_through_open_clips_own_functions() -> None:
+def test_glyph_clip_loads_with_open_clips_functions() -> None:
     open_clip.add_model_config(GLYPH_CLIP_CONFIG)
     model, _, preprocess = open_clip.create_model_and_transforms("glyph-clip", pretrained=str(GLYPH_CLIP_WEIGHTS))
     model.eval()
@@ -49,7 +49,7 @@ def test_glyph_clip_loads_through_open_clips_own_functions() -> None:
         assert model.encode_text(tokens).shape == model.encode_image(preprocess(Image.new("RGB", (8, 8)))[None]).shape
 
 
-def test_glyph_clip_has_the_magnitudes_that_the_recipe_presupposes(glyph_clip: Backbone, digits: Dataset) -> None:
+def test_glyph_clip_has_the_magnitudes_that_the_recipe_assumes(glyph_clip: Backbone, digits: Dataset) -> None:
     prompts = [template.replace("{}", name) for template in digits.templates for name in digits.classnames]
     root_mean_square = float(np.sqrt((glyph_clip.encode_texts(prompts).embeddings ** 2).mean()))
     assert root_mean_square == pytest.approx(0.3, rel=0.2)
@@ -57,7 +57,7 @@ def test_glyph_clip_has_the_magnitudes_that_the_recipe_presupposes(glyph_clip: B
     assert GLYPH_CLIP_WEIGHTS.stat().st_size < 10_500_000
 
 
-def test_residual_beats_zero_shot_and_rises_with_the_shots(
+def test_the_residual_beats_zero_shot_and_improves_with_shots(
     glyph_clip: Backbone, digits: Dataset, tmp_path: Path
 ) -> None:
     extract(digits, glyph_clip, ExtractOptions(), tmp_path / "digits.h5")
@@ -69,5 +69,5 @@ def test_residual_beats_zero_shot_and_rises_with_the_shots(
     assert zero_shot >= 75
     assert accuracies[-1] >= 92
     assert accuracies[-1] >= zero_shot + 1
-    one_image = 100 / 359 / 3  # of one seed in the mean of three: near the top, that much is chance
+    one_image = 100 / 359 / 3  # per seed, in the mean of three: a difference of one image is chance
     assert all(later >= earlier - one_image for earlier, later in pairwise(accuracies))

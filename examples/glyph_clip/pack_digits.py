@@ -1,7 +1,6 @@
-"""Packs scikit-learn's copy of the UCI digits as a zip archive of PNG files.
+"""Pack scikit-learn's copy of the UCI digits into `digits.zip`, an archive of PNG files.
 
-Run as `python examples/glyph_clip/pack_digits.py`. Kept so that
-anyone can see where `digits.zip` comes from; needs scikit-learn (extra `dev`).
+Run as `python examples/glyph_clip/pack_digits.py`; needs scikit-learn (extra `dev`).
 """
 
 from io import BytesIO
@@ -15,11 +14,11 @@ from taskres_cache.bundled import DIGITS_ARCHIVE
 from taskres_cache.datasets.folder import split_class
 
 SPLIT_SEED = 0
-BRIGHTEST = 16  # the bitmaps count ink in 4x4 blocks: 0 to 16
+BRIGHTEST = 16  # the arrays count ink in 4x4 blocks: 0 to 16
 
 
 def png_bytes(counts: np.ndarray) -> bytes:
-    """Return one (8, 8) array of counts as a greyscale PNG, ink bright on black."""
+    """Return an array of counts (8, 8) as a greyscale PNG, bright ink on black."""
     pixels = np.round(counts * (255 / BRIGHTEST)).astype(np.uint8)
     stream = BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
@@ -27,13 +26,13 @@ def png_bytes(counts: np.ndarray) -> bytes:
 
 
 def pack() -> int:
-    """Write `partition/class/number.png` for every digit, the number being scikit-learn's index; return how many."""
+    """Write `partition/class/NUMBER.png` for every digit, with scikit-learn's index as number; return their number."""
     digits = load_digits()
     with ZipFile(DIGITS_ARCHIVE, "w", ZIP_STORED) as archive:
         for digit in range(10):
             names = [f"{index:04d}.png" for index in np.flatnonzero(digits.target == digit)]
             for partition, chosen in split_class(names, str(digit), SPLIT_SEED).items():
-                for name in chosen:  # ZipInfo's default date makes the archive the same every time
+                for name in chosen:  # ZipInfo's default date makes the archive reproducible
                     archive.writestr(ZipInfo(f"{partition}/{digit}/{name}"), png_bytes(digits.images[int(name[:4])]))
         return len(archive.namelist())
 

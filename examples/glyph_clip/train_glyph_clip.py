@@ -1,7 +1,7 @@
-"""Trains the bundled glyph-clip: a small CLIP, from scratch, contrastively, on rendered glyphs and their captions.
+"""Train the bundled glyph-clip: a small CLIP, from scratch, on rendered glyphs and their captions.
 
-Run as `python examples/glyph_clip/train_glyph_clip.py`; needs the Debian packages that `fonts.txt` lists. No real
-digit is read here. Axes: N images, B images of a batch, M captions of a batch, D embedding, S = 32 rows and columns.
+Run as `python examples/glyph_clip/train_glyph_clip.py`; needs the Debian packages in `fonts.txt`. It reads no real
+digits. Axes: N images, B images per batch, M captions per batch, D embedding, S = 32 rows and columns.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from taskres_cache.system.files import replaced
 FONTS_FILE = Path(__file__).parent / "fonts.txt"
 FONT_FOLDER = Path("/usr/share/fonts")
 DIGITS = 10
-SHARES = {"pen": 0.52, "hand": 0.16, "print": 0.10, "letter": 0.22}  # of the images
+SHARES = {"pen": 0.52, "hand": 0.16, "print": 0.10, "letter": 0.22}  # of all images
 WHOLE_SHARE, DARK_SHARE = 0.12, 0.08  # images at full resolution; images with dark ink on light paper
 CHUNK = 2000  # images rendered under one seed
 PROXY_IMAGES = 2000
-DIGIT_CAPTIONS, LETTER_CAPTIONS = 8, 3  # of a glyph, in each step
+DIGIT_CAPTIONS, LETTER_CAPTIONS = 8, 3  # per glyph and step
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # open_clip's own
-FIRST_SCALE, LAST_SCALE = 20.0, 100.0  # exp(logit_scale): low while all is random, in the end what OpenAI's CLIPs have
-TEXT_RMS = 0.3  # of a coordinate of an un-normalised text feature, about OpenAI's
+FIRST_SCALE, LAST_SCALE = 20.0, 100.0  # exp(logit_scale): low while weights are random, at the end OpenAI's
+TEXT_RMS = 0.3  # per coordinate of un-normalised text features, about OpenAI's
 PROMPTS = ("a handwritten digit {}.", "a photo of the digit {}.", "the number {}.")
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -44,16 +44,30 @@ Tokenizer = Callable[[list[str]], Tensor]
 
 @dataclass(frozen=True)
 class Options:
-    """What a training run can be told.
+    """Options of a training run.
 
     Parameters
     ----------
-    out : the checkpoint to write.
-    images : how many are rendered before training starts; steps draw from these.
-    lr, warmup : the highest learning rate, and after how many steps it is reached; then it follows a cosine to zero.
-    threads : of the training; one, so that no number of cores changes the order of a sum.
-    workers : processes that render; their number changes nothing but the time.
-    fonts : the folder below which the fonts of `fonts.txt` lie.
+    out : Path
+        Checkpoint to write.
+    images : int
+        Number of images to render before training; steps draw from these.
+    steps, batch : int
+        Number of steps, and of images per step.
+    lr : float
+        Maximum learning rate.
+    weight_decay : float
+        Weight decay of matrices.
+    warmup : int
+        Steps until the maximum learning rate; then it follows a cosine to zero.
+    seed : int
+        Seed of rendering, initial weights and batches.
+    threads : int
+        Threads for training; one by default, so sums do not depend on the number of cores.
+    workers : int
+        Processes for rendering; their number does not change the images.
+    fonts : Path
+        Folder above the fonts in `fonts.txt`.
     """
 
     out: Path = GLYPH_CLIP_WEIGHTS
@@ -71,7 +85,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Images:
-    """Grey images (N, S, S), uint8, and the index of each one's glyph (N,), int64."""
+    """Grey images with their glyphs.
+
+    Parameters
+    ----------
+    pixels : Tensor of shape (N, S, S), uint8
+        Grey levels.
+    glyph : Tensor of shape (N,), int64
+        Positions in `GLYPHS`.
+    """
 
     pixels: Tensor
     glyph: Tensor
@@ -79,7 +101,17 @@ class Images:
 
 @dataclass(frozen=True)
 class FontFile:
-    """A font of the manifest: its Debian package, its file and its use (hand, print or held)."""
+    """A font in `fonts.txt`.
+
+    Parameters
+    ----------
+    package : str
+        Debian package.
+    path : Path
+        Font file.
+    use : {"hand", "print", "held"}
+        What it is used for, see `fonts.txt`.
+    """
 
     package: str
     path: Path
@@ -87,7 +119,7 @@ class FontFile:
 
 
 def find_fonts(folder: Path) -> list[FontFile]:
-    """Return the manifest's fonts; ends the program with one line that names the packages of those not installed."""
+    """Return the fonts in `fonts.txt`; exit with one line that names the packages of missing fonts."""
     lines = [line.split() for line in FONTS_FILE.read_text(encoding="ascii").splitlines() if not line.startswith("#")]
     installed = {path.name: path for path in sorted(folder.rglob("*"), reverse=True)}
     missing = sorted({package for package, file, _ in lines if file not in installed})
@@ -97,7 +129,7 @@ def find_fonts(folder: Path) -> list[FontFile]:
 
 
 def render_chunk(seed: Sequence[int], count: int, fonts: Sequence[FontFile], shares: dict[str, float]) -> Images:
-    """Return `count` images drawn under one seed, in the shares given (pen, letter, or a use of fonts)."""
+    """Render `count` images with one seed; `shares` gives the share of each kind (pen, letter, or a use of fonts)."""
     rng, ways, distortion = np.random.default_rng(seed), glyphs.ways_to_write(), glyphs.Distortion()
     faces = {use: [_open(font) for font in fonts if font.use == use] for use in ("hand", "print", "held")}
     kinds = rng.choice(list(shares), size=count, p=list(shares.values()))
@@ -116,7 +148,7 @@ def render_chunk(seed: Sequence[int], count: int, fonts: Sequence[FontFile], sha
 
 
 def render(options: Options, stream: int, count: int, shares: dict[str, float]) -> Images:
-    """Return `count` images, rendered in parallel; the same for the same seed, however many processes there are."""
+    """Render `count` images in parallel; they depend on the seed, not on the number of processes."""
     fonts = find_fonts(options.fonts)
     chunks = [((options.seed, stream, chunk), CHUNK, fonts, shares) for chunk in range(-(-count // CHUNK))]
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
@@ -126,17 +158,27 @@ def render(options: Options, stream: int, count: int, shares: dict[str, float]) 
 
 
 def multi_positive_loss(image_features: Tensor, text_features: Tensor, truth: Tensor, scale: float) -> Tensor:
-    """Return CLIP's loss, averaged over both directions, where several captions are true of an image.
+    """Return CLIP's loss with several captions per image, averaged over both directions.
 
     Parameters
     ----------
-    image_features, text_features : (B, D) and (M, D), any length.
-    truth : (B, M) bool, which caption is true of which image; rows and columns without any count for nothing.
-    scale : multiplier of the cosines.
+    image_features : Tensor of shape (B, D)
+        Un-normalised.
+    text_features : Tensor of shape (M, D)
+        Un-normalised.
+    truth : Tensor of shape (B, M), bool
+        True where a caption describes an image; rows and columns without True are ignored.
+    scale : float
+        Multiplier of the cosine similarities.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The loss.
 
     Notes
     -----
-    The wanted distribution is even over what is true, so a row's cross-entropy is the mean over its positives.
+    The target distribution is uniform over the positives, so a row's cross-entropy is the mean over its positives.
     """
     directions = functional.normalize(image_features, dim=-1), functional.normalize(text_features, dim=-1)
     logits = scale * directions[0] @ directions[1].T  # (B, M)
@@ -144,7 +186,7 @@ def multi_positive_loss(image_features: Tensor, text_features: Tensor, truth: Te
 
 
 def train(model: nn.Module, tokenizer: Tokenizer, images: Images, options: Options) -> None:
-    """Train a model in place: AdamW, linear warm-up, cosine to zero, logit scale on a fixed course."""
+    """Train a model in place: AdamW, linear warm-up, cosine to zero, logit scale on a fixed schedule."""
     texts = [(caption, index) for index, glyph in enumerate(glyphs.GLYPHS) for caption in glyphs.captions(glyph)]
     tokens, owner = tokenizer([text for text, _ in texts]), torch.tensor([index for _, index in texts])
     generator = torch.Generator().manual_seed(options.seed)
@@ -153,7 +195,7 @@ def train(model: nn.Module, tokenizer: Tokenizer, images: Images, options: Optio
     started = time.perf_counter()
     for step, rows in zip(range(options.steps), _batches(len(images.glyph), options.batch, generator), strict=False):
         for group in optimiser.param_groups:
-            group["lr"] = options.lr * _rate(step, options)
+            group["lr"] = options.lr * _lr_factor(step, options)
         chosen = _choose_captions(owner, generator)  # (M,)
         truth = images.glyph[rows][:, None] == owner[chosen]  # (B, M)
         image_features = towers.encode_image(as_input(images.pixels[rows]))  # (B, D)
@@ -167,7 +209,7 @@ def train(model: nn.Module, tokenizer: Tokenizer, images: Images, options: Optio
 
 
 def as_input(pixels: Tensor) -> Tensor:
-    """Return grey images (B, S, S), uint8, as the model's input (B, 3, S, S)."""
+    """Return grey images (B, S, S), uint8, as the model's input (B, 3, S, S), float32."""
     grey = pixels[:, None].float() / 255
     inputs = (grey - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     return inputs.contiguous(memory_format=torch.channels_last)
@@ -175,38 +217,38 @@ def as_input(pixels: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def zero_shot_accuracy(model: Any, tokenizer: Tokenizer, images: Images) -> float:
-    """Return the percentage of digits that the three prompts' mean text features name rightly."""
+    """Return the zero-shot accuracy on digits in percent, with the mean text features of the three prompts."""
     weights = prompt_features(model, tokenizer).mean(dim=1)  # (10, D)
     features = torch.cat([model.encode_image(as_input(part)) for part in images.pixels.split(500)])  # (N, D)
-    guesses = (features @ functional.normalize(weights, dim=-1).T).argmax(dim=-1)
-    return 100 * (guesses == images.glyph).float().mean().item()
+    predictions = (features @ functional.normalize(weights, dim=-1).T).argmax(dim=-1)
+    return 100 * (predictions == images.glyph).float().mean().item()
 
 
 @torch.inference_mode()
 def prompt_features(model: Any, tokenizer: Tokenizer) -> Tensor:
-    """Return the un-normalised text features of the ten digits in the three prompts (10, 3, D)."""
+    """Return the text features (10, 3, D) of the ten digits in the three prompts, un-normalised."""
     prompts = [prompt.format(digit) for digit in glyphs.GLYPHS[:DIGITS] for prompt in PROMPTS]
     features: Tensor = model.encode_text(tokenizer(prompts)).unflatten(0, (DIGITS, len(PROMPTS)))
     return features
 
 
 @torch.no_grad()
-def give_magnitudes(model: Any, tokenizer: Tokenizer) -> None:
-    """Give text features and logit scale the magnitudes of OpenAI's models; no ranking changes by that."""
+def rescale_like_openai(model: Any, tokenizer: Tokenizer) -> None:
+    """Rescale text features and logit scale to the magnitudes of OpenAI's models; rankings do not change."""
     rms = prompt_features(model, tokenizer).square().mean().sqrt()
     model.text_projection.mul_(TEXT_RMS / rms)
     model.logit_scale.fill_(log(LAST_SCALE))
 
 
 def save(model: nn.Module, path: Path) -> None:
-    """Save a model's weights as float16; the file appears whole or not at all."""
-    state = {name: _halved(tensor) for name, tensor in model.state_dict().items()}
+    """Save a model's weights as float16; the file appears complete or not at all."""
+    state = {name: _as_float16(tensor) for name, tensor in model.state_dict().items()}
     with replaced(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(state))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Render, train, report the proxy accuracy and save."""
+    """Render, train, print the accuracy on held-out fonts, and save."""
     options = _parse(arguments)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(options.threads)
@@ -216,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(images.glyph)} images rendered in {time.perf_counter() - started:.0f} s", flush=True)
     model, tokenizer = untrained_model(GLYPH_CLIP_CONFIG.stem, options.seed)
     train(model, tokenizer, images, options)
-    give_magnitudes(model.eval(), tokenizer)
+    rescale_like_openai(model.eval(), tokenizer)
     save(model, options.out)
     print(f"zero-shot on held-out handwriting fonts: {zero_shot_accuracy(model, tokenizer, held):.1f} %")
 
@@ -224,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _render_plain(
     seed: Sequence[int], count: int, fonts: Sequence[FontFile], shares: dict[str, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    images = render_chunk(seed, count, fonts, shares)  # as arrays, which travel between processes without open files
+    images = render_chunk(seed, count, fonts, shares)  # as arrays: sending tensors keeps files open
     return images.pixels.numpy(), images.glyph.numpy()
 
 
@@ -238,18 +280,18 @@ def _picture(rng: np.random.Generator, bitmap: np.ndarray) -> np.ndarray:
 
 
 def _small_picture(bitmap: np.ndarray) -> np.ndarray:
-    """Return a bitmap's 8x8 counts as pixels, enlarged as the model's preprocessing will enlarge them: (S, S)."""
+    """Return a bitmap's 8x8 counts as pixels (S, S), enlarged as in the model's preprocessing."""
     small = Image.fromarray(glyphs.as_pixels(glyphs.block_counts(bitmap)))
     return np.asarray(small.resize((glyphs.SIDE, glyphs.SIDE), Image.Resampling.BICUBIC))
 
 
 def _one_way(logits: Tensor, truth: Tensor) -> Tensor:
-    wanted = truth.float() / truth.sum(dim=1, keepdim=True).clamp(min=1)
-    return -(wanted * logits.log_softmax(dim=1)).sum(dim=1)[truth.any(dim=1)].mean()
+    target = truth.float() / truth.sum(dim=1, keepdim=True).clamp(min=1)
+    return -(target * logits.log_softmax(dim=1)).sum(dim=1)[truth.any(dim=1)].mean()
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the parameters in two groups: matrices decay; gains, biases and embeddings do not."""
+    """Return the parameters in two groups: matrices have weight decay; gains, biases and embeddings do not."""
     trained = {name: parameter for name, parameter in model.named_parameters() if name != "logit_scale"}
     decays = {name: parameter.ndim > 1 and "embedding" not in name for name, parameter in trained.items()}
     return [
@@ -265,7 +307,7 @@ def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tens
 
 
 def _choose_captions(owner: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the rows of a step's captions (M,), a few of each glyph's."""
+    """Return the rows of a step's captions (M,), a few per glyph."""
     order = torch.randperm(len(owner), generator=generator)
     chosen = []
     for glyph in range(len(glyphs.GLYPHS)):
@@ -274,7 +316,7 @@ def _choose_captions(owner: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat(chosen)
 
 
-def _rate(step: int, options: Options) -> float:
+def _lr_factor(step: int, options: Options) -> float:
     warm = (step + 1) / options.warmup
     return min(warm, 0.5 + 0.5 * cos(pi * step / options.steps))
 
@@ -284,7 +326,7 @@ def _scale(step: int, options: Options) -> float:
     return float(FIRST_SCALE * (LAST_SCALE / FIRST_SCALE) ** share)
 
 
-def _halved(tensor: Tensor) -> Tensor:
+def _as_float16(tensor: Tensor) -> Tensor:
     return (tensor.half() if tensor.is_floating_point() else tensor).contiguous().clone()
 
 

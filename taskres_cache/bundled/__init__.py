@@ -1,4 +1,4 @@
-"""The bundled default, for machines without a network: a small CLIP (`glyph-clip`) and real images (`digits`)."""
+"""Bundled files for use without a network: a small CLIP (`glyph-clip`) and real images (`digits`)."""
 
 from pathlib import Path
 
