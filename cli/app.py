@@ -20,12 +20,12 @@ from .predict import predict
 from .report import report
 
 FIRST_STEPS = """\
-First steps, on what is bundled:
+Try it on the bundled data:
   taskres extract digits
   taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3
 
-`taskres COMMAND --help` ends with an example of each command;
-`taskres doctor` tells what is installed and what is missing."""
+`taskres COMMAND --help` shows the options and an example.
+`taskres doctor` checks the installation."""
 
 app = App(
     name="taskres",
@@ -38,7 +38,7 @@ app = App(
 
 
 def _print_version(context: typer.Context, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:  # which is how the shell's completion reads what has been typed
+    if wanted and not context.resilient_parsing:  # shell completion parses resiliently
         print(f"taskres-cache {__version__}")
         raise typer.Exit
 

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 def benchmark(
     root: Annotated[
         Path | None,
-        typer.Option(help="Folder that the data sets lie in.", show_default="none, the bundled digits"),
+        typer.Option(help="Folder that contains the data sets.", show_default="none: the bundled digits"),
     ] = None,
     datasets: Annotated[
         str | None,
         typer.Option(
-            help="Names, with spaces or commas.",
-            show_default="all that are installed",
+            help="Data sets, separated by commas or spaces.",
+            show_default="all that are complete",
             autocompletion=completion.several_datasets,
         ),
     ] = None,
@@ -51,9 +51,10 @@ def benchmark(
     batch_size: BatchSize = None,
     workers: Workers = None,
 ) -> None:
-    """Extract, fit and evaluate every data set below --root, then the tables: console, Markdown and CSV.
+    """Extract, fit and evaluate data sets; print the paper's tables.
 
-    Goes on where it stopped: what is in caches and runs already is not done again.
+    The tables are also written as Markdown and CSV. Existing caches and runs are reused, so a stopped benchmark
+    continues where it stopped.
 
     Example: taskres benchmark --root /data --datasets "caltech101 dtd"
     """
@@ -66,19 +67,19 @@ def benchmark(
     options = ExtractOptions(
         numbers("--shots", shots), numbers("--seeds", seeds), batch_size=batch_size, workers=workers
     )
-    named = (datasets or "").replace(",", " ").split()
-    entries = benchmark_entries(named or (None if root else ["digits"]))
+    names = (datasets or "").replace(",", " ").split()
+    entries = benchmark_entries(names or (None if root else ["digits"]))
     default = entries[0].backbone
     checkpoint = backbone or default.name, pretrained or default.pretrained
     encoder = cache(lambda: load_backbone(*checkpoint, device, precision))
     places = Places(root or Path("."), cache_dir, out)
     outcomes = []
-    with kept_when_interrupted(), progress() as heard:
-        for outcome in run_benchmark(entries, encoder, options, places, heard):
-            say(_told(outcome))
+    with kept_when_interrupted(), progress() as display:
+        for outcome in run_benchmark(entries, encoder, options, places, display):
+            say(_outcome_lines(outcome))
             outcomes.append(outcome)
     if all(isinstance(outcome, LeftOut) for outcome in outcomes):
-        say("nothing could be measured; `taskres datasets --root DIR` says what lacks and where it comes from")
+        say("no data set could be measured; `taskres datasets --root DIR` shows what is missing and how to get it")
         raise typer.Exit(1)
     used = encoder()
     _write_tables(outcomes, f"{used.name} ({used.pretrained})", out / f"{used.name}-{used.pretrained}")
@@ -86,8 +87,8 @@ def benchmark(
         raise typer.Exit(1)
 
 
-def _told(outcome: "Outcome") -> str:
-    """Return what came of a data set, in lines."""
+def _outcome_lines(outcome: "Outcome") -> str:
+    """Return the result of a data set as one line, with its notes below."""
     from taskres_cache.benchmark.benchmark import LeftOut, Measured
 
     if isinstance(outcome, LeftOut):
@@ -96,14 +97,14 @@ def _told(outcome: "Outcome") -> str:
         notes = "".join(f"\n  note: {note}" for note in outcome.notes)
         best = outcome.summaries[-1]
         return (
-            f"{outcome.name}: {len(outcome.runs)} runs, {outcome.already} of them there already; "
+            f"{outcome.name}: {len(outcome.runs)} runs, {outcome.already} of them reused; "
             f"{best.shots} shots: {best.mean_test_accuracy:.2f} %, zero-shot {best.zero_shot_accuracy:.2f} %{notes}"
         )
     return f"{outcome.name}: {outcome.mean_test_accuracy:.2f} %, zero-shot {outcome.zero_shot_accuracy:.2f} %"
 
 
 def _write_tables(outcomes: "list[Outcome]", title: str, folder: Path) -> None:
-    """Print the tables and write them beside the runs."""
+    """Print the tables and write them to the folder of the runs."""
     from taskres_cache.benchmark.tables import benchmark_tables, write_benchmark
 
     from .console import print_table, say

@@ -1,7 +1,7 @@
-"""What the shell offers while a command is being typed: names that are known, and what lies in this folder.
+"""Shell completion: known names, and caches and runs in the current folder.
 
-Where nothing goes on from what has been typed, nothing is offered, and the shell completes files as it always does. So
-a path is left to the shell, which knows about quotes, `~` and slashes. Nothing here imports torch: a person waits.
+If no name matches, nothing is offered and the shell completes files itself: it knows about quotes, `~` and slashes.
+Nothing here imports torch, because the user waits.
 """
 
 import os
@@ -13,16 +13,16 @@ from pathlib import Path
 
 import typer
 
-Offer = str | tuple[str, str]  # a word, or a word and what it is, which zsh and fish show beside it
+Offer = str | tuple[str, str]  # a word, or a word and its description, which zsh and fish show
 Completer = Callable[[typer.Context, str], Iterable[Offer]]
 
 RUNS = Path("runs")
-RUN_FILES = "*/*/*/shots_*/seed_*/classifier.safetensors"  # below the folder of all runs
-PLAIN = re.compile(r"\w[\w./+,-]*")  # what no shell wants quotes around; it gives them to what it completes by itself
+RUN_FILES = "*/*/*/shots_*/seed_*/classifier.safetensors"  # below RUNS
+PLAIN = re.compile(r"\w[\w./+,-]*")  # words that need no quotes in any shell
 
 
 def quiet(offer: Completer) -> Completer:
-    """Return a completer that offers what can stand unquoted, and nothing where this one fails: a prompt is no log."""
+    """Return a completer that offers only words that need no quotes, and nothing on errors: a prompt is no log."""
 
     @wraps(offer)
     def offered(context: typer.Context, incomplete: str) -> Iterable[Offer]:
@@ -56,7 +56,7 @@ def choices(field: str) -> Completer:
 
 @quiet
 def bases(context: typer.Context, incomplete: str) -> Iterable[Offer]:
-    """Offer the bases that need no file, several of them with commas."""
+    """Offer the bases that need no file, as a comma-separated list."""
     from taskres_cache.recipe import BUILT_BASES
 
     return _continued(incomplete, BUILT_BASES)
@@ -80,7 +80,7 @@ def ensembles(context: typer.Context, incomplete: str) -> Iterable[Offer]:
 
 @quiet
 def datasets(context: typer.Context, incomplete: str) -> Iterable[Offer]:
-    """Offer the known data sets, and the folders here beside them."""
+    """Offer the known data sets, and the folders in the current one."""
     from taskres_cache.datasets import ENTRIES
 
     known = [
@@ -93,7 +93,7 @@ def datasets(context: typer.Context, incomplete: str) -> Iterable[Offer]:
 
 @quiet
 def several_datasets(context: typer.Context, incomplete: str) -> Iterable[Offer]:
-    """Offer the known data sets, several of them with commas."""
+    """Offer the known data sets, as a comma-separated list."""
     from taskres_cache.datasets import ENTRIES
 
     return _continued(incomplete, ENTRIES)
@@ -101,7 +101,7 @@ def several_datasets(context: typer.Context, incomplete: str) -> Iterable[Offer]
 
 @quiet
 def caches(context: typer.Context, incomplete: str) -> Iterable[Offer]:
-    """Offer the names of cached data sets, each with the checkpoints that it is cached for."""
+    """Offer the names of cached data sets, with the checkpoints they are cached for."""
     folder = Path(context.params.get("cache_dir") or "cache")
     checkpoints: dict[str, list[str]] = {}
     for file in sorted(folder.glob("*/*.h5")):
@@ -111,7 +111,7 @@ def caches(context: typer.Context, incomplete: str) -> Iterable[Offer]:
 
 @quiet
 def runs(context: typer.Context, incomplete: str) -> Iterable[Offer]:
-    """Offer run folders below `runs` up to where they part, so that levels with one folder need no key."""
+    """Offer run folders up to the level where they differ, so that levels with a single folder need no key."""
     found = sorted(file.parent.as_posix() for file in RUNS.glob(RUN_FILES))
     matching = [run for run in found if run.startswith(incomplete)]
     if len(matching) < 2:
@@ -123,14 +123,14 @@ def runs(context: typer.Context, incomplete: str) -> Iterable[Offer]:
 
 @quiet
 def runs_or_caches(context: typer.Context, incomplete: str) -> Iterable[Offer]:
-    """Offer what `taskres eval` takes: a run first, caches after `--on` or with `--zero-shot`."""
+    """Offer runs, or caches after `--on` and with `--zero-shot`, as `taskres eval` takes them."""
     given = context.params
     return (caches if given.get("zero_shot") or given.get("on") else runs)(context, incomplete)
 
 
 @quiet
 def backbones(context: typer.Context, incomplete: str) -> Iterable[Offer]:
-    """Offer open_clip's models and the bundled one."""
+    """Offer the models of open_clip and the bundled one."""
     from taskres_cache.datasets.word_lists import clip_models
 
     return clip_models()
@@ -141,11 +141,11 @@ def _word(offer: Offer) -> str:
 
 
 def _continued(incomplete: str, words: Iterable[str]) -> list[str]:
-    """Return a list with commas as far as it is complete, with each word that it lacks."""
+    """Return the list typed so far, once for each missing word, with that word added."""
     before, comma, _ = incomplete.rpartition(",")
     return [f"{before}{comma}{word}" for word in words if word not in before.split(",")]
 
 
 def _folders(start: str) -> list[str]:
-    """Return the folders here whose names start so, with a slash."""
+    """Return the folders in the current one whose names start with `start`, with a slash."""
     return sorted(f"{entry.name}/" for entry in Path().iterdir() if entry.name.startswith(start) and entry.is_dir())

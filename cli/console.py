@@ -1,4 +1,4 @@
-"""What a person sees: messages and progress on standard error, results on standard output."""
+"""Output to the terminal: messages and progress on standard error, results on standard output."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ NARROWEST = 8  # columns that a column of words may shrink to
 
 Mark = Literal["good", "bad", "open", ""]
 Row = tuple[Mark, tuple[str, ...]]
-# A sign, one for terminals that have no such letter, and a colour. The shape alone tells them apart.
+# A sign, its ASCII form, and a colour. The shape alone tells them apart.
 SIGNS: dict[Mark, tuple[str, str, str]] = {
     "good": ("✓", "ok", "green"),
     "bad": ("✗", "NO", "bold red"),
@@ -84,7 +84,7 @@ def _drawing_width(table: Table, terminal: int | None) -> int:
 
 
 def print_marked(title: str, rows: Sequence[Row]) -> None:
-    """Print lines of several columns below a title, each after a sign that tells whether it is as it should be."""
+    """Print rows below a title, each after a sign: good, bad or open."""
     console = results()
     plain = not console.encoding.startswith("utf")
     grid = RichTable.grid(padding=(0, 2))
@@ -108,18 +108,18 @@ def terminal_width() -> int | None:
     return Console().width if sys.stdout.isatty() else None
 
 
-def shown(name: str) -> str:
-    """Return a name as one line that is safe to show: line breaks, control codes and foreign bytes as escapes."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+def printable(name: str) -> str:
+    """Return a name as one line, with line breaks, control codes and undecodable bytes escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
-def counted(images: int) -> str:
-    """Return a number of images as a phrase."""
+def image_count(images: int) -> str:
+    """Return "1 image", "2 images" and so on."""
     return f"{images} image{'' if images == 1 else 's'}"
 
 
 def shortened(text: str, width: int) -> str:
-    """Return a name in at most so many columns, its end kept: of a path that is what tells it from others."""
+    """Return a path cut to a number of columns at its beginning: paths differ at their end."""
     if cell_len(text) <= width:
         return text
     end = text[-width:]
@@ -129,7 +129,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def bar(share: float, width: int) -> str:
-    """Return a share from 0 to 1 as a bar, of which 1 fills the width; block characters tell it to an eighth."""
+    """Return a share from 0 to 1 as a bar, in steps of an eighth of a column; 1 fills the width."""
     if not sys.stdout.encoding.lower().startswith("utf"):
         return "#" * round(share * width)
     whole, eighths = divmod(round(share * width * len(EIGHTHS)), len(EIGHTHS))
@@ -137,7 +137,7 @@ def bar(share: float, width: int) -> str:
 
 
 def progress() -> "ProgressBar | Lines":
-    """Return what shows stage one's progress: a bar where somebody watches, a line now and then in a log."""
+    """Return a progress bar if standard error is a terminal, else occasional lines for a log."""
     return ProgressBar() if sys.stderr.isatty() else Lines()
 
 
@@ -147,12 +147,12 @@ def kept_when_interrupted() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say("interrupted; what is finished is kept: the same command goes on from there")
+        say("Interrupted. Finished blocks are kept; run the same command again to continue.")
         raise typer.Exit(130) from None
 
 
 class Lines:
-    """Lines on standard error, one every ten seconds and one at the end, with rate and time left."""
+    """Progress as lines on standard error, one every ten seconds and one at the end, with rate and time left."""
 
     def __enter__(self) -> Self:
         return self
@@ -161,18 +161,18 @@ class Lines:
         pass
 
     def begin(self, what: str, total: int, done: int) -> None:
-        """Start counting anew, part of which may be done already."""
+        """Start counting to `total`, of which `done` already exist."""
         self._what, self._total, self._done, self._fresh = described_start(what, done), total, done, 0
-        self._started = self._said = monotonic()
+        self._started = self._printed = monotonic()
         if done == total:
             say(f"{self._what}: {total} of {total}")
 
     def advance(self, count: int) -> None:
-        """Count on, and say so when it is time to."""
+        """Count `count` more, and print a line when one is due."""
         self._done, self._fresh, now = self._done + count, self._fresh + count, monotonic()
-        if self._done < self._total and now - self._said < SECONDS_BETWEEN_LINES:
+        if self._done < self._total and now - self._printed < SECONDS_BETWEEN_LINES:
             return
         rate = self._fresh / max(now - self._started, 1e-9)
         left = timedelta(seconds=round((self._total - self._done) / rate))
         say(f"{self._what}: {self._done} of {self._total}, {rate:.1f}/s, {left} left")
-        self._said = now
+        self._printed = now

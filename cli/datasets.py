@@ -1,4 +1,4 @@
-"""`taskres datasets`: what is known, what is there, and whether it is whole."""
+"""`taskres datasets`: the known data sets, which of them are complete, and their verification."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -22,9 +22,9 @@ datasets = App(invoke_without_command=True)
 
 @datasets.callback()
 def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json = False) -> None:
-    """List the known data sets, which are complete below --root, and how to get the others.
+    """List the known data sets and how to get them.
 
-    A folder with one folder of images a class needs no name: pass its path to `taskres extract`.
+    Any folder with one subfolder of images per class works too: pass its path to `taskres extract`.
 
     Example: taskres datasets --root /data
     """
@@ -42,10 +42,10 @@ def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json 
         print_json(found)
         return
     rows = tuple((facts["name"], "complete" if facts["complete"] else "missing", facts["title"]) for facts in found)
-    print_table(Table(f"known data sets below {root}", ("name", "state", "what"), rows, left=3))
+    print_table(Table(f"known data sets below {root}", ("name", "state", "content"), rows, left=3))
     for line in chain.from_iterable(map(_remarks, found)):
         print(line)
-    print("Or any folder of images: folder/<class>/*, which is split for you,")
+    print("Or any folder of images: folder/<class>/*, which is split at random,")
     print("or folder/{train,val,test}/<class>/*")
 
 
@@ -55,10 +55,10 @@ def verify(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A known data set, or a folder.", autocompletion=completion.datasets)
     ],
-    root: Annotated[Path | None, typer.Option("--root", help="Folder that the known data sets lie in.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder that contains the known data sets.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Open every image that a data set's lists name, and compare the counts with the published ones.
+    """Open every listed image of a data set; compare the counts with the published ones.
 
     Example: taskres datasets verify caltech101 --root /data
     """
@@ -66,27 +66,27 @@ def verify(
 
     from .console import print_json, progress, say
 
-    dataset = load_dataset(name, root or context.obj)  # --root may stand before or after `verify`
+    dataset = load_dataset(name, root or context.obj)  # --root may come before or after `verify`
     for note in dataset.notes:
         say(f"note: {note}")
-    with progress() as heard:
-        heard.begin(f"images of {dataset.name}", sum(map(len, dataset.partitions.values())), 0)
-        result = verify_dataset(dataset, heard.advance)
+    with progress() as display:
+        display.begin(f"images of {dataset.name}", sum(map(len, dataset.partitions.values())), 0)
+        result = verify_dataset(dataset, display.advance)
     published = published_counts(name)
-    right = not result.faults and published in (None, result.counts)
+    complete = not result.faults and published in (None, result.counts)
     if as_json:
         faults = [{"path": item.path, "listed": item.where, "fault": fault} for item, fault in result.faults.items()]
         expected = None if published is None else asdict(published)
-        print_json({"counts": asdict(result.counts), "published": expected, "faults": faults, "complete": right})
+        print_json({"counts": asdict(result.counts), "published": expected, "faults": faults, "complete": complete})
     else:
         _print_verification(dataset.name, result, published)
-    if not right:
-        say(f"{dataset.name}: {_verdict(result, published)}")
+    if not complete:
+        say(f"{dataset.name}: {_faults_found(result, published)}")
         raise typer.Exit(1)
 
 
 def _described(entry: "Entry", root: Path) -> dict[str, Any]:
-    """Return what a person wants to know of a known data set."""
+    """Return the facts of a known data set as plain values."""
     lacks = entry.missing(root)
     return {
         "name": entry.name,
@@ -114,7 +114,7 @@ def _print_verification(name: str, result: "Verification", published: "Counts | 
     found = asdict(result.counts)
     expected = {} if published is None else asdict(published)
     rows = tuple((what, f"{count:,}", _as_published(count, expected.get(what))) for what, count in found.items())
-    print_table(Table(name, ("what", "found", "published"), rows))
+    print_table(Table(name, ("count", "found", "published"), rows))
     _print_faults((f"{item.path}{item.where and f' ({item.where})'}: {fault}") for item, fault in result.faults.items())
 
 
@@ -123,7 +123,7 @@ def _print_faults(lines: Iterable[str]) -> None:
     for line in faults[:MOST_FAULTS_SHOWN]:
         print(line)
     if len(faults) > MOST_FAULTS_SHOWN:
-        print(f"and {len(faults) - MOST_FAULTS_SHOWN} more; --json lists them all")
+        print(f"and {len(faults) - MOST_FAULTS_SHOWN} more; --json lists all")
 
 
 def _as_published(count: int, published: int | None) -> str:
@@ -132,8 +132,8 @@ def _as_published(count: int, published: int | None) -> str:
     return f"{published:,}" if count == published else f"{published:,} (differs)"
 
 
-def _verdict(result: "Verification", published: "Counts | None") -> str:
-    """Return what is wrong, in a line."""
-    faults = [f"{len(result.faults)} images lack or do not open"] if result.faults else []
-    differ = ["the counts are not the published ones"] if published not in (None, result.counts) else []
-    return "; ".join([*faults, *differ]) + "; unpack the archives again and get the split file (`taskres datasets`)"
+def _faults_found(result: "Verification", published: "Counts | None") -> str:
+    """Return what is wrong and the remedy, as one line."""
+    faults = [f"{len(result.faults)} images are missing or do not open"] if result.faults else []
+    differ = ["the counts differ from the published ones"] if published not in (None, result.counts) else []
+    return "; ".join([*faults, *differ]) + "; unpack the archives again and get the split file (see `taskres datasets`)"

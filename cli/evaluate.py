@@ -1,4 +1,4 @@
-"""`taskres eval`: a fitted classifier on its own cache or on others, and zero-shot."""
+"""`taskres eval`: the accuracy of runs on their own or other caches, and of zero-shot classifiers."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from taskres_cache.runs.evaluation import Evaluation, ZeroShot
     from taskres_cache.runs.run import Classifier
 
-    Tested = tuple[Path, Classifier, Evaluation]  # a run's folder, its classifier, how it does on one cache
+    Tested = tuple[Path, Classifier, Evaluation]  # a run's folder, its classifier, its result on one cache
 
 
 def evaluate(
@@ -25,7 +25,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="RUN",
-            help="A run folder, or a folder above several; with --zero-shot a cache. After --on, more caches.",
+            help="A run folder, or a folder that contains several runs; with --zero-shot, caches.",
             show_default=False,
             autocompletion=completion.runs_or_caches,
         ),
@@ -35,19 +35,22 @@ def evaluate(
         typer.Option(
             "--on",
             metavar="CACHE...",
-            help="Caches to test on instead of the run's own.",
+            help="Caches to test on, instead of the run's own cache.",
             autocompletion=completion.caches,
         ),
     ] = None,
     zero_shot: Annotated[
-        bool, typer.Option("--zero-shot", help="The text classifier of a cache alone, in the field's three forms.")
+        bool,
+        typer.Option(
+            "--zero-shot", help="Test the text classifiers of caches: single prompt, prompt ensemble, residual base."
+        ),
     ] = False,
     classes: Annotated[
         str | None,
         typer.Option(
             "--classes",
-            help="all, base (the first half) or new (the others).",
-            show_default="what the run was fitted on",
+            help="Classes: all, base (first half) or new (second half).",
+            show_default="those of the run",
             autocompletion=completion.one_of(*HALVES),
         ),
     ] = None,
@@ -55,19 +58,21 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure the test accuracy of a fitted classifier, on other caches of the same checkpoint too.
+    """Measure a run's test accuracy, on its own or other caches.
+
+    The other caches must have features of the same checkpoint.
 
     Example: taskres eval runs/RN50-openai/imagenet --on imagenetv2 imagenet_a
     """
     if zero_shot:
         if on:
-            raise OptionError("--zero-shot takes caches in the place of RUN: taskres eval CACHE --zero-shot")
+            raise OptionError("--zero-shot takes caches instead of RUN and --on: taskres eval CACHE --zero-shot")
         _evaluate_zero_shot(run, classes or "all", cache_dir, device, as_json)
         return
-    path, *more = run  # `--on a b` reaches us as `--on a` and one more argument: click's options take one value each
+    path, *more = run  # `--on a b` arrives as `--on a` and one more argument: click's options take one value each
     if more and not on:
         raise OptionError(
-            f"one RUN at a time, got {' '.join(run)}; put the runs below one folder, or --on before caches"
+            f"expected one RUN, got {' '.join(run)}; pass a folder that contains the runs, or put --on before caches"
         )
     _evaluate_runs(Path(path), [*(on or []), *more], classes, cache_dir, device, as_json)
 
@@ -100,7 +105,7 @@ def _evaluate_runs(
 
 
 def _tables(results: "Sequence[Tested]") -> "list[Table]":
-    """Return a table for each method's folder, whose title has the folder's path on a line of its own."""
+    """Return a table per method, with the path of its folder on the title's first line."""
     from taskres_cache.reporting.tables import Table
 
     columns = ("test data", "shots", "seed", "zero-shot %", "base %", "test %", "top-5 %", "ECE %")
@@ -116,7 +121,7 @@ def _tables(results: "Sequence[Tested]") -> "list[Table]":
 
 
 def _method_folder(folder: Path, classifier: "Classifier") -> Path:
-    """Return the folder that a run shares with the other shots and seeds of its method, or the run's own."""
+    """Return the folder of all shots and seeds of a run's method; the run's own folder if it was moved."""
     below = (f"shots_{classifier.shots}", f"seed_{classifier.seed}")
     return folder.parents[1] if folder.parts[-2:] == below else folder
 

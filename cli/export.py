@@ -1,4 +1,4 @@
-"""`taskres export`: a fitted classifier for other programs."""
+"""`taskres export`: a fitted classifier as a file for other programs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,7 @@ def export(
     to: Annotated[
         Path,
         typer.Option(
-            "--to", metavar="FILE", help="What to write: .safetensors, .onnx or .pt (open_clip).", show_default=False
+            "--to", metavar="FILE", help="File to write: .safetensors, .onnx or .pt (open_clip).", show_default=False
         ),
     ],
     form: Annotated[
@@ -27,27 +27,28 @@ def export(
         typer.Option(
             "--format",
             help="safetensors, onnx or open_clip.",
-            show_default="what FILE's suffix means",
+            show_default="by FILE's suffix",
             autocompletion=completion.one_of("safetensors", "onnx", "open_clip"),
         ),
     ] = None,
     with_encoder: Annotated[
-        bool, typer.Option("--with-encoder", help="ONNX from pixels on: the run's image tower in the same graph.")
+        bool,
+        typer.Option("--with-encoder", help="Include the image encoder in the ONNX graph, which then takes pixels."),
     ] = False,
     pretrained: Annotated[
         str | None,
         typer.Option(
             "--pretrained",
-            help="With --with-encoder: the run's checkpoint, where that was a local file.",
+            help="With --with-encoder: the checkpoint file, if the run was made with a local one.",
             show_default="the run's tag",
         ),
     ] = None,
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
 ) -> None:
-    """Write a fitted classifier for other programs: as tensors, as an ONNX graph, or as open_clip's zero-shot head.
+    """Write a run's classifier as safetensors, ONNX or open_clip.
 
-    The file is read again and compared with the run before it takes FILE's place.
+    The written file is read and compared with the run before it replaces FILE.
 
     Example: taskres export runs/RN50-openai/photos --to photos.onnx
     """
@@ -55,15 +56,17 @@ def export(
 
     name = format_of(to, form)
     if with_encoder and name != "onnx":
-        raise OptionError(f"--with-encoder takes ONNX, and {to} is to be {name}; pass --to FILE.onnx or leave it out")
+        raise OptionError(
+            f"--with-encoder needs ONNX, but {to} is {name}; pass --to FILE.onnx, or leave out --with-encoder"
+        )
     if pretrained and not with_encoder:
-        raise OptionError("--pretrained names the encoder's checkpoint; it goes with --with-encoder only")
+        raise OptionError("--pretrained is the encoder's checkpoint; pass it only together with --with-encoder")
     done = export_with_encoder(run, to, pretrained) if with_encoder else export_head(run, to, form, cache_dir)
     _print(done, as_json)
 
 
 def _print(done: "Export", as_json: bool) -> None:
-    """Print what was written, how it compares, and how it is used."""
+    """Print what was written, how it compares with the run, and how to use it."""
     from dataclasses import asdict
 
     from .console import print_json
@@ -76,9 +79,9 @@ def _print(done: "Export", as_json: bool) -> None:
     for name, shape in done.shapes.items():
         print(f"{name}: {' x '.join(map(str, shape))}, float32")
     print(
-        f"read again and compared with the run on {compared.rows} {compared.of}: probabilities differ by "
-        f"{compared.greatest_difference:.1e} at most, {compared.tolerance:.1e} is allowed for rounding"
+        f"compared with the run on {compared.rows} {compared.of}: probabilities differ by at most "
+        f"{compared.greatest_difference:.1e} (tolerance {compared.tolerance:.1e})"
     )
-    print("in Python:")
+    print("use it in Python:")
     for line in done.usage:
         print(f"  {line}")

@@ -49,21 +49,22 @@ def extract(
     templates: Templates = None,
     name: Annotated[
         str | None,
-        typer.Option(help="What to call a folder's data set instead of the folder's name.", show_default=False),
+        typer.Option(help="Name for the data set.", show_default="the folder's name"),
     ] = None,
-    split_seed: Annotated[int, typer.Option(help="Seed of a folder's 60/20/20 split.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Seed of the random 60/20/20 split of a folder.")] = 0,
     classnames: Annotated[
         str,
-        typer.Option(help="In prompts: spaces for underscores, or raw.", autocompletion=completion.prompt_forms),
+        typer.Option(help="In prompts: spaces (for underscores) or raw.", autocompletion=completion.prompt_forms),
     ] = "spaces",
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Record unreadable images and go on without them.")
+        bool, typer.Option("--skip-unreadable", help="Leave out unreadable images; the cache lists them.")
     ] = False,
 ) -> None:
-    """Run CLIP once over all images that the few-shot splits need, into one cache file.
+    """Encode a data set's images with CLIP into a cache file.
 
-    Only what the cache lacks is encoded: a killed run goes on where it stopped, more shots, seeds or views cost only
-    their own images. Under torchrun, every process takes its share.
+    Every image that the few-shot splits need is encoded once. Only missing images are encoded: a killed run continues
+    where it stopped, and more shots, seeds or views cost only their own images. Under torchrun, the processes share the
+    work.
 
     Example: taskres extract photos --backbone ViT-B-16 --views 10
     """
@@ -97,24 +98,24 @@ def extract(
     with (
         kept_when_interrupted(),
         joined_ranks() as ranks,
-        progress() if ranks.first else nullcontext(Silent()) as heard,
+        progress() if ranks.first else nullcontext(Silent()) as display,
     ):
-        done = extract_features(images, encoder, options, path, heard, ranks)
+        done = extract_features(images, encoder, options, path, display, ranks)
     if ranks.first:
-        _tell(done, "eval RUN --on" if images.test_only else "fit")
+        _report(done, "eval RUN --on" if images.test_only else "fit")
 
 
-def _tell(done: "Extraction", command: str) -> None:
-    """Say what was done, where the time went, and which command comes next."""
+def _report(done: "Extraction", command: str) -> None:
+    """Print what was done, where the time went, and the next command."""
     from .console import say
 
     for note in done.notes:
         say(f"note: {note}")
-    say(f"{done.path}: {done.images} images, {done.encoded} of them encoded now")
+    say(f"{done.path}: {done.images} images, {done.encoded} newly encoded")
     if done.views:
-        say(f"{done.views} augmented views of each train image, {done.views_encoded} of all encoded now")
+        say(f"{done.views} augmented views per training image, {done.views_encoded} newly encoded")
     if done.encoded or done.views_encoded:
         say("time: " + ", ".join(f"{part} {share:.0f} %" for part, share in done.seconds.shares().items()))
     if not done.changed:
-        say("nothing was missing")
+        say("nothing was missing; the cache is unchanged")
     say(f"next: taskres {command} {done.path.stem}")

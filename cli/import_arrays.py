@@ -1,4 +1,4 @@
-"""`taskres import`: embeddings from elsewhere."""
+"""`taskres import`: a cache from arrays."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,19 +10,19 @@ from .options import PAPER_SEEDS, PAPER_SHOTS, CacheDir, Seeds, Shots, numbers
 
 def import_arrays(
     arrays: Annotated[
-        Path, typer.Argument(metavar="ARRAYS.npz", help="An .npz file of features, labels and class names.")
+        Path, typer.Argument(metavar="ARRAYS.npz", help="An .npz file with features, labels and class names.")
     ],
-    name: Annotated[str, typer.Option("--name", help="What to call the data set.", show_default=False)],
+    name: Annotated[str, typer.Option("--name", help="Name for the data set.", show_default=False)],
     cache_dir: CacheDir = Path("cache"),
     backbone: Annotated[str, typer.Option(help="The model that made the features.")] = "imported",
     pretrained: Annotated[str, typer.Option(help="The weights that made the features.")] = "arrays",
     shots: Shots = PAPER_SHOTS,
     seeds: Seeds = PAPER_SEEDS,
 ) -> None:
-    """Make a cache of embeddings of your own; the rest of the tool then works on it.
+    """Make a cache from your own embeddings.
 
-    ARRAYS.npz holds train_features (N, D), train_labels (N,), test_features, test_labels, optionally val_features,
-    val_labels, text_features (C, D) or (C, T, D), classnames (C,), and optionally logit_scale (a multiplier).
+    ARRAYS.npz contains train_features (N, D), train_labels (N,), test_features, test_labels, text_features (C, D) or
+    (C, T, D) and classnames (C,); optional are val_features, val_labels and logit_scale (a multiplier).
 
     Example: taskres import embeddings.npz --name birds
     """

@@ -1,4 +1,4 @@
-"""`taskres inspect`: what a cache holds."""
+"""`taskres inspect`: the content of a cache."""
 
 from pathlib import Path
 from textwrap import fill
@@ -14,11 +14,11 @@ LABELS = {"classnames_form": "class names", "augmented_views": "views", "views":
 
 def inspect_cache(
     cache: Cache,
-    verify: Annotated[bool, typer.Option("--verify", help="Read every array again and check its checksums.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read all arrays and check their checksums.")] = False,
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
 ) -> None:
-    """Show what a cache was made from, what it holds, and whether it is intact.
+    """Show what a cache was made from and what it contains.
 
     Example: taskres inspect digits --verify
     """
@@ -40,7 +40,7 @@ def inspect_cache(
     shapes = tuple((name, " x ".join(map(str, features.shapes[name]))) for name in arrays)
     print_table(Table("arrays", ("array", "shape"), shapes, left=2))
     if checked:
-        print(f"intact: {len(checked)} arrays, {sum(checked.values()):,} bytes match their checksums")
+        print(f"intact: {len(checked)} arrays with {sum(checked.values()):,} bytes match their checksums")
 
 
 def _as_text(value: Any) -> str:

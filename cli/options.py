@@ -1,4 +1,7 @@
-"""Options that several commands share, and how lists of numbers are written."""
+"""Options that several commands share, and how lists of numbers are parsed.
+
+Choices are repeated here where their module would load torch or numpy for `--help`; a test compares them.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +15,14 @@ from . import completion
 DEVICES = ("auto", "cpu", "cuda", "mps")
 HALVES = ("all", "base", "new")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PAPER_SHOTS = "1,2,4,8,16"
+PAPER_SEEDS = "1,2,3"
 
 DatasetName = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="A known data set, or a folder with one folder of images a class.",
+        help="A known data set, or a folder with one subfolder of images per class.",
         autocompletion=completion.datasets,
     ),
 ]
@@ -29,22 +34,23 @@ Cache = Annotated[
 ]
 Run = Annotated[
     Path,
-    typer.Argument(metavar="RUN", help="A run folder that `taskres fit` left.", autocompletion=completion.runs),
+    typer.Argument(metavar="RUN", help="A run folder, written by `taskres fit`.", autocompletion=completion.runs),
 ]
-CacheDir = Annotated[Path, typer.Option("--cache-dir", help="Where caches live.")]
-Root = Annotated[Path, typer.Option("--root", help="Folder that the known data sets lie in.")]
+CacheDir = Annotated[Path, typer.Option("--cache-dir", help="Folder of the caches.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the runs.")]
+Root = Annotated[Path, typer.Option("--root", help="Folder that contains the known data sets.")]
 Device = Annotated[
     str,
     typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", autocompletion=completion.one_of(*DEVICES)),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output and nothing else there.")]
-Shots = Annotated[str, typer.Option("--shots", help="Images a class, such as 16 or 1,2,4,8,16.")]
-Seeds = Annotated[str, typer.Option("--seeds", help="Seeds of the few-shot draw, such as 1 or 1,2,3.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output, nothing else.")]
+Shots = Annotated[str, typer.Option("--shots", help="Training images per class, such as 16 or 1,2,4,8,16.")]
+Seeds = Annotated[str, typer.Option("--seeds", help="Seeds of the few-shot split, such as 1 or 1,2,3.")]
 Classes = Annotated[
     str,
     typer.Option(
         "--classes",
-        help="all, base (the first half) or new (the others).",
+        help="Classes: all, base (first half) or new (second half).",
         autocompletion=completion.one_of(*HALVES),
     ),
 ]
@@ -52,8 +58,8 @@ Templates = Annotated[
     str | None,
     typer.Option(
         "--templates",
-        help="Prompts: a text file with one on each line, imagenet-80 or imagenet-7.",
-        show_default="the data set's own",
+        help="Prompts: a text file with one per line, imagenet-80 or imagenet-7.",
+        show_default="the data set's prompts",
         autocompletion=completion.ensembles,
     ),
 ]
@@ -61,7 +67,7 @@ Backbone = Annotated[
     str | None,
     typer.Option(
         "--backbone",
-        help="Any open_clip model.",
+        help="An open_clip model.",
         show_default="RN50; glyph-clip for digits",
         autocompletion=completion.backbones,
     ),
@@ -70,40 +76,38 @@ Pretrained = Annotated[
     str | None,
     typer.Option(
         "--pretrained",
-        help="A tag of the model, or a local checkpoint file.",
+        help="A pretrained tag of the model, or a checkpoint file.",
         show_default="openai; bundled for digits",
         autocompletion=completion.one_of("openai", "bundled"),
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Where runs are left.")]
 Precision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="fp32, bf16, fp16, or auto: the cache's own, else the fastest that the device is good at.",
+        help="fp32, bf16, fp16, or auto: that of an existing cache, else the fastest that suits the device.",
         autocompletion=completion.one_of(*PRECISIONS),
     ),
 ]
-Views = Annotated[int, typer.Option("--views", help="Augmented views of each train image, beside the image itself.")]
+Views = Annotated[
+    int, typer.Option("--views", help="Augmented views of each training image, in addition to the image itself.")
+]
 ViewsSeed = Annotated[int, typer.Option("--views-seed", help="Seed of the augmented views.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a batch.", show_default="by device")]
-Workers = Annotated[int | None, typer.Option("--workers", help="Decoding processes.", show_default="by device")]
-
-PAPER_SHOTS = "1,2,4,8,16"
-PAPER_SEEDS = "1,2,3"
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Batch size.", show_default="by device")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Image decoding processes.", show_default="by device")]
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
-    """Return whole numbers written with commas, doubles dropped; raises OptionError for anything else."""
+    """Return comma-separated integers without duplicates; raises OptionError for anything else."""
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise OptionError(f"{option} {text!r}: expected whole numbers with commas, such as 1,2,4") from None
+        raise OptionError(f"{option} {text!r}: expected comma-separated integers, such as 1,2,4") from None
 
 
 def decimals(option: str, text: str) -> tuple[float, ...]:
-    """Return numbers written with commas, doubles dropped; raises OptionError for anything else."""
+    """Return comma-separated numbers without duplicates; raises OptionError for anything else."""
     try:
         return tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
-        raise OptionError(f"{option} {text!r}: expected numbers with commas, such as 0.5,1") from None
+        raise OptionError(f"{option} {text!r}: expected comma-separated numbers, such as 0.5,1") from None

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from taskres_cache.datasets.named_files import FoundImages
     from taskres_cache.runs.prediction import PredictedImages
 
-STANDARD = "-"  # input or output, in the place of a file
-FEW = 20  # images that are each told at length
+STANDARD = "-"  # standard input or output instead of a file
+FEW = 20  # images that are shown in detail
 
 
 def predict(
@@ -31,17 +31,16 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE...",
-            help="Image files; folders, for every image below them; - for a list of paths on standard input, one a "
-            "line.",
+            metavar="IMAGE",
+            help="Image files, folders (all images below them), or - for paths on standard input, one per line.",
             show_default=False,
         ),
     ],
-    top_k: Annotated[int, typer.Option("--top-k", help="Classes to tell of each image, best first.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", help="Number of top classes to show per image.")] = 5,
     csv: Annotated[
         str | None,
         typer.Option(
-            "--csv", metavar="FILE", help="Write a CSV file, a line an image; - prints it.", show_default=False
+            "--csv", metavar="FILE", help="Write a CSV file with one line per image; - prints it.", show_default=False
         ),
     ] = None,
     as_json: Json = False,
@@ -50,7 +49,7 @@ def predict(
         typer.Option(
             "--pretrained",
             metavar="PATH",
-            help="The checkpoint file, where the run was made with a local one.",
+            help="The checkpoint file, if the run was made with a local one.",
             show_default="the run's tag",
         ),
     ] = None,
@@ -58,22 +57,22 @@ def predict(
     precision: Annotated[
         str,
         typer.Option(
-            help="fp32, bf16, fp16, or auto: the run's own where the device is good at it, else what that is best at."
+            help="fp32, bf16, fp16, or auto: that of the run if it suits the device, else the fastest that does."
         ),
     ] = "auto",
     batch_size: BatchSize = None,
     workers: Workers = None,
 ) -> None:
-    """Tell the best classes of new images, with calibrated probabilities.
+    """Predict the classes of new images, with calibrated probabilities.
 
-    Up to 20 files are told at length. More of them, and folders, get a line each and a summary by class. What cannot
-    be read is named and skipped.
+    Up to 20 files are shown in detail; more files, and folders, get one line per image and a summary by class.
+    Unreadable images are listed and skipped.
 
     Example: taskres predict runs/RN50-openai/photos new-photos --csv new.csv
     """
     from taskres_cache.datasets.named_files import find_images
 
-    _refuse_unusable(csv, as_json)
+    _check_csv(csv, as_json)
     found = find_images(_with_listed(images))
 
     from taskres_cache.runs.encoder import load_encoder
@@ -87,10 +86,10 @@ def predict(
     options, folder = PredictOptions(top_k, batch_size, workers), find_run(run)
     classifier = read_classifier(folder)
     encoder = load_encoder(classifier, pretrained, device, precision)
-    with progress() if len(found.paths) > FEW else nullcontext(Silent()) as heard:
-        predicted = predict_images(found.paths, classifier, encoder, options, heard)
+    with progress() if len(found.paths) > FEW else nullcontext(Silent()) as display:
+        predicted = predict_images(found.paths, classifier, encoder, options, display)
     predicted = replace(predicted, unreadable=found.unreadable | predicted.unreadable)
-    _tell_skipped(found, predicted)
+    _report_skipped(found, predicted)
     if csv is not None:
         _write_csv(predicted, csv)
     if as_json:
@@ -99,37 +98,39 @@ def predict(
         _print(found, predicted, csv)
 
 
-def _refuse_unusable(csv: str | None, as_json: bool) -> None:
-    """Raise what can be known of --csv before anything is computed, without leaving anything behind."""
+def _check_csv(csv: str | None, as_json: bool) -> None:
+    """Raise an error for a bad `--csv` before anything is computed, without writing anything."""
     if csv == STANDARD and as_json:
         raise OptionError("--csv - and --json both print to standard output; give --csv a file")
     if csv is None or csv == STANDARD:
         return
     above = next(folder for folder in Path(csv).absolute().parents if folder.exists())
     if Path(csv).is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        raise StorageError(f"--csv {csv} cannot be written there; choose another file")
+        raise StorageError(
+            f"--csv {csv} cannot be written (it is a folder, or its folder is not writable); choose another file"
+        )
 
 
 def _with_listed(names: Sequence[str]) -> list[str]:
-    """Return the names with the paths on standard input in the place of `-`."""
+    """Return the names, with `-` replaced by the paths on standard input."""
     from taskres_cache.datasets.named_files import listed_names
 
     if names.count(STANDARD) > 1:
-        raise OptionError(f"{STANDARD} stands for standard input, which can be read once; pass it once")
+        raise OptionError(f"{STANDARD} is standard input, which can be read only once; pass it once")
     listed = listed_names(sys.stdin.buffer) if STANDARD in names and sys.stdin else []
     return [name for given in names for name in (listed if given == STANDARD else [given])]
 
 
-def _tell_skipped(found: "FoundImages", predicted: "PredictedImages") -> None:
-    """Say what was named and is not among the predictions; raises TaskresError when that is everything."""
-    from .console import say, shown
+def _report_skipped(found: "FoundImages", predicted: "PredictedImages") -> None:
+    """Print which inputs have no prediction; raises TaskresError if none has."""
+    from .console import printable, say
 
     for folder in found.empty:
-        say(f"note: no image below {shown(folder)}")
+        say(f"note: no image below {printable(folder)}")
     for path, reason in predicted.unreadable.items():
-        say(f"skipped {shown(path)}: {shown(reason)}")
+        say(f"skipped {printable(path)}: {printable(reason)}")
     if not len(predicted):
-        raise TaskresError(f"no image could be read, of {len(predicted.unreadable)}; the reasons stand above")
+        raise TaskresError(f"none of the {len(predicted.unreadable)} images could be read; see the reasons above")
 
 
 def _print_json(folder: Path, temperature: float, predicted: "PredictedImages") -> None:
@@ -147,10 +148,10 @@ def _print_json(folder: Path, temperature: float, predicted: "PredictedImages") 
 
 
 def _write_csv(predicted: "PredictedImages", csv: str) -> None:
-    """Write a line an image to a file, whole or not at all, or to standard output."""
+    """Write one line per image to standard output, or to a file that appears only when complete."""
     from taskres_cache.system.files import replaced
 
-    from .console import counted, say
+    from .console import image_count, say
 
     content = os.fsencode(_as_csv(predicted))
     if csv == STANDARD:
@@ -158,14 +159,14 @@ def _write_csv(predicted: "PredictedImages", csv: str) -> None:
         return
     with replaced(Path(csv)) as temporary:
         temporary.write_bytes(content)
-    say(f"{csv}: {counted(len(predicted))}")
+    say(f"{csv}: {image_count(len(predicted))}")
 
 
 def _as_csv(predicted: "PredictedImages") -> str:
     """Return the predictions as comma-separated values: path, class, probability, class_2, probability_2 and so on."""
     ranks = ["", *(f"_{rank}" for rank in range(2, predicted.classes.shape[1] + 1))]
     stream = StringIO()
-    # Python's writer does not quote a carriage return by itself, and its reader ends the line there.
+    # Python's writer does not quote a carriage return, but its reader ends the line there.
     odd = any("\r" in name for name in (*predicted.paths, *predicted.classnames))
     writer = csv_writer(stream, lineterminator="\n", quoting=QUOTE_ALL if odd else QUOTE_MINIMAL)
     writer.writerow(["path", *(f"{column}{rank}" for rank in ranks for column in ("class", "probability"))])
@@ -175,11 +176,11 @@ def _as_csv(predicted: "PredictedImages") -> str:
 
 
 def _print(found: "FoundImages", predicted: "PredictedImages", csv: str | None) -> None:
-    """Print few images at length, of many a line each, unless a file tells of them; and of many a summary."""
-    from .predict_display import print_at_length, print_lines, print_summary
+    """Print few images in detail, many as lines (unless they are in a CSV file) and a summary."""
+    from .predict_display import print_details, print_lines, print_summary
 
     many = bool(found.folders) or len(found.paths) > FEW
     if csv is None:
-        (print_lines if many else print_at_length)(predicted)
+        (print_lines if many else print_details)(predicted)
     if many:
         print_summary(predicted)

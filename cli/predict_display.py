@@ -1,4 +1,4 @@
-"""How predictions look to a person: bars as long as probabilities, on a terminal, in a pipe, and without colour."""
+"""Predictions as text with bars, for terminals with and without colour and for pipes."""
 
 import sys
 from collections.abc import Iterable
@@ -8,27 +8,27 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from .console import bar, counted, results, shortened, shown
+from .console import bar, image_count, printable, results, shortened
 
 if TYPE_CHECKING:
     from taskres_cache.runs.prediction import PredictedImages
 
 LONG_BAR, SMALL_BAR, SMALLEST_BAR = 40, 20, 10  # columns
-WIDE = 100  # columns of a terminal that has room for more than the smallest bar in a line
+WIDE = 100  # columns of a terminal that has room for a larger bar per line
 SHARE = len("  100.0 %  ")
 MARK = len("> ")
-WITHOUT_END = 1_000_000  # columns of a line in a file
-UNSURE = 0.5  # below it, the other classes together are more likely
+UNLIMITED = 1_000_000  # columns of a line in a file
+UNSURE = 0.5  # below it, the other classes together are more probable
 FIRST = 20  # classes that a summary lists
 
 
-def print_at_length(predicted: "PredictedImages") -> None:
-    """Print of each image its path, and below it the best classes with percent and bar, the best one marked."""
+def print_details(predicted: "PredictedImages") -> None:
+    """Print the path of each image, and below it the top classes with percent and bar, the best one marked."""
     console = results()
     room = _room(console) - MARK - SHARE
     width = _widest((name for _, names, _ in predicted for name in names), room - SMALL_BAR)
     for number, (path, names, shares) in enumerate(predicted):
-        console.print(Text("\n" * (number > 0) + shown(path), "bold"), soft_wrap=True)
+        console.print(Text("\n" * (number > 0) + printable(path), "bold"), soft_wrap=True)
         for rank, (name, share) in enumerate(zip(names, shares, strict=True)):
             mark, style = ("> ", f"bold {_style(share)}") if rank == 0 else ("  ", "")
             drawn = _share(share, min(LONG_BAR, room - width))
@@ -36,21 +36,21 @@ def print_at_length(predicted: "PredictedImages") -> None:
 
 
 def print_lines(predicted: "PredictedImages") -> None:
-    """Print of each image its path, its best class with percent, and a small bar, in one line."""
+    """Print one line per image: path, top class, percent and a small bar."""
     console = results()
     length = SMALL_BAR if _room(console) >= WIDE else SMALLEST_BAR
     room = _room(console) - length - SHARE - 2
     width = _widest((names[0] for _, names, _ in predicted), room // 2)
     paths = _widest(predicted.paths, room - width)
     for path, (name, *_), (share, *_) in predicted:
-        lead = shortened(shown(path), paths)
+        lead = shortened(printable(path), paths)
         lead += " " * (paths - cell_len(lead) + 2)
         named, drawn = (_padded(name, width), "bold"), (_share(share, length), _style(share))
         console.print(Text.assemble(lead, named, drawn), soft_wrap=True)
 
 
 def print_summary(predicted: "PredictedImages") -> None:
-    """Print how many images there are of each class, of the most frequent ones where there are many."""
+    """Print the number of images per predicted class, of the most frequent classes if there are many."""
     console = results()
     counts = predicted.counts()
     listed, others = counts[:FIRST], counts[FIRST:]
@@ -58,25 +58,25 @@ def print_summary(predicted: "PredictedImages") -> None:
     room = _room(console) - digits - 2 - SHARE
     width = _widest((name for name, _ in listed), room - SMALL_BAR)
     skipped = f", {len(predicted.unreadable)} skipped" if predicted.unreadable else ""
-    console.print(Text(f"\n{counted(len(predicted))} by class{skipped}", "bold"))
+    console.print(Text(f"\n{image_count(len(predicted))} by class{skipped}", "bold"))
     for name, count in listed:
         share = count / len(predicted)
         drawn = _share(share, min(LONG_BAR, room - width))
         console.print(Text.assemble(_padded(name, width), f"  {count:{digits}}", drawn), soft_wrap=True)
     if others:
         plural = "es" if len(others) > 1 else ""
-        console.print(f"and {len(others)} more class{plural} with {counted(sum(count for _, count in others))}")
+        console.print(f"and {len(others)} more class{plural} with {image_count(sum(count for _, count in others))}")
 
 
 def _padded(name: str, width: int) -> str:
-    """Return a class name in just so many columns."""
-    cell = Text(shown(name))
+    """Return a class name cut or padded to a number of columns."""
+    cell = Text(printable(name))
     cell.truncate(width, overflow="ellipsis", pad=True)
     return cell.plain
 
 
 def _share(share: float, length: int) -> str:
-    """Return a share in percent and as a bar."""
+    """Return a share in percent, with a bar."""
     return f"  {100 * share:5.1f} %  {bar(share, length)}".rstrip()
 
 
@@ -85,9 +85,9 @@ def _style(share: float) -> str:
 
 
 def _widest(names: Iterable[str], most: int) -> int:
-    """Return the columns that the widest of some names takes, of which no more than `most` are to be had."""
-    return max(1, min(most, max(cell_len(shown(name)) for name in names)))
+    """Return the columns of the widest name, at most `most`."""
+    return max(1, min(most, max(cell_len(printable(name)) for name in names)))
 
 
 def _room(console: Console) -> int:
-    return console.width if sys.stdout.isatty() else WITHOUT_END
+    return console.width if sys.stdout.isatty() else UNLIMITED

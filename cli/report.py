@@ -1,4 +1,4 @@
-"""`taskres report`: what came of runs, for people."""
+"""`taskres report`: the results of runs as a page, tables and curves."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,36 +13,36 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUNS...",
-            help="Run folders, or folders above several.",
+            metavar="RUN",
+            help="Run folders, or folders that contain several runs.",
             show_default=False,
             autocompletion=completion.runs,
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The page.", show_default="report.html, or none where --to names files")
+        Path | None, typer.Option(help="HTML file to write.", show_default="report.html, or none with --to")
     ] = None,
     to: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="A file to write, by its suffix: .md, .csv, .png (curves) or .html; can be given several times.",
+            help="File to write: .md, .csv, .png (curves) or .html; can be repeated.",
         ),
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Heading of the report.", show_default="the data sets")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the report.", show_default="the data sets' names")] = None,
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Where the images are, for thumbnails of mistakes: the folder, or the root of known data sets.",
-            show_default="where the cache was made from",
+            help="Folder of the images, for thumbnails of mistakes, or the --root of known data sets.",
+            show_default="the folder the cache was made from",
         ),
     ] = None,
     cache_dir: CacheDir = Path("cache"),
     device: Device = "auto",
 ) -> None:
-    """Write a report of runs: curves over shots, what each class gains, confusions, certain mistakes, how it was made.
+    """Write a report of runs: curves, per-class gains, mistakes.
 
-    The page is one file that needs no network: to be sent, archived or printed as it is.
+    Also confusions, calibration and how the runs were made. The page is a single HTML file that needs no network.
 
     Example: taskres report runs/glyph-clip-bundled/digits --out digits.html
     """
@@ -58,7 +58,7 @@ def report(
     heading = title or f"Task residuals on {', '.join(dict.fromkeys(study.title for study in studies))}"
     for study in studies:
         if study.unseen:
-            say(f"note: {study.title}: no closer look, {study.unseen}")
+            say(f"note: {study.title}: no per-class results: {study.unseen}")
     for file in files:
         write_report(studies, heading, images, file)
         say(f"written: {file}")

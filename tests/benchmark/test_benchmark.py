@@ -90,13 +90,13 @@ def test_one_benchmark_over_everything(pristine: Path, here: Path, taskres: Task
     stamps = {path: path.stat().st_mtime_ns for path in [*CACHES.iterdir(), *RUNS.rglob("*.safetensors")]}
     again = taskres(*arguments)
     assert again.out == first.out
-    assert "imagenet: 4 runs, 4 of them there already" in again.err
+    assert "imagenet: 4 runs, 4 of them reused" in again.err
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert (RUNS / "benchmark.md").read_text() == markdown
 
     # More seeds cost what is new.
     more = taskres(*arguments[:-1], "1,2,3", "--datasets", "dtd imagenet_a")
-    assert "dtd: 6 runs, 4 of them there already" in more.err
+    assert "dtd: 6 runs, 4 of them reused" in more.err
     assert "imagenet_a: " in more.err  # on the runs of imagenet that are there
 
 
@@ -125,7 +125,7 @@ def test_a_benchmark_goes_on_without_what_fails_or_lacks(here: Path, taskres: Ta
 def test_a_benchmark_of_nothing(here: Path, taskres: Taskres) -> None:
     nothing = taskres("benchmark", "--root", here, *GLYPH)
     assert nothing.status == 1
-    assert "nothing could be measured" in nothing.err
+    assert "no data set could be measured" in nothing.err
     assert not RUNS.exists()
     unknown = taskres("benchmark", "--root", here, "--datasets", "caltech")
     assert unknown.status == 2
@@ -146,17 +146,17 @@ def test_an_encoder_that_cannot_be_had_ends_a_benchmark_in_one_line(here: Path, 
 
 def test_a_run_of_other_numbers_is_fitted_again(here: Path, taskres: Taskres) -> None:
     arguments = ("benchmark", "--device", "cpu", "--shots", "1,2", "--seeds", "1")
-    assert "2 runs, 0 of them there already" in taskres(*arguments).err
+    assert "2 runs, 0 of them reused" in taskres(*arguments).err
     one, two = sorted(RUNS.glob("digits/*/shots_*/seed_1"))
     metrics = json.loads((one / "metrics.json").read_text())
     (one / "metrics.json").write_text(json.dumps({**metrics, "inputs_sha256": "0" * 64}))
-    assert "2 runs, 1 of them there already" in taskres(*arguments).err
+    assert "2 runs, 1 of them reused" in taskres(*arguments).err
     other_recipe = json.dumps({**metrics, "recipe": {**metrics["recipe"], "lr": 1.0}})
     (one / "metrics.json").write_text(other_recipe)
-    assert "2 runs, 1 of them there already" in taskres(*arguments).err
+    assert "2 runs, 1 of them reused" in taskres(*arguments).err
     (two / "classifier.safetensors").write_bytes(b"damaged")
-    assert "2 runs, 1 of them there already" in taskres(*arguments).err
-    assert "2 runs, 2 of them there already" in taskres(*arguments).err
+    assert "2 runs, 1 of them reused" in taskres(*arguments).err
+    assert "2 runs, 2 of them reused" in taskres(*arguments).err
 
 
 def test_entries_of_a_benchmark() -> None:
@@ -330,7 +330,7 @@ def test_verify_opens_every_image_and_counts(here: Path, taskres: Taskres) -> No
     assert found["published"] == {"classes": 102, "train": 4093, "val": 1633, "test": 2463}
     assert found["faults"] == []
     assert outcome.status == 1
-    assert "the counts are not the published ones" in outcome.err
+    assert "the counts differ from the published ones" in outcome.err
 
     gone, cut = split["val"][1][0], split["test"][3][0]
     (here / "oxford_flowers" / "jpg" / gone).unlink()
@@ -345,7 +345,7 @@ def test_verify_opens_every_image_and_counts(here: Path, taskres: Taskres) -> No
     assert faults[0]["fault"] == "missing"
     printed = taskres("datasets", "verify", "oxford_flowers", "--root", here)
     assert f"jpg/{gone} ({file} val[1]): missing" in printed.out
-    assert "2 images lack or do not open" in printed.err
+    assert "2 images are missing or do not open" in printed.err
 
 
 def test_verify_of_what_is_whole(here: Path, taskres: Taskres) -> None:

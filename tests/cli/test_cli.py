@@ -56,7 +56,7 @@ def test_lists_of_alphas_and_rates_are_a_grid(extracted: Path, taskres: Taskres)
     assert "taskres-regular-alpha2-epochs3" in table
     wrong = taskres("fit", extracted, "--alpha", "big")
     assert wrong.status == 2
-    assert "--alpha 'big': expected numbers with commas" in one_line(wrong)
+    assert "--alpha 'big': expected comma-separated numbers" in one_line(wrong)
 
 
 def test_alpha_can_be_chosen_or_learned(extracted: Path, taskres: Taskres) -> None:
@@ -133,7 +133,7 @@ def test_import(here: Path, taskres: Taskres) -> None:
 
 def test_a_second_extract_finds_nothing_missing(extracted: Path, photos: Path, taskres: Taskres) -> None:
     outcome = taskres("extract", photos, *BUNDLED, "--shots", "1,2", "--seeds", "1,2")
-    assert "0 of them encoded now\nnothing was missing" in outcome.err
+    assert "0 newly encoded\nnothing was missing" in outcome.err
 
 
 def test_the_folder_itself_finds_its_cache(extracted: Path, photos: Path, taskres: Taskres) -> None:
@@ -163,7 +163,7 @@ def test_unreadable_images_are_named_on_standard_error(here: Path, photos: Path,
         (("extract", "digits", "--backbone", "glyf-clip"), 2, "did you mean 'glyph-clip'"),
         (("extract", "digits", "--backbone", "RN50", "--pretrained", "opena1"), 2, "did you mean 'openai'"),
         (("extract", "digits", "--backbone", "RN50", "--pretrained", "lost/weights.pt"), 1, "does not exist"),
-        (("extract", "digits", "--shots", "four"), 2, "--shots 'four': expected whole numbers"),
+        (("extract", "digits", "--shots", "four"), 2, "--shots 'four': expected comma-separated integers"),
         (("extract", "digits", "--shots", "0"), 2, "shots must be positive"),
         (("extract", "digits", "--precision", "fp8"), 2, "precision must be"),
         (("extract", "digits", "--device", "cuda:9"), 2, "device 'cuda:9' cannot be used here"),
@@ -171,7 +171,7 @@ def test_unreadable_images_are_named_on_standard_error(here: Path, photos: Path,
         (("fit", "nothing"), 2, "unknown cache 'nothing'"),
         (("fit", "nothing.h5"), 1, "does not exist"),
         (("eval", "nothing"), 1, "no classifier.safetensors"),
-        (("eval", "a", "b"), 2, "one RUN at a time"),
+        (("eval", "a", "b"), 2, "expected one RUN, got a b"),
         (("inspect", "nothing"), 2, "unknown cache"),
     ],
 )
@@ -277,9 +277,9 @@ def test_help_and_version_load_nothing_heavy() -> None:
     ("command", "told"),
     [
         ("fit", ("0.5, or the data set's own", "100 below 8 shots", "keep the last")),
-        ("extract", ("RN50; glyph-clip for digits", "the data set's own")),
-        ("eval", ("After --on, more caches", "what the run was fitted on")),
-        ("benchmark", ("none, the bundled digits",)),
+        ("extract", ("RN50; glyph-clip for digits", "the data set's prompts", "the folder's name")),
+        ("eval", ("Caches to test on, instead of the run's own cache", "those of the run")),
+        ("benchmark", ("none: the bundled digits",)),
     ],
 )
 def test_help_tells_what_is_taken_when_nothing_is_said(command: str, told: tuple[str, ...], taskres: Taskres) -> None:
@@ -307,7 +307,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_done(here: Path) -> None:
     folder = here / "cache" / "glyph-clip-bundled"
     assert [path.name for path in folder.iterdir()] == ["digits.h5.parts"]
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "1242 images, 0 of them encoded now" in again.stderr
+    assert "1242 images, 0 newly encoded" in again.stderr
 
 
 def test_the_options_stand_for_the_papers_splits() -> None:
@@ -327,14 +327,14 @@ def test_an_interrupted_extract_says_that_nothing_is_lost(
     monkeypatch.setattr("taskres_cache.extraction.extract.extract", interrupt)
     outcome = taskres("extract", "digits", "--device", "cpu")
     assert outcome.status == 130
-    assert outcome.err == "interrupted; what is finished is kept: the same command goes on from there\n"
+    assert outcome.err == "Interrupted. Finished blocks are kept; run the same command again to continue.\n"
 
 
 def test_views_from_extract_to_fit(taskres: Taskres, here: Path, photos: Path) -> None:
     weights = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")
     made = taskres("extract", photos, *weights, "--shots", "1", "--seeds", "1", "--views", "2", "--views-seed", "3")
     assert made.status == 0, made.err
-    assert "2 augmented views of each train image, 6 of all encoded now" in made.err
+    assert "2 augmented views per training image, 6 newly encoded" in made.err
     assert "time: decode " in made.err
     methods = {
         (): "taskres-regular-views2",

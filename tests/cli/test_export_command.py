@@ -30,9 +30,9 @@ def test_each_format_says_what_it_is_and_how_to_use_it(run: Path, here: Path, ta
     first, shape, compared, *usage = said["a.safetensors"].out.splitlines()
     assert first == f"a.safetensors: safetensors, 3 classes, {Path('a.safetensors').stat().st_size:,} bytes"
     assert shape == "weights: 3 x 8, float32"
-    assert compared.startswith("read again and compared with the run on 9 test images of the run's own cache: ")
-    assert compared.endswith(" at most, 1.0e-05 is allowed for rounding")
-    assert usage[0] == "in Python:"
+    assert compared.startswith("compared with the run on 9 test images of the run's own cache: ")
+    assert compared.endswith(" (tolerance 1.0e-05)")
+    assert usage[0] == "use it in Python:"
     assert 'load_file("a.safetensors")' in usage[2]
     assert said["a.pt"].out.startswith("a.pt and a.pt.json: open_clip, 3 classes, ")
     assert load_file("a.safetensors")["weights"].shape == (3, 8)
@@ -67,8 +67,8 @@ def test_wrong_usage_is_one_line_and_leaves_nothing(run: Path, here: Path, taskr
         ((run, "--to", "head.h5"), "head.h5: its suffix names no format; known are .safetensors (safetensors), .onnx"),
         ((run, "--to", "head"), "head: its suffix names no format"),
         ((run, "--to", "head.pt", "--format", "openclip"), "unknown format 'openclip'; did you mean 'open_clip'?"),
-        ((run, "--to", "head.pt", "--with-encoder"), "--with-encoder takes ONNX, and head.pt is to be open_clip"),
-        ((run, "--to", "head.onnx", "--pretrained", "openai"), "it goes with --with-encoder only"),
+        ((run, "--to", "head.pt", "--with-encoder"), "--with-encoder needs ONNX, but head.pt is open_clip"),
+        ((run, "--to", "head.onnx", "--pretrained", "openai"), "pass it only together with --with-encoder"),
         ((run, "--to", run / "classifier.safetensors"), "what a run calls a file of its own"),
         ((run, "--to", "cache", "--format", "onnx"), "cannot export to cache: that is a folder"),
     ):

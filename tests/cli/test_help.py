@@ -100,8 +100,8 @@ def test_paragraphs_fill_the_width_and_brackets_mean_themselves() -> None:
         """
 
     expected = {"help": "Do it.\n\nOne line and another \\[of it].", "epilog": "Example: taskres do it"}
-    assert house.told(command) == expected
-    assert house.told(lambda: None) == {}
+    assert house.help_of(command) == expected
+    assert house.help_of(lambda: None) == {}
 
 
 def test_a_misspelt_command_or_option_is_answered_with_what_there_is(taskres: Taskres) -> None:

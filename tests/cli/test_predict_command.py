@@ -117,7 +117,7 @@ def test_paths_from_standard_input(run: Path, photos: Path) -> None:
     assert len(paths) == 12
     twice = installed(run, "-", "-", given=given)
     assert (twice.returncode, twice.stdout) == (2, b"")
-    assert b"- stands for standard input, which can be read once" in twice.stderr
+    assert b"- is standard input, which can be read only once" in twice.stderr
 
 
 def test_json_is_one_document(predict: Taskres, run: Path, glyph_clip: Backbone, photos: Path, here: Path) -> None:
@@ -182,11 +182,11 @@ def test_a_csv_that_cannot_be_written_is_told_at_once(
     for target in ("file/classes.csv", "photos"):
         outcome = predict("photos", "--csv", target)
         assert outcome.status == 1
-        assert f"--csv {target} cannot be written there" in one_line(outcome)
+        assert f"--csv {target} cannot be written" in one_line(outcome)
     assert (here / "file").read_text() == "in the way"
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))  # root may write all
-    assert "--csv new/folder/classes.csv cannot be written there" in one_line(
+    assert "--csv new/folder/classes.csv cannot be written" in one_line(
         predict("photos", "--csv", "new/folder/classes.csv")
     )
     assert not (here / "new").exists()
@@ -224,7 +224,7 @@ def test_what_cannot_be_read_is_told_and_skipped(predict: Taskres, here: Path) -
     assert some.out.splitlines()[2] == "1 image by class, 2 skipped"
     none = predict("broken\x1b[1m.png", "gone.png", "--json")
     assert none.status == 1
-    assert one_line(none) == "taskres: no image could be read, of 2; the reasons stand above"
+    assert one_line(none) == "taskres: none of the 2 images could be read; see the reasons above"
 
 
 @pytest.mark.parametrize(
@@ -335,4 +335,4 @@ def test_paths_are_cut_at_their_beginning() -> None:
     assert console.shortened("a/b.png", 7) == "a/b.png"
     assert console.shortened("photos/b.png", 7) == "…/b.png"
     assert console.shortened("図図図.png", 7) == "…図.png"
-    assert console.shown("a\n\x1b[0m\udce9 été") == "a\\n\\x1b[0m\\udce9 été"
+    assert console.printable("a\n\x1b[0m\udce9 été") == "a\\n\\x1b[0m\\udce9 été"

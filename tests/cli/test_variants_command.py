@@ -43,7 +43,7 @@ def test_bases_are_a_list(extracted: Path, taskres: Taskres) -> None:
     regular, enhanced = printed.out.split("taskres-enhanced")
     assert "base %" in enhanced
     assert "base %" not in regular
-    assert "its base in" in printed.err
+    assert ", base 0." in printed.err
     assert printed.err.splitlines()[-1] == "next: taskres report runs/glyph-clip-bundled/photos"
     assert "base %" in taskres("eval", runs[1]["folder"], "--device", "cpu").out
 
@@ -114,7 +114,7 @@ def test_a_search_says_what_it_chose(extracted: Path, taskres: Taskres) -> None:
     assert [(int(shots), int(seed)) for shots, seed in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     refused = taskres("fit", "photos", *QUICK, "--search", "--alpha", "learn")
     assert refused.status == 2
-    assert "pass one of them" in one_line(refused)
+    assert "pass only one of them" in one_line(refused)
 
 
 def test_decays_are_a_list(extracted: Path, taskres: Taskres) -> None:
@@ -124,7 +124,7 @@ def test_decays_are_a_list(extracted: Path, taskres: Taskres) -> None:
     ]  # fmt: skip
     wrong = taskres("fit", "photos", *QUICK, "--weight-decay", "much")
     assert wrong.status == 2
-    assert "--weight-decay 'much': expected numbers" in one_line(wrong)
+    assert "--weight-decay 'much': expected comma-separated numbers" in one_line(wrong)
 
 
 def test_imported_features_have_no_projection_to_tune(here: Path, taskres: Taskres) -> None:

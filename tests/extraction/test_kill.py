@@ -60,7 +60,7 @@ def test_what_was_stopped_goes_on_where_it_was(
     assert 0 < kept < 1212
 
     again = subprocess.run(extract(folder, tmp_path), capture_output=True, text=True, check=True)
-    assert f"1212 images, {1212 - kept} of them encoded now" in again.stderr
+    assert f"1212 images, {1212 - kept} newly encoded" in again.stderr
     assert ("ended before its work was done" in again.stderr) == (how is not signal.SIGINT)
     resumed, expected = FeatureCache(parts.with_name("noise.h5")).contents(), whole.contents()
     assert resumed.paths == expected.paths

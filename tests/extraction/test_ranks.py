@@ -71,7 +71,7 @@ def test_two_ranks_make_what_one_process_makes(noise: Path, whole: FeatureCache,
     _, said = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0, said
     assert re.search(r"images of noise, part 1 of 2: \d+ of \d+", said)
-    assert said.count("1394 images, 1394 of them encoded now") == 1  # one of them speaks
+    assert said.count("1394 images, 1394 newly encoded") == 1  # one of them speaks
     assert said.count("next: taskres fit noise") == 1
     assert_same(cache_in(tmp_path), whole)
     assert [file.name for file in (tmp_path / "glyph-clip-bundled").iterdir()] == ["noise.h5"]
@@ -92,8 +92,8 @@ def test_a_rank_that_dies_costs_its_own_block(noise: Path, whole: FeatureCache, 
     again = torchrun(2, command(noise, tmp_path))
     _, said = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, said
-    done = re.search(r"1394 images, (\d+) of them encoded now", said)
-    views = re.search(r"2 augmented views of each train image, (\d+) of all encoded now", said)
+    done = re.search(r"1394 images, (\d+) newly encoded", said)
+    views = re.search(r"2 augmented views per training image, (\d+) newly encoded", said)
     assert done is not None
     assert views is not None
     assert int(done[1]) + int(views[1]) == 1394 + 2 * 2 - kept

@@ -1,0 +1,77 @@
+"""The options of `taskres fit` alone: the recipe."""
+
+from typing import Annotated
+
+import typer
+
+from . import completion
+
+Alpha = Annotated[
+    str | None,
+    typer.Option(
+        help="Weight of the residual: one or more numbers, auto (chosen by val accuracy) or learn (trained).",
+        show_default="0.5, or the data set's own",
+        autocompletion=completion.one_of("auto", "learn"),
+    ),
+]
+LearningRate = Annotated[
+    str | None,
+    typer.Option(help="Peak learning rate, one or more numbers.", show_default="0.002, or the data set's own"),
+]
+Epochs = Annotated[int | None, typer.Option(help="Training epochs.", show_default="100 below 8 shots, else 200")]
+BatchSize = Annotated[int | None, typer.Option(help="Batch size.", show_default="256")]
+WeightDecay = Annotated[
+    str | None,
+    typer.Option(help="Weight decay, added to the gradient; one or more numbers.", show_default="0.0005"),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BASE",
+        help="Text classifier to start from, one or more of regular, enhanced (text projection tuned on the same shots "
+        "first) and enhanced-only (without residual); or a file: the authors' model.pth.tar, a safetensors file with "
+        "base or projection, or a run.",
+        show_default="regular",
+        autocompletion=completion.bases,
+    ),
+]
+Residual = Annotated[
+    str | None,
+    typer.Option(
+        help="What to train: text, image (one vector, added to all image features) or both.",
+        show_default="text",
+        autocompletion=completion.choices("residual"),
+    ),
+]
+Search = Annotated[
+    bool,
+    typer.Option(
+        "--search",
+        help="Choose alpha, learning rate and weight decay by val accuracy, from the given values or a default grid.",
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        help="Stop after this many epochs without a better val accuracy, and keep the best epoch.",
+        show_default="keep the last epoch",
+    ),
+]
+TrainedViews = Annotated[
+    int | None,
+    typer.Option(
+        "--views",
+        help="Augmented views of each image to train on, a different one each epoch; 0 for the images themselves.",
+        show_default="all in the cache",
+    ),
+]
+ViewsAverage = Annotated[
+    bool, typer.Option("--views-average", help="Train on the mean of each image's views, as Tip-Adapter does.")
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="Precision of the matrix products: fp32, bf16 or tf32 (CUDA only).",
+        autocompletion=completion.choices("precision"),
+    ),
+]
