@@ -5,8 +5,8 @@
     logits = logit_scale * <f / |f|, w / |w|>
     probabilities = softmax(logits / temperature)
 
-Everything enters un-normalised, as the encoders return it. Whoever needs logits calls this page. The training step
-computes the same in place, with its gradient in closed form: `methods/task_residual/step.py`.
+All features enter un-normalised, as the encoders return them. All code that needs logits uses this module, except the
+training step, which computes the same in place and its gradient in closed form: `methods/task_residual/step.py`.
 
 Axes: N images, C classes, D embedding.
 """
@@ -31,7 +31,7 @@ def directions_and_lengths(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def add_residual(base: Tensor, residual: Tensor, alpha: float | Tensor) -> Tensor:
-    """Return the un-normalised weights `base + alpha * residual` (C, D); with a zero residual exactly the base."""
+    """Return the un-normalised weights `base + alpha * residual` (C, D); a zero residual gives exactly the base."""
     return base + alpha * residual
 
 
@@ -79,7 +79,23 @@ class Head:
         alpha: float = 1.0,
         temperature: float = 1.0,
     ) -> "Head":
-        """Return the head of a base (C, D) and its residuals (C, D) and (D,), whose memory it shares where it can."""
+        """Build the head of a base and its residuals.
+
+        Parameters
+        ----------
+        base : ndarray of shape (C, D)
+            Un-normalised; the head shares its memory if there is no residual.
+        logit_scale : float
+            Multiplier of the cosines.
+        residual : ndarray of shape (C, D), optional
+            Residual of the base.
+        image_residual : ndarray of shape (D,), optional
+            Residual of the image features.
+        alpha : float, default 1
+            Weight of both residuals.
+        temperature : float, default 1
+            Divides the logits.
+        """
         text = torch.from_numpy(base)
         weights = text if residual is None else add_residual(text, torch.from_numpy(residual), alpha)
         shift = None if image_residual is None else alpha * torch.from_numpy(image_residual)
@@ -91,11 +107,11 @@ class Head:
         return replace(self, weights=self.weights.to(target), image_shift=shift)
 
     def of_classes(self, rows: np.ndarray) -> "Head":
-        """Return the head of some classes, given by their rows, in that order."""
+        """Return the head of some of the classes, given by their rows, in that order."""
         return replace(self, weights=self.weights[torch.from_numpy(rows).to(self.weights.device)])
 
     def shifted(self, image_features: Tensor) -> Tensor:
-        """Return un-normalised image features (N, D) with the image side's shift added."""
+        """Return un-normalised image features (N, D) with the image shift added."""
         return image_features if self.image_shift is None else image_features + self.image_shift
 
     def cosines(self, image_features: Tensor) -> Tensor:
@@ -112,7 +128,7 @@ class Head:
         return scaled_cosines(self.shifted(image_features), self.weights, scale).softmax(dim=-1)
 
     def score(self, image_features: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Return accuracy in percent and minus the mean cross-entropy on labelled images.
+        """Return accuracy in percent and the negative mean cross-entropy on labelled images (N, D), (N,).
 
         Fits and epochs are ranked by this pair on validation images: accuracy first, then the lower loss.
         """

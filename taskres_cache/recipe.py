@@ -1,4 +1,4 @@
-"""The training recipe of task residual tuning: plain values, chosen before a fit and stored with its result."""
+"""The training recipe of task residual tuning: plain values, set before a fit and stored with its result."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
@@ -20,47 +20,77 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "view_use": get_args(ViewUse),
 }
-BUILT_BASES = tuple(base for base in CHOICES["base"] if base != "file")  # from the cache alone
+BUILT_BASES = tuple(base for base in CHOICES["base"] if base != "file")  # need nothing but the cache
 
-WARMUP_LR = 1e-5  # epoch 0 of the paper's schedule runs at this constant rate
+WARMUP_LR = 1e-5  # learning rate of epoch 0 in the paper's schedule
 PROJECTION_EPOCHS = 50  # of an enhanced base (TaskRes, section 4.1)
-SEARCHED_LRS = (0.25, 1.0, 4.0)  # multiples of the recipe's own rate
+SEARCHED_LRS = (0.25, 1.0, 4.0)  # multiples of the recipe's learning rate
 SEARCHED_WEIGHT_DECAYS = (0.0, 5e-4, 5e-3)
-FIRST_MARKS = ("base_sha256", "search", "residual", "alpha_rule")  # of a method's name
+FIRST_MARKS = ("base_sha256", "search", "residual", "alpha_rule")  # order in which a method's name begins
 SEARCHED_FIELDS = ("alpha_rule", "lrs", "weight_decays")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a residual is trained (TaskRes, CVPR 2023, section 4.1; optimiser and schedule of its released code).
+    """How a task residual is trained; the defaults are the paper's.
 
     Parameters
     ----------
-    alpha : weight of the residual in `base + alpha * residual`.
-    lr : peak learning rate of Adam.
-    epochs : passes over the training rows; None is the paper's rule, see `epochs_for`.
-    batch_size : rows a step.
-    weight_decay : L2 decay added to the gradient (Adam, not AdamW).
-    base : which text classifier the residual is added to: "regular"; "enhanced", whose projection was tuned on the same
-        shots first; "enhanced-only", without a residual; or "file", from a file whose tensor has `base_sha256`.
-    base_sha256 : digest of a base from a file; empty for all others.
-    residual : what is trained: "text" (C, D); "image", one row (D,) added to every image feature before normalising;
-        or "both" (TaskRes, ablations).
-    alpha_rule : "fixed"; "auto" chooses alpha by val accuracy, see `selection`; "learn" trains it from `alpha` on, as
-        in the paper's ablation.
-    alphas : what "auto" chooses between; empty for a grid that follows the base.
-    lrs, weight_decays : to choose between by val accuracy as well, in the place of `lr` and `weight_decay`; empty for
-        no choice.
-    patience : epochs without a better val accuracy after which a fit stops and keeps its best epoch; None keeps the
-        last epoch, as the paper does.
-    precision : of the two products' operands: "fp32", "tf32" (CUDA) or "bf16"; everything else stays in float32.
-    views : augmented views of each training image to train on, the first so many of the cache; 0 is the image itself.
-    view_use : "walk" takes view e mod `views` in epoch e, in place of the paper's re-augmentation; "average" trains on
-        the mean of their un-normalised features, as Tip-Adapter builds its cache.
+    alpha : float, default 0.5
+        Weight of the residual in `base + alpha * residual`.
+    lr : float, default 0.002
+        Peak learning rate of Adam.
+    epochs : int, optional
+        Passes over the training images. Defaults to the paper's rule, see `epochs_for`.
+    batch_size : int, default 256
+        Images per step.
+    weight_decay : float, default 0.0005
+        L2 weight decay, added to the gradient (Adam, not AdamW).
+    base : {"regular", "enhanced", "enhanced-only", "file"}
+        Text classifier that the residual is added to. "regular" is the mean text feature; "enhanced" first tunes the
+        text projection on the same shots; "enhanced-only" does that and trains no residual; "file" is read from a file.
+    base_sha256 : str
+        Digest of a base read from a file; empty for all others.
+    residual : {"text", "image", "both"}
+        What is trained: one row per class, added to the base; one row, added to every image feature before normalising;
+        or both.
+    alpha_rule : {"fixed", "auto", "learn"}
+        "auto" chooses alpha by validation accuracy; "learn" trains it, starting at `alpha`.
+    alphas : tuple of float
+        Candidates for "auto"; empty for a grid scaled to the base.
+    lrs, weight_decays : tuple of float
+        Candidates for `lr` and `weight_decay`, chosen by validation accuracy; empty to use the single value.
+    patience : int, optional
+        Epochs without a better validation accuracy after which a fit stops and its best epoch is kept. By default the
+        last epoch is kept, as in the paper.
+    precision : {"fp32", "tf32", "bf16"}
+        Precision of the operands of the two matrix products; all else is float32. "tf32" needs CUDA.
+    views : int, default 0
+        Augmented views per training image, the first ones in the cache; 0 trains on the images themselves.
+    view_use : {"walk", "average"}
+        "walk" uses view e mod `views` in epoch e, in place of the paper's new augmentation per epoch; "average" uses
+        the mean of the un-normalised features, as Tip-Adapter does.
 
     Raises
     ------
-    OptionError : a value that no fit could use.
+    OptionError
+        A value that no fit can use.
+
+    Notes
+    -----
+    Source: TaskRes, CVPR 2023, section 4.1, with the optimiser and schedule of its released code; image residuals and
+    learned alpha are from its ablations.
+
+    Examples
+    --------
+    >>> from taskres_cache import Recipe
+    >>> Recipe().method_name(), Recipe().epochs_for(16)
+    ('taskres-regular', 200)
+    >>> recipe = Recipe(alpha=1.0, epochs=50)
+    >>> recipe.deviations()
+    {'alpha': 1.0, 'epochs': 50}
+    >>> recipe.method_name(), recipe.epochs_for(16)
+    ('taskres-regular-alpha1-epochs50', 50)
     """
 
     alpha: float = 0.5
@@ -82,19 +112,23 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("alphas", "lrs", "weight_decays"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON knows lists only
-        self._refuse_numbers()
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists only
+        self._check_numbers()
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise OptionError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if (self.base == "file") != bool(self.base_sha256):
-            raise OptionError(f"base_sha256 goes with base 'file' and no other, got base {self.base!r}")
+            raise OptionError(f"base_sha256 is needed for base 'file' and for no other, got base {self.base!r}")
         if self.base == "enhanced-only" and (self.residual != "text" or self.chooses or self.alpha_rule != "fixed"):
-            raise OptionError("base enhanced-only fits no residual: there is nothing to choose, learn or put elsewhere")
+            raise OptionError(
+                "base enhanced-only trains no residual: leave out residual, alpha_rule, lrs and weight_decays, or use "
+                "base enhanced"
+            )
         if self.alphas and self.alpha_rule != "auto":
-            raise OptionError(f"alphas are for alpha_rule 'auto' to choose between, got {self.alpha_rule!r}")
+            raise OptionError(f"alphas need alpha_rule 'auto', got {self.alpha_rule!r}")
 
-    def _refuse_numbers(self) -> None:
+    def _check_numbers(self) -> None:
+        """Raise OptionError for a number out of range."""
         positive: dict[str, tuple[float | None, ...]] = {
             "lr": (self.lr, *self.lrs),
             "epochs": (self.epochs,),
@@ -112,17 +146,16 @@ class Recipe:
             if not 0 <= weight_decay < float("inf"):
                 raise OptionError(f"weight_decay must not be negative, got {weight_decay}")
         if self.views < 0 or (self.views == 0 and self.view_use == "average"):
-            raise OptionError(
-                f"views must be {'1 or more to be averaged' if self.views == 0 else '0 or more'}, got {self.views}"
-            )
+            least = "1 or more for view_use 'average'" if self.views == 0 else "0 or more"
+            raise OptionError(f"views must be {least}, got {self.views}")
 
     @property
     def chooses(self) -> bool:
-        """Whether val accuracy is to choose something."""
+        """True if validation accuracy chooses alpha, the learning rate or the weight decay."""
         return self.alpha_rule == "auto" or bool(self.lrs or self.weight_decays)
 
     def epochs_for(self, shots: int) -> int:
-        """Return the residual's epochs: as stated, else the paper's 100 up to 4 shots and 200 from 8 shots on."""
+        """Return the epochs of the residual: `epochs` if set, else the paper's 100 below 8 shots and 200 from 8 on."""
         if self.base == "enhanced-only":
             return 0
         if self.epochs is not None:
@@ -130,8 +163,8 @@ class Recipe:
         return 100 if shots < 8 else 200
 
     def changed(self, **choices: Any) -> "Recipe":
-        """Return this recipe with the choices that are not None put in."""
-        return replace(self, **{name: choice for name, choice in choices.items() if choice is not None})
+        """Return this recipe with the given fields replaced; fields given as None stay as they are."""
+        return replace(self, **{name: value for name, value in choices.items() if value is not None})
 
     def searching(
         self,
@@ -139,10 +172,16 @@ class Recipe:
         lrs: tuple[float, ...] = (),
         weight_decays: tuple[float, ...] = (),
     ) -> "Recipe":
-        """Return this recipe with alpha, rate and decay to be chosen by val accuracy.
+        """Return this recipe with alpha, learning rate and weight decay chosen by validation accuracy.
 
-        What is not said is searched around the recipe: a quarter to four times its rate, three decays, and for alpha
-        the grid that follows the base.
+        Parameters
+        ----------
+        alphas : tuple of float, optional
+            Defaults to the grid scaled to the base.
+        lrs : tuple of float, optional
+            Defaults to a quarter, once and four times the recipe's learning rate.
+        weight_decays : tuple of float, optional
+            Defaults to 0, 0.0005 and 0.005.
         """
         return replace(
             self,
@@ -153,21 +192,21 @@ class Recipe:
         )
 
     def candidates(self, grid: tuple[float, ...]) -> list["Recipe"]:
-        """Return every recipe that is to be chosen between; `grid` are the alphas where the recipe names none."""
+        """Return one recipe per combination of candidates; `grid` holds the alphas for a recipe without `alphas`."""
         alphas = self.alphas or grid if self.alpha_rule == "auto" else (self.alpha,)
         rule: AlphaRule = "fixed" if self.alpha_rule == "auto" else self.alpha_rule
-        settled = replace(self, alpha_rule=rule, alphas=(), lrs=(), weight_decays=())
+        plain = replace(self, alpha_rule=rule, alphas=(), lrs=(), weight_decays=())
         return [
-            replace(settled, alpha=alpha, lr=lr, weight_decay=weight_decay)
+            replace(plain, alpha=alpha, lr=lr, weight_decay=weight_decay)
             for alpha, lr, weight_decay in product(
                 alphas, self.lrs or (self.lr,), self.weight_decays or (self.weight_decay,)
             )
         ]
 
     def for_projection(self) -> "Recipe":
-        """Return the recipe by which the projection of an enhanced base is tuned: 50 epochs, otherwise this one.
+        """Return the recipe that tunes the projection of an enhanced base: 50 epochs, otherwise this recipe.
 
-        What concerns the residual alone goes, so that recipes which differ in nothing else share their base.
+        Fields of the residual are reset, so that recipes that differ only in the residual share their base.
         """
         paper = Recipe()
         return replace(
@@ -176,11 +215,11 @@ class Recipe:
         )  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain values, such as JSON gives back."""
+        """Return the recipe as plain values for JSON; tuples become lists."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def deviations(self) -> dict[str, Any]:
-        """Return the fields that differ from the paper's recipe, in order; empty for the recipe itself."""
+        """Return the fields that differ from the paper's recipe, in order; fields of the base are left out."""
         paper = Recipe()
         return {
             field.name: getattr(self, field.name)
@@ -189,10 +228,10 @@ class Recipe:
         }
 
     def method_name(self) -> str:
-        """Return the folder name of a method: the base, then everything that is not the paper's.
+        """Return the method's folder name: the base, then every field that differs from the paper's recipe.
 
-        Two fits whose recipes differ can therefore never overwrite each other. What is yet to be chosen, or is not
-        used, does not count.
+        Fits of different recipes therefore never overwrite each other. Fields that are not used, or are chosen later,
+        are left out.
         """
         marks = self.deviations() | ({"base_sha256": self.base_sha256[:12]} if self.base_sha256 else {})
         if self.lrs and self == self.searching(self.alphas):
@@ -202,22 +241,22 @@ class Recipe:
         return "-".join(["taskres", self.base, *(_mark(name, used[name]) for name in ordered)])
 
     def _unused(self, searched: bool) -> set[str]:
-        """Return the fields that nothing follows from; a default search is around the recipe's own rate."""
+        """Return the fields that do not affect the fit; `lr` affects a default search, which is centred on it."""
         unused = {"alpha"} if self.alpha_rule == "auto" else set()
         if self.base == "enhanced-only":
             return {"alpha", "epochs"}
-        if self.base != "enhanced":  # whose projection is tuned by the recipe's own rate and decay
+        if self.base != "enhanced":  # whose projection is tuned with `lr` and `weight_decay`
             unused |= {"weight_decay"} if self.weight_decays else set()
             unused |= {"lr"} if self.lrs and not searched else set()
         return unused
 
 
 def _mark(name: str, value: Any) -> str:
-    """Return how a field that is not the paper's stands in a method's name: `lr0.01`, `alpha-auto`, `lrs0.001,0.01`."""
+    """Return the part of a method's name for one field, such as `lr0.01`, `alpha-auto` or `lrs0.001,0.01`."""
     if name == "view_use":
         return str(value)
     if isinstance(value, tuple):
-        return name.replace("_", "-") + ",".join(str(one).removesuffix(".0") for one in value)
+        return name.replace("_", "-") + ",".join(str(candidate).removesuffix(".0") for candidate in value)
     if name == "alpha_rule":
         return f"alpha-{value}"
     if name == "residual":
@@ -226,11 +265,12 @@ def _mark(name: str, value: Any) -> str:
 
 
 def learning_rate(epoch: int, lr: float, epochs: int) -> float:
-    """Return the rate of one epoch: 1e-5 in epoch 0, then a cosine that is one epoch behind the usual one.
+    """Return the learning rate of one epoch: 1e-5 in epoch 0, then a cosine that starts one epoch late.
 
-    The quirk is that of the released training code, whose warm-up wraps a cosine schedule that goes on counting
-    from the epoch after it: rate(e) = lr / 2 * (1 + cos(pi * (e - 1) / epochs)) for e >= 1. The last epoch
-    therefore never reaches the cosine's zero.
+    Notes
+    -----
+    `rate(e) = lr / 2 * (1 + cos(pi * (e - 1) / epochs))` for e >= 1: in the released training code the warm-up epoch
+    delays the cosine schedule by one epoch, so the last epoch does not reach zero.
     """
     if epoch == 0:
         return WARMUP_LR

@@ -1,4 +1,4 @@
-"""The model against numbers worked out by hand."""
+"""The model against numbers computed by hand."""
 
 import math
 
@@ -29,14 +29,14 @@ def test_logits_by_hand() -> None:
 
 
 def test_image_shift_and_temperature_by_hand() -> None:
-    # (1, 4) + (2, 0) = (3, 4); logits 60 and 80 at temperature 10 are 6 and 8: the second class has 1 / (1 + e^-2)
+    # (1, 4) + (2, 0) = (3, 4); logits 60 and 80 at temperature 10 are 6 and 8, so the second class has 1 / (1 + e^-2)
     head = Head(torch.tensor([[2.0, 0.0], [0.0, 0.5]]), 100.0, torch.tensor([2.0, 0.0]), temperature=10.0)
-    found = head.probabilities(torch.tensor([[1.0, 4.0]]))
-    assert found[0, 1].item() == pytest.approx(1 / (1 + math.exp(-2)), rel=1e-6)
+    probabilities = head.probabilities(torch.tensor([[1.0, 4.0]]))
+    assert probabilities[0, 1].item() == pytest.approx(1 / (1 + math.exp(-2)), rel=1e-6)
     assert torch.allclose(head.logits(torch.tensor([[1.0, 4.0]])), torch.tensor([[60.0, 80.0]]))
 
 
-def test_a_head_of_arrays_is_base_plus_alpha_times_residual(problem: dict[str, torch.Tensor]) -> None:
+def test_weights_of_arrays_are_base_plus_alpha_times_residual(problem: dict[str, torch.Tensor]) -> None:
     base, residual = (problem[name].numpy() for name in ("base", "residual"))
     row = np.arange(5.0)
     head = Head.of_arrays(base, 100.0, residual, row, alpha=0.5)
@@ -48,19 +48,19 @@ def test_a_head_of_arrays_is_base_plus_alpha_times_residual(problem: dict[str, t
     assert np.shares_memory(plain.weights.numpy(), base)
 
 
-def test_some_classes_of_a_head_in_their_order(problem: dict[str, torch.Tensor]) -> None:
+def test_a_head_of_some_classes_keeps_their_order(problem: dict[str, torch.Tensor]) -> None:
     head = Head(problem["base"], 100.0).of_classes(np.array([2, 0]))
     whole = Head(problem["base"], 100.0).cosines(problem["image_features"])
     assert torch.allclose(head.cosines(problem["image_features"]), whole[:, [2, 0]])
 
 
-def test_a_head_in_another_type(problem: dict[str, torch.Tensor]) -> None:
+def test_converting_a_head_converts_every_tensor(problem: dict[str, torch.Tensor]) -> None:
     head = Head(problem["base"], 100.0, problem["residual"][0]).to(torch.float32)
     assert head.image_shift is not None
     assert (head.weights.dtype, head.image_shift.dtype) == (torch.float32, torch.float32)
 
 
-def test_zero_residual_is_the_base_to_the_bit(problem: dict[str, torch.Tensor]) -> None:
+def test_a_zero_residual_gives_the_base_bit_for_bit(problem: dict[str, torch.Tensor]) -> None:
     base = problem["base"].float()
     weights = add_residual(base, torch.zeros_like(base), 0.37)
     assert torch.equal(weights, base)

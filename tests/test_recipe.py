@@ -1,4 +1,4 @@
-"""The recipe's numbers, worked out by hand, and names that keep fits apart."""
+"""The recipe: its schedule and defaults, computed by hand, and method names that keep fits apart."""
 
 import pytest
 
@@ -7,22 +7,22 @@ from taskres_cache.recipe import Recipe, learning_rate
 
 
 def test_schedule() -> None:
-    # epoch 0 warms up; epoch 1 is the cosine's start; epoch 51 of 100 its middle; the last is one short of its end
+    # epoch 0 is the warm-up, epoch 1 starts the cosine, epoch 51 of 100 is its middle, the last is one before its end
     assert learning_rate(0, 2e-3, 100) == 1e-5
     assert learning_rate(1, 2e-3, 100) == 2e-3
     assert learning_rate(51, 2e-3, 100) == pytest.approx(1e-3)
     assert learning_rate(99, 2e-3, 100) == pytest.approx(0.5 * 2e-3 * (1 - 0.998026728428272), rel=1e-9)
 
 
-def test_there_is_nothing_to_average_without_views() -> None:
+def test_averaging_needs_views() -> None:
     assert Recipe(views=4, view_use="average").method_name() == "taskres-regular-views4-average"
-    for unusable in ({"views": -1}, {"view_use": "average"}):
+    for invalid in ({"views": -1}, {"view_use": "average"}):
         with pytest.raises(OptionError, match="views must be"):
-            Recipe(**unusable)
+            Recipe(**invalid)
 
 
 @pytest.mark.parametrize(("shots", "epochs"), [(1, 100), (2, 100), (4, 100), (8, 200), (16, 200)])
-def test_epochs_follow_the_shots(shots: int, epochs: int) -> None:
+def test_default_epochs_depend_on_shots(shots: int, epochs: int) -> None:
     assert Recipe().epochs_for(shots) == epochs
     assert Recipe(epochs=7).epochs_for(shots) == 7
 
@@ -48,15 +48,15 @@ def test_paper_defaults() -> None:
     }
 
 
-def test_names_say_what_is_not_the_papers() -> None:
+def test_method_name_contains_deviations_from_the_paper() -> None:
     assert Recipe().method_name() == "taskres-regular"
     assert Recipe(alpha=2.0, patience=5).method_name() == "taskres-regular-alpha2-patience5"
     assert Recipe(alpha_rule="auto", lr=0.01).method_name() == "taskres-regular-alpha-auto-lr0.01"
-    assert Recipe(alpha_rule="auto", alpha=2.0).method_name() == "taskres-regular-alpha-auto"  # not used, not named
+    assert Recipe(alpha_rule="auto", alpha=2.0).method_name() == "taskres-regular-alpha-auto"  # alpha is not used
     assert Recipe(alpha_rule="learn", alpha=2.0).method_name() == "taskres-regular-alpha-learn-alpha2"
 
 
-def test_every_choice_that_changes_a_fit_changes_its_name() -> None:
+def test_recipes_that_differ_have_different_method_names() -> None:
     changes = [
         {},
         {"alpha": 1.0},
@@ -124,7 +124,7 @@ def test_every_choice_that_changes_a_fit_changes_its_name() -> None:
         {"weight_decays": (0.1, -1.0)},
     ],
 )
-def test_unusable_values_are_refused(change: dict) -> None:
+def test_invalid_values_raise(change: dict) -> None:
     with pytest.raises(OptionError, match=next(iter(change)).removesuffix("s")):
         Recipe(**change)
 
@@ -133,12 +133,12 @@ def test_changed_ignores_none() -> None:
     assert Recipe(alpha=1.0).changed(alpha=None, lr=0.1) == Recipe(alpha=1.0, lr=0.1)
 
 
-def test_names_of_what_val_chooses() -> None:
+def test_method_names_of_searches() -> None:
     assert Recipe().searching().method_name() == "taskres-regular-search"
     assert Recipe(lr=0.01, alpha=2.0).searching().method_name() == "taskres-regular-search-lr0.01"
     assert Recipe().searching(alphas=(0.5, 1.0)).method_name() == "taskres-regular-search-alphas0.5,1"
-    own = Recipe(weight_decay=0.1).searching(alphas=(2.0,), lrs=(0.01, 0.1), weight_decays=(0.0, 0.001))
-    assert own.method_name() == "taskres-regular-alpha-auto-alphas2-lrs0.01,0.1-weight-decays0,0.001"
+    given = Recipe(weight_decay=0.1).searching(alphas=(2.0,), lrs=(0.01, 0.1), weight_decays=(0.0, 0.001))
+    assert given.method_name() == "taskres-regular-alpha-auto-alphas2-lrs0.01,0.1-weight-decays0,0.001"
     assert Recipe(base="enhanced", residual="both").method_name() == "taskres-enhanced-both-residual"
     assert Recipe(base="enhanced-only", alpha=2.0, epochs=9).method_name() == "taskres-enhanced-only"
     assert (
@@ -148,25 +148,28 @@ def test_names_of_what_val_chooses() -> None:
 
 def test_candidates_are_every_combination() -> None:
     recipe = Recipe(base="enhanced", epochs=3).searching(lrs=(0.01, 0.1), weight_decays=(0.0, 0.5))
-    found = recipe.candidates(grid=(1.0, 2.0))
-    assert [(one.alpha, one.lr, one.weight_decay) for one in found] == [
+    candidates = recipe.candidates(grid=(1.0, 2.0))
+    assert [(candidate.alpha, candidate.lr, candidate.weight_decay) for candidate in candidates] == [
         (alpha, lr, decay) for alpha in (1.0, 2.0) for lr in (0.01, 0.1) for decay in (0.0, 0.5)
     ]
-    assert all(not one.chooses and one.base == "enhanced" and one.epochs == 3 for one in found)
-    assert [one.alpha for one in Recipe(alpha_rule="auto", alphas=(7.0,)).candidates(grid=(1.0, 2.0))] == [7.0]
+    assert all(not candidate.chooses for candidate in candidates)
+    assert {(candidate.base, candidate.epochs) for candidate in candidates} == {("enhanced", 3)}
+    (only,) = Recipe(alpha_rule="auto", alphas=(7.0,)).candidates(grid=(1.0, 2.0))
+    assert only.alpha == 7.0
     learned = Recipe(alpha_rule="learn", lrs=(0.01, 0.1)).candidates(grid=(1.0, 2.0))
-    assert [(one.alpha, one.alpha_rule, one.lr) for one in learned] == [(0.5, "learn", 0.01), (0.5, "learn", 0.1)]
+    assert [(candidate.alpha, candidate.lr) for candidate in learned] == [(0.5, 0.01), (0.5, 0.1)]
+    assert all(candidate.alpha_rule == "learn" for candidate in learned)
 
 
-def test_a_search_is_around_the_recipe() -> None:
-    found = Recipe(lr=2e-4).searching()
-    assert found.lrs == (5e-5, 2e-4, 8e-4)
-    assert found.weight_decays == (0.0, 5e-4, 5e-3)
-    assert found.alpha_rule == "auto"
-    assert Recipe(**found.as_dict()) == found  # as JSON gives it back, lists for tuples
+def test_a_default_search_is_centred_on_the_recipe() -> None:
+    recipe = Recipe(lr=2e-4).searching()
+    assert recipe.lrs == (5e-5, 2e-4, 8e-4)
+    assert recipe.weight_decays == (0.0, 5e-4, 5e-3)
+    assert recipe.alpha_rule == "auto"
+    assert Recipe(**recipe.as_dict()) == recipe  # as read from JSON, with lists for tuples
 
 
-def test_the_recipe_of_a_projection_is_50_epochs_and_otherwise_the_same() -> None:
+def test_a_projection_is_tuned_for_50_epochs_with_the_same_recipe() -> None:
     recipe = Recipe(base="enhanced", lr=0.01, weight_decay=0.1, epochs=3, batch_size=32, patience=5, views=2, alpha=2.0)
     assert recipe.for_projection() == Recipe(
         base="enhanced", lr=0.01, weight_decay=0.1, epochs=50, batch_size=32, patience=5, views=2

@@ -97,7 +97,7 @@ def test_residuals_of_either_side(extracted: Path, taskres: Taskres) -> None:
     assert "residual must be one of text, image, both, got 'sound'" in one_line(wrong)
     nothing = taskres("fit", "photos", *QUICK, "--residual", "image", "--base", "enhanced-only")
     assert nothing.status == 2
-    assert "enhanced-only fits no residual" in one_line(nothing)
+    assert "enhanced-only trains no residual" in one_line(nothing)
 
 
 def test_a_search_says_what_it_chose(extracted: Path, taskres: Taskres) -> None:
