@@ -19,7 +19,7 @@ from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.loading import load_backbone, untrained_model
 from taskres_cache.runs.prediction import PredictedImages
 from taskres_cache.runs.run import write_run
-from tests.conftest import Taskres, one_line, save_image
+from tests.conftest import Taskres, metrics_of, one_line, save_image
 from tests.runs.test_prediction import CLASSNAMES, probabilities_by_hand, run_of
 
 ODD_NAME = 'a, "b"\nc.png'
@@ -28,7 +28,7 @@ ODD_NAME = 'a, "b"\nc.png'
 @pytest.fixture
 def run(here: Path, glyph_clip: Backbone) -> Path:
     """A run's folder, `run`."""
-    write_run(here / "run", run_of(glyph_clip), {})
+    write_run(here / "run", run_of(glyph_clip), metrics_of())
     return Path("run")
 
 
@@ -139,7 +139,7 @@ def test_json_is_one_document(predict: Taskres, run: Path, glyph_clip: Backbone,
 
 def test_csv_comes_back_as_it_went(here: Path, glyph_clip: Backbone, taskres: Taskres) -> None:
     names = ('red, "round"', "two\nlines", "back\rward")
-    write_run(here / "run", run_of(glyph_clip, names), {})
+    write_run(here / "run", run_of(glyph_clip, names), metrics_of())
     paths = [ODD_NAME, "été 図.png", "back\r.png", os.fsdecode(b"\xe9.png")]
     for number, path in enumerate(paths):
         save_image(here / path, number)
@@ -246,7 +246,7 @@ def test_what_cannot_be_read_is_told_and_skipped(predict: Taskres, here: Path) -
 def test_mistakes_get_one_line_and_a_status(
     arguments: tuple[str, ...], status: int, said: str, run: Path, taskres: Taskres, here: Path, glyph_clip: Backbone
 ) -> None:
-    write_run(here / "another", run_of(glyph_clip), {})
+    write_run(here / "another", run_of(glyph_clip), metrics_of())
     save_image(here / "one.png", 1)
     (here / "bare").mkdir()
     outcome = taskres("predict", *arguments)
@@ -265,11 +265,11 @@ def test_runs_of_local_files_and_of_imported_features(here: Path, glyph_clip: Ba
     save_image(here / "one.png", 1)
     save_file(untrained_model("glyph-clip", seed=8)[0].state_dict(), here / "mine.safetensors")
     other = load_backbone("glyph-clip", "mine.safetensors", "cpu", "fp32")
-    write_run(here / "own", run_of(glyph_clip), {})
-    write_run(here / "local", run_of(other), {})
+    write_run(here / "own", run_of(glyph_clip), metrics_of())
+    write_run(here / "local", run_of(other), metrics_of())
     unknown = run_of(glyph_clip)
     unknown = replace(unknown, provenance=replace(unknown.provenance, weights_sha256="unknown", preprocess={}))
-    write_run(here / "imported", unknown, {})
+    write_run(here / "imported", unknown, metrics_of())
     on_cpu = ("one.png", "--device", "cpu")
     lost = taskres("predict", "local", *on_cpu)
     assert lost.status == 2
