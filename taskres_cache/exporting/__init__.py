@@ -1,1 +1,1 @@
-"""A run's classifier for other programs: safetensors, ONNX, open_clip's head, each compared with the run."""
+"""Runs for other programs: safetensors, ONNX, open_clip's zero-shot head; each compared with the run."""

@@ -1,4 +1,4 @@
-"""Whether an exported file says what its run says: asked about the same inputs, compared in probability.
+"""Compare an exported file with its run: same inputs, difference in probabilities.
 
 Axes: N inputs, C classes, D embedding, H and W height and width of the model's images.
 """
@@ -14,28 +14,31 @@ from PIL import Image
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError, TaskresError
-from taskres_cache.exporting.tensors import sharpness
+from taskres_cache.exporting.form import cosine_scale
 from taskres_cache.runs.run import Classifier, own_cache
 
-Ask = Callable[[Sequence[Path], np.ndarray], np.ndarray]  # of files and inputs, see `tensors.Form.ask`
+Predict = Callable[[Sequence[Path], np.ndarray], np.ndarray]  # see `form.Form.probabilities`
 
-MOST_ROWS = 4096
-TRIAL_IMAGES, BLOTCHES, SIDE = 8, 6, 256
-USUAL_SCALE = 100.0  # of cosines; where it is higher, their rounding counts for more
-FAINTEST = 1e-30  # of probabilities; float32 ends at 1e-38
-FACTOR_FOR_DIFFERENCE = 100  # how much further faint probabilities may be apart, relatively (rounding: 4 at 0.5)
-REMEDY = "whatever was there before is kept; export again, or to another format"
+MAX_ROWS = 4096
+RANDOM_IMAGES, BLOTCHES, SIDE = 8, 6, 256
+REFERENCE_SCALE = 100.0  # of cosines; tolerances are for this scale, rounding errors grow with it
+SMALLEST_PROBABILITY = 1e-30  # that is compared; float32 ends at 1e-38
+RATIO_TOLERANCE = 100  # tolerance of ratios / tolerance of differences (rounding: 4 at probability 0.5)
+REMEDY = "existing files are unchanged; export again, or to another format"
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Inputs, float32, and what the run says of them.
+class Reference:
+    """Inputs and what the run predicts for them.
 
     Parameters
     ----------
-    inputs : (N, D) un-normalised features, or (N, 3, H, W) pixels.
-    expected : (N, C) probabilities, float64.
-    of : what the inputs are.
+    inputs : ndarray of shape (N, D) or (N, 3, H, W), float32
+        Un-normalised features, or pixels.
+    expected : ndarray of shape (N, C), float64
+        Probabilities.
+    of : str
+        Where the inputs came from, as in "test images of the run's cache".
     """
 
     inputs: np.ndarray
@@ -45,12 +48,18 @@ class Trial:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How an exported file, read again, agreed with the run.
+    """How closely an exported file agrees with the run.
 
     Parameters
     ----------
-    rows, of : how many inputs were compared, and what they were.
-    greatest_difference, tolerance : of probabilities, and how much of it is put down to rounding.
+    rows : int
+        Number of inputs.
+    of : str
+        Where the inputs came from.
+    greatest_difference : float
+        Largest difference of a probability.
+    tolerance : float
+        Largest difference that counts as rounding.
     """
 
     rows: int
@@ -59,101 +68,124 @@ class Comparison:
     tolerance: float
 
 
-def head_trial(folder: Path, classifier: Classifier, cache_dir: Path) -> Trial:
-    """Return un-normalised features to compare on: of the run's own test images, else seeded ones."""
-    features, of = _own_test_features(folder, classifier, cache_dir), "test images of the run's own cache"
+def head_reference(folder: Path, classifier: Classifier, cache_dir: Path) -> Reference:
+    """Return features to compare on: test images of the run's cache, or random ones if that is not available.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    classifier : Classifier
+        Its classifier.
+    cache_dir : Path
+        Folder of all caches.
+    """
+    features, of = _test_features(folder, classifier, cache_dir), "test images of the run's cache"
     if features is None:
-        features, of = _seeded_features(classifier), "seeded random features (the run's own cache is not here)"
-    return Trial(features, _expected(classifier, features), of)
+        features, of = _random_features(classifier), "random features with a fixed seed (the run's cache was not found)"
+    return Reference(features, _expected(classifier, features), of)
 
 
-def image_trial(classifier: Classifier, backbone: Backbone) -> Trial:
-    """Return seeded images to compare on: coloured blotches, framed as the encoder frames every image."""
+def image_reference(classifier: Classifier, backbone: Backbone) -> Reference:
+    """Return random images to compare on: coloured blotches, resized and cropped as the encoder does."""
     rng = np.random.default_rng(0)
-    grids = rng.integers(0, 256, (TRIAL_IMAGES, BLOTCHES, BLOTCHES, 3), dtype=np.uint8)
+    grids = rng.integers(0, 256, (RANDOM_IMAGES, BLOTCHES, BLOTCHES, 3), dtype=np.uint8)
     images = [Image.fromarray(grid).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for grid in grids]
     framed = np.stack([np.asarray(backbone.framing(image)) for image in images])  # (N, H, W, 3)
     features = backbone.encode_images(backbone.on_device(framed))
     pixels = framed.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)  # (N, 3, H, W)
-    return Trial(pixels, _expected(classifier, features), "seeded random images")
+    return Reference(pixels, _expected(classifier, features), "random images with a fixed seed")
 
 
-def tolerance_at(usual: float, classifier: Classifier) -> float:
-    """Return how far probabilities may lie apart, given how far they may where cosines are multiplied by 100."""
-    return usual * max(1.0, sharpness(classifier) / USUAL_SCALE)
+def tolerance_at(tolerance: float, classifier: Classifier) -> float:
+    """Return a format's tolerance at the classifier's scale; rounding errors of logits grow with the scale."""
+    return tolerance * max(1.0, cosine_scale(classifier) / REFERENCE_SCALE)
 
 
-def compared(ask: Ask, written: Sequence[Path], trial: Trial, tolerance: float, file: Path) -> Comparison:
-    """Return how what was written agrees with the run.
+def compare(
+    predict: Predict, written: Sequence[Path], reference: Reference, tolerance: float, file: Path
+) -> Comparison:
+    """Compare written files with the run.
 
     Parameters
     ----------
-    ask : returns the probabilities (N, C) that files give inputs.
-    written : those files.
-    trial : inputs, and what is expected.
-    tolerance : of probabilities. The best class may be another one only where the run holds both as likely within it;
-        and faint probabilities may differ by a factor of no more than 1 + 100 times as much.
-    file : what they are to become, for messages.
+    predict : callable
+        Returns probabilities (N, C) of inputs, computed from files.
+    written : sequence of Path
+        The files.
+    reference : Reference
+        Inputs and expected probabilities.
+    tolerance : float
+        Of probabilities. The top class may differ only where the run's probabilities of the two classes differ by less
+        than this; small probabilities may differ by a factor of up to 1 + 100 times this.
+    file : Path
+        Where the user wants the export, for messages.
+
+    Returns
+    -------
+    Comparison
+        How closely they agree.
 
     Raises
     ------
-    ExportError : the files cannot be read, or say something else than the run.
+    ExportError
+        The files could not be read, or give other probabilities than the run.
     """
-    refused = f"{file} is not exported: what was written"
+    refused = f"could not export {file}: the written file"
     try:
-        found = ask(written, trial.inputs)
-    except Exception as error:  # whatever safetensors, torch or onnxruntime raise for a file that they cannot read
+        found = predict(written, reference.inputs)
+    except Exception as error:  # safetensors, torch and onnxruntime raise many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]
-        raise ExportError(f"{refused} cannot be read again ({reason}); {REMEDY}") from error
-    if found.shape != trial.expected.shape:
-        raise ExportError(f"{refused} gives {found.shape}, expected {trial.expected.shape}; {REMEDY}")
-    difference, lost, factor = _differences(found, trial.expected)
-    # Written so that NaN is refused too. Where one class is all but certain, only the factor tells a wrong tower.
-    if not (difference <= tolerance and lost <= tolerance and factor <= 1 + FACTOR_FOR_DIFFERENCE * tolerance):
+        raise ExportError(f"{refused} could not be read again ({reason}); {REMEDY}") from error
+    if found.shape != reference.expected.shape:
+        raise ExportError(f"{refused} gives {found.shape}, expected {reference.expected.shape}; {REMEDY}")
+    difference, loss, factor = _differences(found, reference.expected)
+    # Written so that NaN is refused too. Where one class is almost certain, only the factor shows a wrong image tower.
+    if not (difference <= tolerance and loss <= tolerance and factor <= 1 + RATIO_TOLERANCE * tolerance):
         raise ExportError(
             f"{refused} differs from the run by {difference:.2g} in probability, and by a factor of {factor:.3g}, on "
-            f"{len(found)} {trial.of}; at most {tolerance:.2g} is rounding; {REMEDY}"
+            f"{len(found)} {reference.of}; expected at most {tolerance:.2g} from rounding; {REMEDY}"
         )
-    return Comparison(len(found), trial.of, difference, tolerance)
+    return Comparison(len(found), reference.of, difference, tolerance)
 
 
 def _differences(found: np.ndarray, expected: np.ndarray) -> tuple[float, float, float]:
-    """Return how far apart probabilities (N, C) are: their greatest difference, the best class's loss, their factor.
+    """Return the largest difference of probabilities (N, C), the largest loss of the top class, the largest factor.
 
-    The loss is by how much the run holds its own best class more likely than the one that was found; the factor is of
-    probabilities that float32 can tell from nothing.
+    The loss is the run's probability of its own top class minus that of the top class found. The factor leaves out
+    probabilities that float32 cannot represent.
     """
     chosen = np.take_along_axis(expected, found.argmax(axis=1)[:, None], axis=1)[:, 0]  # (N,)
-    seen = expected > FAINTEST
+    compared = expected > SMALLEST_PROBABILITY
     with np.errstate(divide="ignore"):
-        ratios = np.abs(np.log(found[seen]) - np.log(expected[seen]))
-    lost = (expected.max(axis=1) - chosen).max()
-    return float(np.abs(found - expected).max()), float(lost), float(np.exp(ratios.max()))
+        ratios = np.abs(np.log(found[compared]) - np.log(expected[compared]))
+    loss = (expected.max(axis=1) - chosen).max()
+    return float(np.abs(found - expected).max()), float(loss), float(np.exp(ratios.max()))
 
 
-def _own_test_features(folder: Path, classifier: Classifier, cache_dir: Path) -> np.ndarray | None:
-    """Return features (N, D) of test images, spread over the whole part; None where there is no cache that fits."""
+def _test_features(folder: Path, classifier: Classifier, cache_dir: Path) -> np.ndarray | None:
+    """Return features (N, D) of evenly spaced test images, or None if there is no matching cache."""
     try:
         cache = FeatureCache(own_cache(folder, classifier, cache_dir))
         rows = cache.rows("test")
         if cache.dim != classifier.base.shape[1] or len(rows) == 0:
             return None
-        spread = np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).astype(np.int64)
+        spread = np.linspace(0, len(rows) - 1, min(len(rows), MAX_ROWS)).astype(np.int64)
         return cache.image_features(rows[spread])
-    except (TaskresError, KeyError):  # moved away, damaged, or metrics that do not name it
+    except (TaskresError, KeyError):  # moved or damaged, or the metrics do not name it
         return None
 
 
-def _seeded_features(classifier: Classifier) -> np.ndarray:
-    """Return features (N, D) that lie as far from their class's weights as images do: mostly elsewhere."""
+def _random_features(classifier: Classifier) -> np.ndarray:
+    """Return features (N, D) around the class weights, with noise of the size that image features have."""
     head, rng = classifier.head, np.random.default_rng(0)
-    own = head.weights.numpy()[np.arange(MOST_ROWS) % len(head.weights)]  # (N, D)
+    own = head.weights.numpy()[np.arange(MAX_ROWS) % len(head.weights)]  # (N, D)
     noise = rng.normal(size=own.shape) / np.sqrt(own.shape[1])
     features: np.ndarray = own + 3.0 * np.linalg.norm(own, axis=1, keepdims=True) * noise
     return (features - (0.0 if head.image_shift is None else head.image_shift.numpy())).astype(np.float32)
 
 
 def _expected(classifier: Classifier, features: np.ndarray) -> np.ndarray:
-    """Return the run's own probabilities (N, C) of un-normalised features (N, D), in float64: free of rounding."""
+    """Return the run's probabilities (N, C) of un-normalised features (N, D), in float64 to avoid rounding."""
     exact: np.ndarray = classifier.head.to(torch.float64).probabilities(torch.from_numpy(features).double()).numpy()
     return exact

@@ -1,30 +1,48 @@
-"""A run's classifier for other programs: written, read again, compared with the run, and only then put into place."""
+"""Export a run: write the files, read them again, compare with the run, and only then put them in place."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from taskres_cache.errors import OptionError, UnknownNameError
-from taskres_cache.exporting.comparison import Comparison, Trial, compared, head_trial, image_trial, tolerance_at
+from taskres_cache.exporting.comparison import (
+    Comparison,
+    Reference,
+    compare,
+    head_reference,
+    image_reference,
+    tolerance_at,
+)
+from taskres_cache.exporting.form import Form, Shapes
 from taskres_cache.exporting.onnx_graph import OnnxForm, require_onnx
-from taskres_cache.exporting.tensors import Form, OpenClipForm, SafetensorsForm, Shapes
+from taskres_cache.exporting.tensors import OpenClipForm, SafetensorsForm
 from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, find_run
 from taskres_cache.runs.run import Classifier, read_classifier
 from taskres_cache.system.files import replaced
 
-FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "open_clip": ".pt"}  # with their suffixes
+FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "open_clip": ".pt"}  # name -> suffix
 
 
 @dataclass(frozen=True)
 class Export:
-    """What an export left.
+    """What was written.
 
     Parameters
     ----------
-    files : the one that was asked for, and one beside it where a format takes two.
-    format : of `FORMATS`.
-    shapes : of tensors, or of inputs and outputs.
-    usage : lines of Python that use it.
+    files : tuple of Path
+        The requested file, and a second one if the format needs it.
+    format : str
+        Name of the format, a key of `FORMATS`.
+    bytes : int
+        Size of all files.
+    classes : int
+        Number of classes.
+    shapes : dict of str to tuple
+        Shapes of the tensors, or of inputs and outputs, by name.
+    comparison : Comparison
+        How closely the files agree with the run.
+    usage : tuple of str
+        Lines of Python that use the file.
     """
 
     files: tuple[Path, ...]
@@ -36,50 +54,74 @@ class Export:
     usage: tuple[str, ...]
 
 
-def format_of(file: Path, asked: str | None) -> str:
-    """Return the format that was asked for, else the one that a file's suffix means.
+def format_of(file: Path, requested: str | None) -> str:
+    """Return the export format of a file.
+
+    Parameters
+    ----------
+    file : Path
+        The file to write; its suffix decides if no format is requested.
+    requested : str or None
+        Name of a format, or None.
 
     Raises
     ------
-    UnknownNameError : no such format.
-    OptionError : nothing was asked for and the suffix means none.
+    UnknownNameError
+        The requested format is unknown.
+    OptionError
+        No format is requested and the suffix is unknown.
     """
-    if asked is not None:
-        if asked not in FORMATS:
-            raise UnknownNameError("format", asked, FORMATS, f"known are {', '.join(FORMATS)}")
-        return asked
+    if requested is not None:
+        if requested not in FORMATS:
+            raise UnknownNameError("format", requested, FORMATS, f"known formats: {', '.join(FORMATS)}")
+        return requested
     for name, suffix in FORMATS.items():
         if file.suffix.lower() == suffix:
             return name
     known = ", ".join(f"{suffix} ({name})" for name, suffix in FORMATS.items())
-    raise OptionError(f"{file}: its suffix names no format; known are {known}; use one, or pass --format")
+    raise OptionError(f"{file}: unknown suffix, expected one of {known}; rename the file or pass --format")
 
 
-def export_head(run: Path, file: Path, asked: str | None, cache_dir: Path) -> Export:
-    """Write the classifier of a run for features that somebody else computes.
+def export_head(run: Path, file: Path, requested: str | None, cache_dir: Path) -> Export:
+    """Write the classifier of a run, for features that another program computes.
+
+    An existing file is replaced only if the new one has been read again and agrees with the run.
 
     Parameters
     ----------
-    run : a run folder.
-    file : to be written; what it was before is kept until the new one has been read again and agrees with the run.
-    asked : a format, see `format_of`.
-    cache_dir : where caches live; the test features of the run's own are what is compared, if it is there.
+    run : Path
+        A run folder, or a folder above a single run.
+    file : Path
+        The file to write.
+    requested : str or None
+        Name of the format; None if the suffix decides.
+    cache_dir : Path
+        Folder of all caches. The test features of the run's cache are compared, if it is found.
+
+    Returns
+    -------
+    Export
+        What was written.
 
     Raises
     ------
-    OptionError : several runs, a file that cannot be meant, or a classifier that the format cannot express.
-    RunError : not a run.
-    MissingExtraError : the format needs packages that are not installed.
-    ExportError : the file, read again, does not say what the run says.
+    OptionError
+        There are several runs, the file name is not allowed, or the format cannot express the classifier.
+    RunError
+        There is no run, or it is damaged.
+    MissingExtraError
+        The packages of the format are not installed.
+    ExportError
+        The written file gives other probabilities than the run.
     """
-    name = format_of(file, asked)
-    _refuse_taken(file)
+    name = format_of(file, requested)
+    _refuse_reserved(file)
     if name == "onnx":
         require_onnx("`taskres export` to ONNX")
     folder = find_run(run)
     classifier = read_classifier(folder)
     form: dict[str, Form] = {"safetensors": SafetensorsForm(), "open_clip": OpenClipForm(), "onnx": OnnxForm()}
-    return _export(classifier, form[name], file, head_trial(folder, classifier, cache_dir))
+    return _export(classifier, form[name], file, head_reference(folder, classifier, cache_dir))
 
 
 def export_with_encoder(run: Path, file: Path, pretrained: str | None) -> Export:
@@ -87,39 +129,56 @@ def export_with_encoder(run: Path, file: Path, pretrained: str | None) -> Export
 
     Parameters
     ----------
-    run, file : as for `export_head`.
-    pretrained : the run's checkpoint as a tag or a local file; None for the tag that the run records.
+    run : Path
+        A run folder, or a folder above a single run.
+    file : Path
+        The file to write.
+    pretrained : str or None
+        Tag or file of the run's checkpoint; None for the tag that the run records.
+
+    Returns
+    -------
+    Export
+        What was written.
 
     Raises
     ------
-    OptionError, RunError, MissingExtraError : as for `export_head`; RunError for another checkpoint than the run's too.
-    WeightsError : the checkpoint cannot be had.
-    ExportError : the tower does not export, or the file, read again, does not say what the run says.
+    OptionError
+        There are several runs, the file name is not allowed, or the run's checkpoint is a file that was not given.
+    RunError
+        There is no run, it is damaged, or the checkpoint is not the run's.
+    MissingExtraError
+        The packages for ONNX are not installed.
+    WeightsError
+        The checkpoint could not be loaded.
+    ExportError
+        The image tower cannot be exported, or the written file gives other probabilities than the run.
     """
-    from taskres_cache.runs.encoder import load_encoder  # which takes seconds, and a head alone needs none
+    from taskres_cache.runs.encoder import load_encoder  # imports open_clip, which takes seconds; only needed here
 
-    _refuse_taken(file)
+    _refuse_reserved(file)
     require_onnx("`taskres export` to ONNX")
     classifier = read_classifier(find_run(run))
     backbone = load_encoder(classifier, pretrained, "cpu", "fp32")
-    return _export(classifier, OnnxForm(backbone), file, image_trial(classifier, backbone))
+    return _export(classifier, OnnxForm(backbone), file, image_reference(classifier, backbone))
 
 
-def _refuse_taken(file: Path) -> None:
-    """Raise OptionError for a file that would take the place of a folder, or be taken for a run."""
-    if file.name in (CLASSIFIER_FILE, METRICS_FILE) or file.is_dir():
-        taken = "a folder" if file.is_dir() else "what a run calls a file of its own"
-        raise OptionError(f"cannot export to {file}: that is {taken}; choose another name")
+def _refuse_reserved(file: Path) -> None:
+    """Raise OptionError for a folder, and for the names of a run's own files."""
+    if file.is_dir():
+        raise OptionError(f"cannot export to {file}: it is a folder; choose another name")
+    if file.name in (CLASSIFIER_FILE, METRICS_FILE):
+        raise OptionError(f"cannot export to {file}: run folders use that name; choose another name")
 
 
-def _export(classifier: Classifier, form: Form, file: Path, trial: Trial) -> Export:
-    """Write the files of a form beside their places, compare, and put them into place."""
+def _export(classifier: Classifier, form: Form, file: Path, reference: Reference) -> Export:
+    """Write the files of a format to temporary names, compare, and put them in place."""
     files = form.files(file)
     with ExitStack() as stack:
         temporaries = [stack.enter_context(replaced(one)) for one in files]
         shapes = form.write(classifier, temporaries)
         tolerance = tolerance_at(form.tolerance, classifier)
-        comparison = compared(form.ask, temporaries, trial, tolerance, file)
+        comparison = compare(form.probabilities, temporaries, reference, tolerance, file)
     size = sum(one.stat().st_size for one in files)
     usage = form.usage(classifier, file)
     return Export(files, form.name, size, len(classifier.classnames), shapes, comparison, usage)

@@ -1,4 +1,4 @@
-"""A run's classifier as one ONNX graph: the head alone, or the image tower and the head.
+"""Export format ONNX: the head alone, or the image tower with the head, as one graph.
 
 Axes: N images, C classes, D embedding, H and W height and width of the model's images.
 """
@@ -18,109 +18,108 @@ from torch import Tensor, nn
 
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError
-from taskres_cache.exporting.tensors import Shapes, as_text, directions, facts, sharpness
+from taskres_cache.exporting.form import Shapes, as_text, cosine_scale, metadata, unit_weights
 from taskres_cache.heads import normalise
 from taskres_cache.runs.run import Classifier
 from taskres_cache.system.extras import require
 
-OPSET = 18  # what torch's exporter writes without converting, from torch 2.11 on
-MOST_BYTES = 2**31 - 2**24  # one file, a protocol buffer, holds less than 2 GiB; some of it is the graph
+OPSET = 18  # written without conversion by torch 2.11 and newer
+MAX_BYTES = 2**31 - 2**24  # a protocol buffer holds less than 2 GiB, part of which is the graph
 OUTPUT = "probabilities"
 
 
 @dataclass(frozen=True)
 class OnnxForm:
-    """A graph from un-normalised `image_features` (N, D), or from `pixels` where there is a backbone, to probabilities.
+    """A graph from un-normalised `image_features` (N, D), or from `pixels` with a backbone, to probabilities.
 
     Parameters
     ----------
-    backbone : in fp32 on the CPU; its image tower becomes part of the graph. None for the head alone.
+    backbone : Backbone, optional
+        In fp32 on the CPU; its image tower becomes part of the graph. None for the head alone.
     """
 
     backbone: Backbone | None = None
     name: ClassVar[str] = "onnx"
-    tolerance: ClassVar[float] = (
-        1e-4  # float32 arithmetic: heads are up to 1.5e-5 from exact, the run's own too (measured)
-    )
+    tolerance: ClassVar[float] = 1e-4  # float32 arithmetic; heads, the run's too, are within 1.5e-5 (measured)
 
     def files(self, file: Path) -> tuple[Path, ...]:
         """Return the one file."""
         return (file,)
 
     def write(self, classifier: Classifier, files: Sequence[Path]) -> Shapes:
-        """Write the graph; raises ExportError for one that cannot be had, which some image towers' cannot."""
-        self._refuse_what_is_too_large()
+        """Write the graph and return its shapes; raises ExportError if torch cannot export the image tower."""
+        self._refuse_large_towers()
         try:
-            model = self._traced(classifier)
+            model = self._model(classifier)
             content = model.SerializeToString()
-        except Exception as error:  # tracing meets arbitrary code and fails in as many ways
+        except Exception as error:  # the exporter traces arbitrary code and raises many kinds
             raise ExportError(f"{self._refusal()} ({_reason(error)}); {self._remedy()}") from error
         files[0].write_bytes(content)
         return {end.name: _shape(end) for end in (*model.graph.input, *model.graph.output)}
 
-    def ask(self, files: Sequence[Path], inputs: np.ndarray) -> np.ndarray:
-        """Return probabilities (N, C) by onnxruntime on the CPU; one image by itself, the others in one batch."""
+    def probabilities(self, files: Sequence[Path], inputs: np.ndarray) -> np.ndarray:
+        """Return probabilities (N, C) from onnxruntime on the CPU; the first input alone, the others in one batch."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors alone
+        options.log_severity_level = 3  # errors only
         session = onnxruntime.InferenceSession(str(files[0]), options, providers=["CPUExecutionProvider"])
         batches = [batch for batch in (inputs[:1], inputs[1:]) if len(batch)]
         name = session.get_inputs()[0].name
         return np.concatenate([session.run([OUTPUT], {name: batch})[0] for batch in batches])
 
     def usage(self, classifier: Classifier, file: Path) -> tuple[str, ...]:
-        """Return how onnxruntime is asked."""
-        name = self._input()
+        """Return lines that compute probabilities with onnxruntime."""
+        name = self._input_name()
         return (
             "import json, onnxruntime",
             f'session = onnxruntime.InferenceSession("{file.name}")',
-            f'(probabilities,) = session.run(None, {{"{name}": {name}}})  # {self._takes()}',
+            f'(probabilities,) = session.run(None, {{"{name}": {name}}})  # {self._input_description()}',
             'classnames = json.loads(session.get_modelmeta().custom_metadata_map["classnames"])',
         )
 
-    def _traced(self, classifier: Classifier) -> Any:
-        """Return the described graph."""
+    def _model(self, classifier: Classifier) -> Any:
+        """Return the graph with its metadata."""
         head = _HeadGraph(classifier)
         if self.backbone is None:
-            model = _traced(head, torch.ones(2, classifier.base.shape[1]), self._input())
+            model = _traced(head, torch.ones(2, classifier.base.shape[1]), self._input_name())
         else:
             example = torch.rand(2, 3, *self.backbone.framing.size, generator=torch.Generator().manual_seed(0))
-            model = _traced(_EncoderGraph(head, self.backbone), example, self._input())
-        _describe(model, facts(classifier, self._sentence()), self._takes())
+            model = _traced(_EncoderGraph(head, self.backbone), example, self._input_name())
+        _describe(model, metadata(classifier, self._how_to_use()), self._input_description())
         return model
 
-    def _refuse_what_is_too_large(self) -> None:
-        """Raise ExportError for an image tower that one file cannot hold, before minutes go into tracing it."""
+    def _refuse_large_towers(self) -> None:
+        """Raise ExportError for an image tower that one file cannot hold, before it is traced for minutes."""
         if self.backbone is None:
             return
         visual: Any = self.backbone.model.visual
         size = sum(weight.numel() * weight.element_size() for weight in visual.state_dict().values())
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             reason = f"its weights take {size / 2**30:.1f} GiB and one ONNX file holds 2 GiB"
             raise ExportError(f"{self._refusal()} ({reason}); {self._remedy()}")
 
     def _refusal(self) -> str:
-        what = "this head" if self.backbone is None else f"the image tower of {self.backbone.model_config}"
-        return f"{what} does not export to ONNX"
+        name = "this head" if self.backbone is None else f"the image tower of {self.backbone.model_config}"
+        return f"could not export {name} to ONNX"
 
     def _remedy(self) -> str:
         if self.backbone is None:
             return "export it to .safetensors"
-        return "export the head alone, without --with-encoder, and feed it what encode_image returns"
+        return "export the head alone, without --with-encoder, and pass it the output of encode_image"
 
-    def _input(self) -> str:
+    def _input_name(self) -> str:
         return "image_features" if self.backbone is None else "pixels"
 
-    def _takes(self) -> str:
-        """Return what the input is."""
+    def _input_description(self) -> str:
         if self.backbone is None:
             return "float32 (N, D), as encode_image returns them, un-normalised"
         height, width = self.backbone.framing.size
-        return f"float32 (N, 3, {height}, {width}), RGB from 0 to 1, resized and cropped as preprocess says"
+        return f"float32 (N, 3, {height}, {width}), RGB from 0 to 1, resized and cropped as in preprocess"
 
-    def _sentence(self) -> str:
-        return f"{OUTPUT} (N, C) are calibrated and in the order of classnames; {self._input()} are {self._takes()}"
+    def _how_to_use(self) -> str:
+        inputs = f"{self._input_name()} are {self._input_description()}"
+        return f"{OUTPUT} (N, C) are calibrated and in the order of classnames; {inputs}"
 
 
 class _HeadGraph(nn.Module):
@@ -129,20 +128,20 @@ class _HeadGraph(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         head = classifier.head
-        self.scale = sharpness(classifier)
-        self.columns = nn.Buffer(torch.from_numpy(directions(head)).T.contiguous())  # (D, C)
+        self.scale = cosine_scale(classifier)
+        self.columns = nn.Buffer(torch.from_numpy(unit_weights(head)).T.contiguous())  # (D, C)
         shift = head.image_shift
         self.shift = None if shift is None else nn.Buffer(shift.float())
 
     def forward(self, image_features: Tensor) -> Tensor:
-        """Return what `Head.probabilities` returns; the columns are of length 1 already."""
+        """Return the same as `Head.probabilities`; the columns already have length 1."""
         shifted = image_features if self.shift is None else image_features + self.shift
         features = self.scale * normalise(shifted)
         return (features @ self.columns).softmax(dim=-1)
 
 
 class _EncoderGraph(nn.Module):
-    """From framed pixels (N, 3, H, W), 0 to 1, to calibrated probabilities (N, C)."""
+    """From resized and cropped pixels (N, 3, H, W), 0 to 1, to calibrated probabilities (N, C)."""
 
     def __init__(self, head: _HeadGraph, backbone: Backbone) -> None:
         super().__init__()
@@ -151,19 +150,19 @@ class _EncoderGraph(nn.Module):
         self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return probabilities; mean and deviation are those of the model's own preprocessing."""
+        """Return probabilities; pixels are normalised by mean and deviation of the model's preprocessing."""
         model: Any = self.model
         probabilities: Tensor = self.head(model.encode_image((pixels - self.mean) / self.std))
         return probabilities
 
 
 def require_onnx(who: str) -> None:
-    """Raise MissingExtraError unless what writes and reads ONNX is installed."""
+    """Raise MissingExtraError unless the packages that write and read ONNX are installed."""
     require(who, "onnx", ("onnx", "onnxscript", "onnxruntime"))
 
 
 def _traced(graph: nn.Module, example: Tensor, name: str) -> Any:
-    """Return a module as an ONNX model with any number of images."""
+    """Return a module as an ONNX model for any number of images."""
     with _quiet(), torch.no_grad():
         program: Any = torch.onnx.export(
             graph.eval(),
@@ -178,27 +177,27 @@ def _traced(graph: nn.Module, example: Tensor, name: str) -> Any:
         return program.model_proto
 
 
-def _describe(model: Any, said: dict[str, Any], takes: str) -> None:
-    """Put the facts into an ONNX model, and take out what the exporter notes of this machine's source files."""
+def _describe(model: Any, values: dict[str, Any], input_description: str) -> None:
+    """Store the metadata in an ONNX model, and remove the exporter's notes on source files of this machine."""
     import onnx
 
-    onnx.helper.set_model_props(model, as_text(said))
+    onnx.helper.set_model_props(model, as_text(values))
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    graph.name = said["format"]
-    graph.input[0].doc_string = takes
+    graph.name = values["format"]
+    graph.input[0].doc_string = input_description
     graph.output[0].doc_string = "calibrated probabilities (N, C)"
 
 
 def _shape(end: Any) -> tuple[int | str, ...]:
-    """Return the shape of an input or output, a letter for what varies."""
+    """Return the shape of an input or output, with a letter for a free size."""
     return tuple(size.dim_param or size.dim_value for size in end.type.tensor_type.shape.dim)
 
 
 def _reason(error: Exception) -> str:
-    """Return the innermost cause in a few words; the exporter wraps it in pages of advice."""
+    """Return the innermost cause in one line; the exporter wraps it in pages of advice."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -207,7 +206,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter: its progress, log lines and warnings; what matters of them comes as an exception."""
+    """Silence progress, log lines and warnings of the exporter; failures are raised as exceptions."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

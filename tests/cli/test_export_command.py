@@ -30,7 +30,7 @@ def test_each_format_says_what_it_is_and_how_to_use_it(run: Path, here: Path, ta
     first, shape, compared, *usage = said["a.safetensors"].out.splitlines()
     assert first == f"a.safetensors: safetensors, 3 classes, {Path('a.safetensors').stat().st_size:,} bytes"
     assert shape == "weights: 3 x 8, float32"
-    assert compared.startswith("compared with the run on 9 test images of the run's own cache: ")
+    assert compared.startswith("compared with the run on 9 test images of the run's cache: ")
     assert compared.endswith(" (tolerance 1.0e-05)")
     assert usage[0] == "use it in Python:"
     assert 'load_file("a.safetensors")' in usage[2]
@@ -56,7 +56,7 @@ def test_json_is_one_document(run: Path, here: Path, taskres: Taskres) -> None:
     assert (document["format"], document["classes"], document["shapes"]) == ("open_clip", 3, {"tensor": [8, 3]})
     assert document["bytes"] == Path("head.bin").stat().st_size + Path("head.bin.json").stat().st_size
     compared = document["comparison"]
-    assert (compared["rows"], compared["of"]) == (9, "test images of the run's own cache")
+    assert (compared["rows"], compared["of"]) == (9, "test images of the run's cache")
     assert 0 <= compared["greatest_difference"] <= compared["tolerance"] == 1e-5
     assert document["usage"][0] == "import torch"
 
@@ -64,13 +64,13 @@ def test_json_is_one_document(run: Path, here: Path, taskres: Taskres) -> None:
 def test_wrong_usage_is_one_line_and_leaves_nothing(run: Path, here: Path, taskres: Taskres) -> None:
     before = sorted(here.rglob("*"))
     for arguments, told in (
-        ((run, "--to", "head.h5"), "head.h5: its suffix names no format; known are .safetensors (safetensors), .onnx"),
-        ((run, "--to", "head"), "head: its suffix names no format"),
+        ((run, "--to", "head.h5"), "head.h5: unknown suffix, expected one of .safetensors (safetensors), .onnx"),
+        ((run, "--to", "head"), "head: unknown suffix"),
         ((run, "--to", "head.pt", "--format", "openclip"), "unknown format 'openclip'; did you mean 'open_clip'?"),
         ((run, "--to", "head.pt", "--with-encoder"), "--with-encoder needs ONNX, but head.pt is open_clip"),
         ((run, "--to", "head.onnx", "--pretrained", "openai"), "pass it only together with --with-encoder"),
-        ((run, "--to", run / "classifier.safetensors"), "what a run calls a file of its own"),
-        ((run, "--to", "cache", "--format", "onnx"), "cannot export to cache: that is a folder"),
+        ((run, "--to", run / "classifier.safetensors"), "run folders use that name"),
+        ((run, "--to", "cache", "--format", "onnx"), "cannot export to cache: it is a folder"),
     ):
         outcome = taskres("export", *arguments)
         assert outcome.status == 2, outcome
@@ -105,10 +105,10 @@ def test_a_wrong_file_takes_no_ones_place(
     run: Path, here: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("head.pt").write_text("mine")
-    monkeypatch.setattr(tensors, "directions", lambda head: head.weights)  # not of length 1
+    monkeypatch.setattr(tensors, "unit_weights", lambda head: head.weights.numpy())  # not of length 1
     outcome = taskres("export", run, "--to", "head.pt")
     assert outcome.status == 1
-    assert "head.pt is not exported: what was written differs from the run by" in one_line(outcome)
+    assert "could not export head.pt: the written file differs from the run by" in one_line(outcome)
     assert Path("head.pt").read_text() == "mine"
     assert not Path("head.pt.json").exists()
 
@@ -120,7 +120,7 @@ def test_the_installed_command_exports(run: Path, here: Path) -> None:
     assert done.stderr == ""
     wrong = subprocess.run([*command, "--to", "head.tar"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.startswith("taskres: head.tar: its suffix names no format")
+    assert wrong.stderr.startswith("taskres: head.tar: unknown suffix")
     pytest.importorskip("onnxruntime")
     graph = subprocess.run([*command, "--to", "head.onnx"], capture_output=True, text=True, check=True)
     assert graph.stderr == ""  # the exporter's own messages are not for users
@@ -136,7 +136,7 @@ def test_the_bundled_encoder_goes_along(here: Path, photos: Path, taskres: Taskr
     assert outcome.status == 0, outcome.err
     document = json.loads(outcome.out)
     assert document["shapes"] == {"pixels": ["N", 3, 32, 32], "probabilities": ["N", 3]}
-    assert document["comparison"]["of"] == "seeded random images"
+    assert document["comparison"]["of"] == "random images with a fixed seed"
     said = onnxruntime.InferenceSession("whole.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(said["classnames"]) == ["black_cat", "dog", "été"]
     assert "(N, 3, 32, 32), RGB from 0 to 1" in said["how_to_use"]

@@ -1,4 +1,4 @@
-"""Runs to export, and what they say by hand: shared by the tests of exports."""
+"""Runs to export and their expected probabilities, for the tests of exports."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def session_of(file: Path) -> Any:
-    """Open a graph as anybody would, or skip the test where onnxruntime is not installed."""
+    """Open a graph with onnxruntime; skip the test if it is not installed."""
     onnxruntime = pytest.importorskip("onnxruntime")
     return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
@@ -30,7 +30,7 @@ def skip_without_the_extra(name: str) -> None:
 
 
 def fitted(cache: FeatureCache, out: Path, **choices: Any) -> Path:
-    """Fit one run on the first of a cache's splits, and give it a temperature that shows."""
+    """Fit one run on the first split of a cache, with a temperature of 1.7."""
     recipe = recipe_of(cache, **{"epochs": 5, "lr": 0.02, **choices})
     (run,) = fit_each(cache, [next(iter(cache.splits))], [recipe], CPU, out)
     classifier = replace(read_classifier(run.folder), temperature=1.7)
@@ -39,7 +39,7 @@ def fitted(cache: FeatureCache, out: Path, **choices: Any) -> Path:
 
 
 def by_hand(run: Path, image_features: np.ndarray) -> np.ndarray:
-    """Return the probabilities (N, C) of a run: from its file alone, in float64, without the library."""
+    """Return the probabilities (N, C) of a run, computed from its file in float64 without the library."""
     stored = load_file(run / "classifier.safetensors")
     with safe_open(run / "classifier.safetensors", framework="numpy") as file:
         alpha, scale, temperature = (float(file.metadata()[name]) for name in ("alpha", "logit_scale", "temperature"))
@@ -50,7 +50,7 @@ def by_hand(run: Path, image_features: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def drawn(count: int, width: int = 8) -> np.ndarray:
+def random_features(count: int, width: int = 8) -> np.ndarray:
     return np.random.default_rng(count).normal(size=(count, width)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Image tower and head in one ONNX graph, and heads in open_clip's own loop: against the encoder itself."""
+"""Image tower and head in one ONNX graph, and heads in an open_clip loop, compared with the encoder."""
 
 import json
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from taskres_cache.exporting.export import export_head, export_with_encoder
 from taskres_cache.exporting.onnx_graph import OnnxForm
 from taskres_cache.extraction.extract import ExtractOptions, extract
 from taskres_cache.runs.run import read_classifier, read_metrics, write_run
+from tests.conftest import metrics_of
 from tests.encoders.test_streamlining import as_after_training
 from tests.exporting.exported import NO_CACHE, by_hand, fitted, session_of, skip_without_the_extra
 
@@ -51,29 +52,29 @@ def digits_run(glyph_clip: Backbone, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def photographs() -> tuple[list[Image.Image], list[int]]:
-    """The digits' test images, and what they are."""
+def test_images() -> tuple[list[Image.Image], list[int]]:
+    """The test images of the digits, and their labels."""
     digits = load_dataset("digits", Path())
     items = digits.partitions["test"]
     return [digits.source.read(item.path) for item in items], [item.label for item in items]
 
 
-def test_open_clips_own_loop_comes_to_the_runs_accuracy(
-    digits_run: Path, photographs: tuple[list[Image.Image], list[int]], tmp_path: Path
+def test_an_open_clip_loop_gets_the_accuracy_of_the_run(
+    digits_run: Path, test_images: tuple[list[Image.Image], list[int]], tmp_path: Path
 ) -> None:
     export_head(digits_run, tmp_path / "head.pt", None, NO_CACHE)
     model, _, preprocess = open_clip.create_model_and_transforms("glyph-clip", pretrained=str(GLYPH_CLIP_WEIGHTS))
     classifier = torch.load(tmp_path / "head.pt", weights_only=True)
-    images, labels = torch.stack([preprocess(image) for image in photographs[0]]), torch.tensor(photographs[1])
+    images, labels = torch.stack([preprocess(image) for image in test_images[0]]), torch.tensor(test_images[1])
     with torch.no_grad():
         logits = 100.0 * model.eval().encode_image(images, normalize=True) @ classifier
     accuracy = 100.0 * (logits.argmax(dim=-1) == labels).sum().item() / len(labels)
     assert accuracy == read_metrics(digits_run).test_accuracy
 
 
-def test_pixels_go_through_tower_and_head_in_one_graph(
+def test_one_graph_from_pixels_to_probabilities(
     digits_run: Path,
-    photographs: tuple[list[Image.Image], list[int]],
+    test_images: tuple[list[Image.Image], list[int]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     onnx: Any,
@@ -82,7 +83,7 @@ def test_pixels_go_through_tower_and_head_in_one_graph(
     session = session_of(tmp_path / "whole.onnx")
     cache = FeatureCache(Path(read_metrics(digits_run).cache))
     expected = by_hand(digits_run, cache.image_features(cache.rows("test")))
-    pixels = as_pixels(photographs[0], "glyph-clip")
+    pixels = as_pixels(test_images[0], "glyph-clip")
     assert pixels.shape == (359, 3, 32, 32)
     for rows in (slice(0, 1), slice(0, 7), slice(None)):
         (found,) = session.run(None, {"pixels": pixels[rows]})
@@ -93,17 +94,17 @@ def test_pixels_go_through_tower_and_head_in_one_graph(
     assert np.allclose(names["probabilities"], expected[:7], atol=1e-4)
     assert names["classnames"] == list("0123456789")
     assert done.shapes == {"pixels": ("N", 3, 32, 32), "probabilities": ("N", 10)}
-    assert done.comparison.rows == comparison.TRIAL_IMAGES
+    assert done.comparison.rows == comparison.RANDOM_IMAGES
     assert str(Path(open_clip.__file__).parent).encode() not in (tmp_path / "whole.onnx").read_bytes()
 
 
 def as_pixels(images: Sequence[Image.Image], config: str) -> np.ndarray:
-    """Return images (N, 3, H, W) as open_clip's own preprocessing leaves them, but not yet normalised."""
+    """Return images (N, 3, H, W) as open_clip preprocesses them, but before normalisation."""
     _, _, preprocess = open_clip.create_model_and_transforms(config)
-    return np.stack([_up_to_normalising(preprocess)(image).numpy() for image in images])
+    return np.stack([_without_normalisation(preprocess)(image).numpy() for image in images])
 
 
-def _up_to_normalising(preprocess: Any) -> Any:
+def _without_normalisation(preprocess: Any) -> Any:
     return type(preprocess)(preprocess.transforms[:-1])
 
 
@@ -130,16 +131,16 @@ def tiny_configs(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def a_checkpoint(config: str, file: Path, seed: int = 0) -> nn.Module:
-    """Write a local checkpoint with random weights, batch norms as after training, and return its model."""
+    """Write a local checkpoint with random weights and trained batch norms; return its model."""
     model = as_after_training(untrained_model(config, seed)[0])
     torch.save(model.state_dict(), file)
     return model
 
 
 def a_run_of(model: nn.Module, config: str, folder: Path, run: Path) -> Path:
-    """Write a run as if it had been fitted on features of a model, with weights that tell its features apart.
+    """Write a run as if it had been fitted on features of a model, with weights that separate its features.
 
-    A tower with random weights says nearly the same of every image; weights at right angles to that see the rest.
+    The features of a random tower are nearly equal for all images; weights orthogonal to their mean see the difference.
     """
     fitted_elsewhere = read_classifier(run)
     common = features_of(model, config, coloured(5)).mean(axis=0)
@@ -157,18 +158,20 @@ def a_run_of(model: nn.Module, config: str, folder: Path, run: Path) -> Path:
     shift = 1e-4 * np.linalg.norm(common) * rng.normal(size=len(common))
     classifier = replace(fitted_elsewhere, provenance=provenance, temperature=0.8)
     tensors = {"base": base, "residual": residual, "image_residual": shift}
-    write_run(folder, replace(classifier, **{name: part.astype(np.float32) for name, part in tensors.items()}), {})
+    write_run(
+        folder, replace(classifier, **{name: part.astype(np.float32) for name, part in tensors.items()}), metrics_of()
+    )
     return folder
 
 
 def coloured(count: int) -> list[Image.Image]:
-    """Return images with a few colours each, as many as asked."""
+    """Return some images with a few colours each."""
     grids = np.random.default_rng(count).integers(0, 256, (count, 3, 3, 3), dtype=np.uint8)
     return [Image.fromarray(grid).resize((70, 50), Image.Resampling.NEAREST) for grid in grids]
 
 
 def features_of(model: nn.Module, config: str, images: Sequence[Image.Image]) -> np.ndarray:
-    """Return features (N, D) as open_clip itself computes them."""
+    """Return features (N, D) computed by open_clip."""
     _, _, preprocess = open_clip.create_model_and_transforms(config)
     with torch.no_grad():
         return model.encode_image(torch.stack([preprocess(image) for image in images])).numpy()
@@ -176,23 +179,23 @@ def features_of(model: nn.Module, config: str, images: Sequence[Image.Image]) ->
 
 @pytest.mark.parametrize("config", ["exported-vit", "exported-vit-quickgelu", "exported-rn"])
 def test_towers_of_both_kinds_export(config: str, run: Path, tmp_path: Path, onnx: Any) -> None:
-    """Against open_clip's own model and preprocessing; the QuickGELU of a run is not forgotten for a local file."""
+    """Compared with open_clip's model and preprocessing; the QuickGELU of a run is kept for a local file."""
     model = a_checkpoint(config, tmp_path / "weights.pt")
     own = a_run_of(model, config, tmp_path / "own", run)
     export_with_encoder(own, tmp_path / "whole.onnx", str(tmp_path / "weights.pt"))
     session = session_of(tmp_path / "whole.onnx")
     images = coloured(7)
     expected = by_hand(own, features_of(model, config, images))
-    assert expected.std(axis=0).max() > 1e-3  # the images are told apart
+    assert expected.std(axis=0).max() > 1e-3  # predictions differ between images
     pixels = as_pixels(images, config)
     for count in (1, 7):
         (found,) = session.run(None, {"pixels": pixels[:count]})
         assert np.allclose(found, expected[:count], atol=1e-4)
     (swapped,) = session.run(None, {"pixels": pixels[:, ::-1]})
-    assert np.abs(swapped - expected).max() > 1e-3  # and their colours
+    assert np.abs(swapped - expected).max() > 1e-3  # and between colours
 
 
-def test_another_checkpoint_than_the_runs_is_refused(run: Path, tmp_path: Path, onnx: Any) -> None:
+def test_a_different_checkpoint_is_refused(run: Path, tmp_path: Path, onnx: Any) -> None:
     model = a_checkpoint("exported-vit", tmp_path / "weights.pt")
     a_checkpoint("exported-vit", tmp_path / "other.pt", seed=1)
     own = a_run_of(model, "exported-vit", tmp_path / "own", run)
@@ -207,7 +210,7 @@ def test_another_checkpoint_than_the_runs_is_refused(run: Path, tmp_path: Path, 
         export_with_encoder(own, file, str(tmp_path / "none.pt"))
     darker = read_classifier(own)
     preprocess = {**darker.provenance.preprocess, "mean": [0.0, 0.0, 0.0]}
-    write_run(own, replace(darker, provenance=replace(darker.provenance, preprocess=preprocess)), {})
+    write_run(own, replace(darker, provenance=replace(darker.provenance, preprocess=preprocess)), metrics_of())
     with pytest.raises(RunError, match=r"preprocess: mean: the run has \[0.0, 0.0, 0.0\]"):
         export_with_encoder(own, file, str(tmp_path / "weights.pt"))
     assert not file.parent.exists()
@@ -223,7 +226,7 @@ def test_imported_features_have_no_encoder(contents: CacheContents, tmp_path: Pa
 
 
 class Branching(nn.Module):
-    """A tower that decides by what it sees, which no exporter can follow."""
+    """A tower whose code branches on values, which the exporter cannot trace."""
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         features = pixels.mean(dim=(2, 3))
@@ -231,25 +234,25 @@ class Branching(nn.Module):
 
 
 class Huge(nn.Module):
-    """A tower with 2.2 GiB of weights that take no memory."""
+    """A tower with 2.2 GiB of weights on the meta device."""
 
     def __init__(self) -> None:
         super().__init__()
         self.visual = nn.Linear(30_000, 20_000, device="meta")
 
 
-def test_towers_that_do_not_export_are_one_line(
+def test_a_tower_that_cannot_be_exported_is_a_one_line_error(
     glyph_clip: Backbone, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], onnx: Any
 ) -> None:
     classifier, written = read_classifier(run), [tmp_path / "whole.onnx"]
     model = Branching()
     model.visual = nn.Identity()
     with pytest.raises(
-        ExportError, match="tower of glyph-clip does not export to ONNX .*export the head alone"
-    ) as told:
+        ExportError, match="could not export the image tower of glyph-clip to ONNX .*export the head alone"
+    ) as caught:
         OnnxForm(replace(glyph_clip, model=model)).write(classifier, written)
-    assert len(str(told.value).splitlines()) == 1
-    assert len(str(told.value)) < 450
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 450
     with pytest.raises(
         ExportError, match=r"its weights take 2\.2 GiB and one ONNX file holds 2 GiB\); export the head"
     ):
