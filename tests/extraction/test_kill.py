@@ -54,7 +54,7 @@ def test_what_was_stopped_goes_on_where_it_was(
     assert not parts.with_name("noise.h5").exists(), "the run was over before it could be stopped"
     assert running.returncode == (130 if how is signal.SIGINT else -how)
     if how is signal.SIGINT:
-        assert said.splitlines()[-1].startswith("interrupted; what is finished is kept")
+        assert said.splitlines()[-1].startswith("Interrupted. Finished blocks are kept")
     assert "Traceback" not in said
     kept = sum(len(np.load(block)["keys"]) for block in parts.glob(BLOCKS_MADE))
     assert 0 < kept < 1212
