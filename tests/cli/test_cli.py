@@ -22,7 +22,7 @@ def extracted(here: Path, photos: Path, taskres: Taskres) -> Path:
     return here / "cache" / "glyph-clip-bundled" / "photos.h5"
 
 
-def test_own_images_in_two_commands(extracted: Path, here: Path, taskres: Taskres) -> None:
+def test_extract_and_fit_a_folder(extracted: Path, here: Path, taskres: Taskres) -> None:
     assert extracted.is_file()
     outcome = taskres("fit", "photos", "--shots", "1,2", "--seeds", "1,2", "--epochs", "5")
     assert outcome.status == 0
@@ -32,7 +32,7 @@ def test_own_images_in_two_commands(extracted: Path, here: Path, taskres: Taskre
     assert json.loads((run / "metrics.json").read_text())["shots"] == 2
 
 
-def test_fit_json_is_one_document(extracted: Path, taskres: Taskres) -> None:
+def test_fit_prints_one_json_document(extracted: Path, taskres: Taskres) -> None:
     outcome = taskres("fit", extracted, "--shots", "2", "--seeds", "1,2", "--alpha", "1.5", "--epochs", "3", "--json")
     document = json.loads(outcome.out)
     assert outcome.status == 0
@@ -42,7 +42,7 @@ def test_fit_json_is_one_document(extracted: Path, taskres: Taskres) -> None:
     assert all(Path(run["folder"]).is_dir() for run in document["runs"])
 
 
-def test_lists_of_alphas_and_rates_are_a_grid(extracted: Path, taskres: Taskres) -> None:
+def test_lists_of_alphas_and_learning_rates_make_a_grid(extracted: Path, taskres: Taskres) -> None:
     outcome = taskres(
         "fit", extracted, "--shots", "1,2", "--alpha", "0.5,2", "--lr", "0.002,0.01", "--epochs", "3", "--json"
     )
@@ -74,7 +74,7 @@ def test_alpha_can_be_chosen_or_learned(extracted: Path, taskres: Taskres) -> No
     assert learned["recipe"]["alpha"] == 0.5
 
 
-def test_patience_and_precision_are_options(extracted: Path, taskres: Taskres) -> None:
+def test_fit_takes_patience_and_precision(extracted: Path, taskres: Taskres) -> None:
     outcome = taskres("fit", extracted, "--shots", "2", "--patience", "2", "--precision", "bf16", "--json")
     (run,) = json.loads(outcome.out)["runs"]
     assert "/taskres-regular-patience2-precisionbf16/" in run["folder"]
@@ -86,7 +86,7 @@ def test_patience_and_precision_are_options(extracted: Path, taskres: Taskres) -
     assert taskres("fit", extracted, "--shots", "2", "--patience", "0").status == 2
 
 
-def test_eval_of_a_run_and_of_all_of_a_study(extracted: Path, here: Path, taskres: Taskres) -> None:
+def test_eval_takes_a_run_or_a_folder_of_runs(extracted: Path, here: Path, taskres: Taskres) -> None:
     fitted = json.loads(taskres("fit", "photos", "--shots", "1,2", "--seeds", "1", "--json").out)
     table = taskres("eval", here / "runs")
     assert table.status == 0
@@ -131,16 +131,16 @@ def test_import(here: Path, taskres: Taskres) -> None:
     assert taskres("fit", "wrens", "--shots", "2").status == 0
 
 
-def test_a_second_extract_finds_nothing_missing(extracted: Path, photos: Path, taskres: Taskres) -> None:
+def test_second_extract_encodes_nothing(extracted: Path, photos: Path, taskres: Taskres) -> None:
     outcome = taskres("extract", photos, *BUNDLED, "--shots", "1,2", "--seeds", "1,2")
     assert "0 newly encoded\nnothing was missing" in outcome.err
 
 
-def test_the_folder_itself_finds_its_cache(extracted: Path, photos: Path, taskres: Taskres) -> None:
+def test_inspect_finds_the_cache_by_the_image_folder(extracted: Path, photos: Path, taskres: Taskres) -> None:
     assert json.loads(taskres("inspect", f"{photos}/", "--json").out)["dataset"] == "photos"
 
 
-def test_unreadable_images_are_named_on_standard_error(here: Path, photos: Path, taskres: Taskres) -> None:
+def test_unreadable_images_are_listed_on_standard_error(here: Path, photos: Path, taskres: Taskres) -> None:
     for classname in ("black_cat", "dog", "été"):
         (photos / classname / "image 3.jpg").write_text("no image")
         (photos / classname / "image 4.png").write_text("no image")
@@ -157,7 +157,7 @@ def test_unreadable_images_are_named_on_standard_error(here: Path, photos: Path,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "expected"),
     [
         (("extract", "digit"), 2, "unknown data set 'digit'; did you mean 'digits'"),
         (("extract", "digits", "--backbone", "glyf-clip"), 2, "did you mean 'glyph-clip'"),
@@ -175,15 +175,15 @@ def test_unreadable_images_are_named_on_standard_error(here: Path, photos: Path,
         (("inspect", "nothing"), 2, "unknown cache"),
     ],
 )
-def test_mistakes_get_one_line_and_a_status(
-    here: Path, taskres: Taskres, arguments: tuple[str, ...], status: int, said: str
+def test_wrong_usage_gives_one_line_and_a_status(
+    here: Path, taskres: Taskres, arguments: tuple[str, ...], status: int, expected: str
 ) -> None:
     outcome = taskres(*arguments)
     assert outcome.status == status
-    assert said in one_line(outcome)
+    assert expected in one_line(outcome)
 
 
-def test_mistakes_with_a_cache(extracted: Path, taskres: Taskres) -> None:
+def test_wrong_usage_with_a_cache(extracted: Path, taskres: Taskres) -> None:
     missing = taskres("fit", "photos", "--shots", "4")
     assert missing.status == 2
     assert "(available: shots 1, 2 with seeds 1, 2); add it:" in one_line(missing)
@@ -195,18 +195,18 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-500])
 
 
-def make_foreign(path: Path) -> None:
+def replace_by_other_hdf5(path: Path) -> None:
     path.unlink()
     with h5py.File(path, "w") as file:
         file["x"] = [1]
 
 
-def make_newer(path: Path) -> None:
+def set_newer_version(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs["format_version"] = 99
 
 
-def flip_a_feature(path: Path) -> None:
+def flip_a_bit(path: Path) -> None:
     with h5py.File(path) as file:
         offset = file["features/center"].id.get_chunk_info(0).byte_offset
     raw = bytearray(path.read_bytes())
@@ -214,12 +214,12 @@ def flip_a_feature(path: Path) -> None:
     path.write_bytes(raw)
 
 
-@pytest.mark.parametrize("harm", [truncate, make_foreign, make_newer, flip_a_feature])
+@pytest.mark.parametrize("damage", [truncate, replace_by_other_hdf5, set_newer_version, flip_a_bit])
 @pytest.mark.parametrize("command", [("inspect", "photos", "--verify"), ("fit", "photos"), ("extract",)])
-def test_damaged_caches_are_refused_by_every_command_and_left_alone(
-    extracted: Path, photos: Path, taskres: Taskres, harm: Callable[[Path], None], command: tuple[str, ...]
+def test_every_command_rejects_a_damaged_cache_and_keeps_it(
+    extracted: Path, photos: Path, taskres: Taskres, damage: Callable[[Path], None], command: tuple[str, ...]
 ) -> None:
-    harm(extracted)
+    damage(extracted)
     before = extracted.read_bytes()
     more = {"extract": (photos, *BUNDLED), "fit": ("--shots", "1"), "inspect": ()}[command[0]]
     outcome = taskres(*command, *more)
@@ -228,7 +228,9 @@ def test_damaged_caches_are_refused_by_every_command_and_left_alone(
     assert extracted.read_bytes() == before
 
 
-def test_a_cache_of_another_checkpoint(extracted: Path, photos: Path, taskres: Taskres, tmp_path: Path) -> None:
+def test_extract_rejects_a_cache_of_another_checkpoint(
+    extracted: Path, photos: Path, taskres: Taskres, tmp_path: Path
+) -> None:
     from safetensors.torch import save_file
 
     from taskres_cache.encoders.loading import untrained_model
@@ -242,7 +244,7 @@ def test_a_cache_of_another_checkpoint(extracted: Path, photos: Path, taskres: T
     assert extracted.read_bytes() == before
 
 
-def test_bad_folders(here: Path, taskres: Taskres) -> None:
+def test_extract_rejects_bad_folders(here: Path, taskres: Taskres) -> None:
     save_image(here / "one" / "cat" / "1.png", 1)
     save_image(here / "two" / "cat" / "1.png", 1)
     (here / "two" / "dog").mkdir()
@@ -252,15 +254,15 @@ def test_bad_folders(here: Path, taskres: Taskres) -> None:
     assert "no image in 'dog'" in one_line(empty)
 
 
-def test_a_cache_folder_that_cannot_be_written(here: Path, photos: Path, taskres: Taskres) -> None:
-    (here / "file").write_text("in the way")
+def test_unwritable_cache_folder(here: Path, photos: Path, taskres: Taskres) -> None:
+    (here / "file").write_text("a file")
     outcome = taskres("extract", photos, *BUNDLED, "--cache-dir", "file")
     assert outcome.status == 1
     assert "cannot be written" in one_line(outcome)
-    assert (here / "file").read_text() == "in the way"
+    assert (here / "file").read_text() == "a file"
 
 
-def test_help_and_version_load_nothing_heavy() -> None:
+def test_help_and_version_import_no_large_library() -> None:
     program = (
         "import sys; sys.argv = ['taskres', *sys.argv[1:]]\n"
         "from taskres_cache.cli import main\n"
@@ -274,7 +276,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "expected"),
     [
         ("fit", ("0.5, or the data set's own", "100 below 8 shots", "keep the last")),
         ("extract", ("RN50; glyph-clip for digits", "the data set's prompts", "the folder's name")),
@@ -282,10 +284,10 @@ def test_help_and_version_load_nothing_heavy() -> None:
         ("benchmark", ("none: the bundled digits",)),
     ],
 )
-def test_help_tells_what_is_taken_when_nothing_is_said(command: str, told: tuple[str, ...], taskres: Taskres) -> None:
+def test_help_shows_defaults(command: str, expected: tuple[str, ...], taskres: Taskres) -> None:
     printed = taskres(command, "--help").out
     words = " ".join(printed.translate(str.maketrans("│╭╮╰╯─", " " * 6)).split())
-    assert [phrase for phrase in told if phrase not in words] == []
+    assert [phrase for phrase in expected if phrase not in words] == []
 
 
 def test_the_installed_command_runs() -> None:
@@ -296,8 +298,8 @@ def test_the_installed_command_runs() -> None:
     assert wrong.returncode == 2
 
 
-def test_a_disk_that_fills_up_costs_nothing_that_was_done(here: Path) -> None:
-    """A limit on the size of files stands in for the disk: blocks fit, the finished cache does not."""
+def test_full_disk_loses_no_finished_block(here: Path) -> None:
+    """A limit on file sizes simulates the disk: blocks fit, the finished cache does not."""
     command = [str(Path(sys.executable).with_name("taskres")), "extract", "digits", "--device", "cpu"]
     limited = ["bash", "-c", 'ulimit -f 200; exec "$@"', "limited", *command]
     failed = subprocess.run(limited, capture_output=True, text=True, check=False)
@@ -310,7 +312,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_done(here: Path) -> None:
     assert "1242 images, 0 newly encoded" in again.stderr
 
 
-def test_the_options_stand_for_the_papers_splits() -> None:
+def test_defaults_are_the_papers_splits() -> None:
     from taskres_cache.cli import options
     from taskres_cache.datasets import PAPER_SEEDS, PAPER_SHOTS
 
@@ -318,7 +320,7 @@ def test_the_options_stand_for_the_papers_splits() -> None:
     assert options.numbers("--seeds", options.PAPER_SEEDS) == PAPER_SEEDS
 
 
-def test_an_interrupted_extract_says_that_nothing_is_lost(
+def test_interrupted_extract_says_how_to_continue(
     here: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -330,7 +332,7 @@ def test_an_interrupted_extract_says_that_nothing_is_lost(
     assert outcome.err == "Interrupted. Finished blocks are kept; run the same command again to continue.\n"
 
 
-def test_views_from_extract_to_fit(taskres: Taskres, here: Path, photos: Path) -> None:
+def test_views_in_extract_and_fit(taskres: Taskres, here: Path, photos: Path) -> None:
     weights = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")
     made = taskres("extract", photos, *weights, "--shots", "1", "--seeds", "1", "--views", "2", "--views-seed", "3")
     assert made.status == 0, made.err

@@ -1,4 +1,4 @@
-"""What the shell offers: asked by the protocol of the installed script, and in a real bash."""
+"""Shell completion, through the protocol of the installed script and in bash."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @pytest.fixture
 def offered(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Offered:
-    """Return what is offered for the last of some words, by what bash's script hands over."""
+    """Return a function that completes the last of some words, with the variables that bash's script sets."""
 
     def ask(*words: str) -> list[str]:
         monkeypatch.setenv("_TASKRES_COMPLETE", "complete_bash")
@@ -67,7 +67,7 @@ def fitted(here: Path) -> Path:
     return here
 
 
-def test_known_data_sets_and_the_folders_beside_them(offered: Offered, here: Path) -> None:
+def test_known_data_sets_and_folders(offered: Offered, here: Path) -> None:
     for folder in ("dogs", "cats", "do gs", ".dot"):
         Path(folder).mkdir()
     touch("dogs.zip")
@@ -76,7 +76,7 @@ def test_known_data_sets_and_the_folders_beside_them(offered: Offered, here: Pat
 
 
 @pytest.mark.parametrize("word", ["do", "dogs/", "./d", "/", "~/d"])
-def test_a_path_is_left_to_the_shell(offered: Offered, here: Path, word: str) -> None:
+def test_paths_are_left_to_the_shell(offered: Offered, here: Path, word: str) -> None:
     Path("dogs/inner").mkdir(parents=True)
     assert offered("extract", word) == []
 
@@ -89,14 +89,14 @@ def test_names_of_cached_data_sets(offered: Offered, cached: Path, command: str)
     assert offered(command, "cache/RN") == []
 
 
-def test_eval_is_offered_runs_or_caches(offered: Offered, cached: Path, fitted: Path) -> None:
+def test_eval_offers_runs_or_caches(offered: Offered, cached: Path, fitted: Path) -> None:
     assert offered("eval", "--zero-shot", "p") == ["pets"]
     assert offered("eval", "some/run", "--on", "") == ["dtd", "pets"]
     assert offered("eval", "some/run", "--on", "pets", "d") == ["dtd"]
     assert offered("eval", "r") == [f"{METHOD}/shots_1/", f"{METHOD}/shots_16/"]
 
 
-def test_run_folders_a_branch_at_a_time(offered: Offered, fitted: Path) -> None:
+def test_run_folders_up_to_the_level_where_they_differ(offered: Offered, fitted: Path) -> None:
     assert offered("eval", f"{METHOD}/shots_16") == [f"{METHOD}/shots_16/seed_1", f"{METHOD}/shots_16/seed_2"]
     assert offered("eval", f"{METHOD}/shots_16/seed_2") == [f"{METHOD}/shots_16/seed_2"]
     touch("runs/RN50-openai/dtd/taskres-regular/shots_1/seed_1/classifier.safetensors")
@@ -104,13 +104,13 @@ def test_run_folders_a_branch_at_a_time(offered: Offered, fitted: Path) -> None:
     assert offered("eval", "elsewhere/") == []
 
 
-def test_lists_with_commas_go_on(offered: Offered, here: Path) -> None:
+def test_comma_separated_lists(offered: Offered, here: Path) -> None:
     assert offered("benchmark", "--datasets", "dtd,sun") == ["dtd,sun397"]
     assert offered("fit", "pets", "--base", "regular,") == ["regular,enhanced", "regular,enhanced-only"]
     assert offered("fit", "pets", "--base", "model") == []
 
 
-def test_models_and_fixed_choices(offered: Offered, here: Path) -> None:
+def test_models_and_choices(offered: Offered, here: Path) -> None:
     assert offered("extract", "pets", "--backbone", "glyph") == ["glyph-clip"]
     assert offered("extract", "pets", "--precision", "") == list(options.PRECISIONS)
     assert offered("fit", "pets", "--precision", "") == list(CHOICES["precision"])
@@ -123,35 +123,35 @@ def test_models_and_fixed_choices(offered: Offered, here: Path) -> None:
     assert offered("eval", "run", "--classes", "n") == ["new"]
 
 
-def test_what_is_offered_is_what_the_library_takes() -> None:
+def test_choices_equal_the_librarys() -> None:
     assert set(options.PRECISIONS) == {"auto", *PRECISIONS}
     assert options.HALVES == HALVES
     for name in options.DEVICES:
         try:
             choose_device(name)
-        except OptionError as error:  # known to torch, but not on this machine
+        except OptionError as error:  # torch knows the device, but this machine does not have it
             assert "Expected one of" not in str(error)
 
 
-def test_models_are_told_as_open_clip_tells_them() -> None:
-    """In a process of its own, since other tests bring models of theirs."""
+def test_models_are_those_of_open_clip() -> None:
+    """In a separate process, because other tests register models."""
     program = "import open_clip, taskres_cache.encoders.loading; print(*sorted(open_clip.list_models()))"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert clip_models() == tuple(printed.stdout.split())
 
 
 @pytest.mark.parametrize("words", [("extract", ""), ("fit", ""), ("eval", ""), ("extract", "x", "--backbone", "R")])
-def test_nobody_waits_for_torch(here: Path, words: tuple[str, ...]) -> None:
+def test_completion_imports_no_large_library(here: Path, words: tuple[str, ...]) -> None:
     program = (
         "import sys; sys.argv = ['taskres']\n"
         "from taskres_cache.cli import main\n"
         "try:\n    main()\nfinally:\n"
         "    print('loaded:', *({'torch', 'open_clip', 'torchvision', 'h5py', 'numpy'} & set(sys.modules)))"
     )
-    asked = {"COMP_WORDS": "\n".join(("taskres", *words)), "COMP_CWORD": str(len(words))}
+    variables = {"COMP_WORDS": "\n".join(("taskres", *words)), "COMP_CWORD": str(len(words))}
     answer = subprocess.run(
         [sys.executable, "-c", program],
-        env=environment(_TASKRES_COMPLETE="complete_bash", **asked),
+        env=environment(_TASKRES_COMPLETE="complete_bash", **variables),
         capture_output=True,
         text=True,
         check=False,
@@ -161,7 +161,7 @@ def test_nobody_waits_for_torch(here: Path, words: tuple[str, ...]) -> None:
 
 
 def completers() -> list[tuple[str, object]]:
-    """Return what completes the words of every command, with its context's command."""
+    """Return the name of each command with each of its parameters."""
     found = []
     groups = [typer.main.get_command(app)]
     while groups:
@@ -172,8 +172,8 @@ def completers() -> list[tuple[str, object]]:
     return found
 
 
-def test_no_completer_ever_fails(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files where folders should be, a folder that is gone, and nothing of open_clip."""
+def test_no_completer_raises(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With files in place of folders, a deleted folder, and without open_clip."""
     touch("cache", "runs")
     monkeypatch.setattr("taskres_cache.datasets.word_lists.find_spec", lambda name: None)
     clip_models.cache_clear()
@@ -183,24 +183,24 @@ def test_no_completer_ever_fails(here: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.chdir(folder)
         if folder == gone:
             gone.rmdir()
-        asked = 0
+        count = 0
         for name, parameter in completers():
             context = typer.Context(typer.main.get_command(app), info_name=name)
             context.params = {"cache_dir": Path("cache"), "on": ["x"], "zero_shot": True}
             for word in ("", "r", "../", "\0", "d,"):
-                asked += len(parameter.shell_complete(context, word))  # type: ignore[attr-defined]
-        assert asked > 0
+                count += len(parameter.shell_complete(context, word))  # type: ignore[attr-defined]
+        assert count > 0
     monkeypatch.undo()
     clip_models.cache_clear()
 
 
-def test_words_that_make_no_sense_print_nothing_on_standard_error(offered: Offered, here: Path) -> None:
+def test_senseless_words_print_no_error(offered: Offered, here: Path) -> None:
     for words in (("fti", ""), ("fit", "--epochs", "many", ""), ("'",), ("--version", "fit", ""), ("-x", "--", "")):
         assert all("taskres-cache" not in word for word in offered(*words))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
-def test_each_shell_gets_a_script(shell: str) -> None:
+def test_script_for_each_shell(shell: str) -> None:
     printed = subprocess.run(
         [str(BIN / "taskres")], env=environment(_TASKRES_COMPLETE=f"source_{shell}"), capture_output=True, text=True
     )
@@ -209,7 +209,7 @@ def test_each_shell_gets_a_script(shell: str) -> None:
     assert "taskres" in printed.stdout
 
 
-def test_zsh_and_fish_are_told_what_a_name_is(cached: Path) -> None:
+def test_zsh_and_fish_show_descriptions(cached: Path) -> None:
     said = "cached for RN50-openai and ViT-B-32-openai"
     line = {"_TYPER_COMPLETE_ARGS": "taskres fit pe", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     answers = {
@@ -229,7 +229,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash he
 
 
 @needs_bash
-def test_a_real_bash_completes(cached: Path, fitted: Path) -> None:
+def test_completion_in_bash(cached: Path, fitted: Path) -> None:
     script = """
     eval "$(taskres --show-completion)"
     ask() {
@@ -248,7 +248,7 @@ def test_a_real_bash_completes(cached: Path, fitted: Path) -> None:
     )
     assert answer.stderr == ""
     assert answer.stdout.splitlines() == [
-        "complete -o default -F _taskres_completion taskres",  # files where nothing is offered
+        "complete -o default -F _taskres_completion taskres",  # files if nothing is offered
         "dtd pets",
         "",
         "cpu cuda",
@@ -257,13 +257,13 @@ def test_a_real_bash_completes(cached: Path, fitted: Path) -> None:
 
 
 @needs_bash
-def test_installing_it_is_one_command(here: Path) -> None:
+def test_install_completion(here: Path) -> None:
     home = environment(HOME=str(here))
     installed = subprocess.run(
         ["bash", "--norc", "-c", "taskres --install-completion; exit $?"], env=home, capture_output=True, text=True
     )
     assert installed.returncode == 0, installed.stderr
-    asked = subprocess.run(
+    registered = subprocess.run(
         ["bash", "--norc", "-c", "source ~/.bashrc && complete -p taskres"], env=home, capture_output=True, text=True
     )
-    assert "_taskres_completion" in asked.stdout
+    assert "_taskres_completion" in registered.stdout

@@ -5,7 +5,7 @@ import pytest
 import taskres_cache.cli.console as console
 
 
-def test_lines_of_progress(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_lines(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 4.0, 12.0, 15.0, 20.0])
     monkeypatch.setattr(console, "monotonic", lambda: next(clock))
     with console.Lines() as lines:
@@ -18,10 +18,10 @@ def test_lines_of_progress(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     ]
 
 
-def test_what_is_all_there_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+def test_complete_work_prints_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     console.Lines().begin("prompts", 30, 30)
     assert capfd.readouterr().err == "prompts (30 already there): 30 of 30\n"
 
 
-def test_a_log_gets_lines_and_not_a_bar() -> None:
+def test_log_gets_lines() -> None:
     assert isinstance(console.progress(), console.Lines)

@@ -23,23 +23,23 @@ def run(here: Path, cache_file: Path, taskres: Taskres) -> Path:
     return Path(json.loads(outcome.out)["runs"][0]["folder"])
 
 
-def test_each_format_says_what_it_is_and_how_to_use_it(run: Path, here: Path, taskres: Taskres) -> None:
-    said = {name: taskres("export", run, "--to", name) for name in ("a.safetensors", "a.pt")}
-    assert [outcome.status for outcome in said.values()] == [0, 0]
-    assert [outcome.err for outcome in said.values()] == ["", ""]
-    first, shape, compared, *usage = said["a.safetensors"].out.splitlines()
+def test_export_prints_format_comparison_and_usage(run: Path, here: Path, taskres: Taskres) -> None:
+    printed = {name: taskres("export", run, "--to", name) for name in ("a.safetensors", "a.pt")}
+    assert [outcome.status for outcome in printed.values()] == [0, 0]
+    assert [outcome.err for outcome in printed.values()] == ["", ""]
+    first, shape, compared, *usage = printed["a.safetensors"].out.splitlines()
     assert first == f"a.safetensors: safetensors, 3 classes, {Path('a.safetensors').stat().st_size:,} bytes"
     assert shape == "weights: 3 x 8, float32"
     assert compared.startswith("compared with the run on 9 test images of the run's cache: ")
     assert compared.endswith(" (tolerance 1.0e-05)")
     assert usage[0] == "use it in Python:"
     assert 'load_file("a.safetensors")' in usage[2]
-    assert said["a.pt"].out.startswith("a.pt and a.pt.json: open_clip, 3 classes, ")
+    assert printed["a.pt"].out.startswith("a.pt and a.pt.json: open_clip, 3 classes, ")
     assert load_file("a.safetensors")["weights"].shape == (3, 8)
     assert torch.load("a.pt", weights_only=True).shape == (8, 3)
 
 
-def test_onnx_says_so_too(run: Path, here: Path, taskres: Taskres) -> None:
+def test_onnx_export(run: Path, here: Path, taskres: Taskres) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     outcome = taskres("export", run, "--to", "new/folder/a.onnx")
     assert outcome.status == 0, outcome.err
@@ -61,9 +61,9 @@ def test_json_is_one_document(run: Path, here: Path, taskres: Taskres) -> None:
     assert document["usage"][0] == "import torch"
 
 
-def test_wrong_usage_is_one_line_and_leaves_nothing(run: Path, here: Path, taskres: Taskres) -> None:
+def test_wrong_usage_gives_one_line_and_writes_nothing(run: Path, here: Path, taskres: Taskres) -> None:
     before = sorted(here.rglob("*"))
-    for arguments, told in (
+    for arguments, expected in (
         ((run, "--to", "head.h5"), "head.h5: unknown suffix, expected one of .safetensors (safetensors), .onnx"),
         ((run, "--to", "head"), "head: unknown suffix"),
         ((run, "--to", "head.pt", "--format", "openclip"), "unknown format 'openclip'; did you mean 'open_clip'?"),
@@ -74,13 +74,13 @@ def test_wrong_usage_is_one_line_and_leaves_nothing(run: Path, here: Path, taskr
     ):
         outcome = taskres("export", *arguments)
         assert outcome.status == 2, outcome
-        assert told in one_line(outcome)
-    assert taskres("export", run).status == 2  # --to is not optional
+        assert expected in one_line(outcome)
+    assert taskres("export", run).status == 2  # --to is required
     assert sorted(here.rglob("*")) == before
 
 
-def test_runs_that_are_several_or_none(run: Path, here: Path, cache_file: Path, taskres: Taskres) -> None:
-    assert taskres("export", "runs", "--to", "head.pt").status == 0  # a folder above one run means that run
+def test_several_runs_or_none(run: Path, here: Path, cache_file: Path, taskres: Taskres) -> None:
+    assert taskres("export", "runs", "--to", "head.pt").status == 0  # the folder contains one run
     assert taskres("fit", cache_file, *QUICK, "--seeds", "1,2").status == 0
     several = taskres("export", "runs", "--to", "head.pt")
     assert several.status == 2
@@ -90,7 +90,7 @@ def test_runs_that_are_several_or_none(run: Path, here: Path, cache_file: Path, 
     assert "no classifier.safetensors at or below cache; pass a run folder that `taskres fit` wrote" in one_line(none)
 
 
-def test_a_missing_extra_is_one_line(run: Path, here: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_gives_one_line(run: Path, here: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         monkeypatch.setitem(sys.modules, package, None)
     outcome = taskres("export", run, "--to", "head.onnx")
@@ -101,7 +101,7 @@ def test_a_missing_extra_is_one_line(run: Path, here: Path, taskres: Taskres, mo
     )
 
 
-def test_a_wrong_file_takes_no_ones_place(
+def test_wrong_export_replaces_no_file(
     run: Path, here: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("head.pt").write_text("mine")
@@ -113,7 +113,7 @@ def test_a_wrong_file_takes_no_ones_place(
     assert not Path("head.pt.json").exists()
 
 
-def test_the_installed_command_exports(run: Path, here: Path) -> None:
+def test_installed_command_exports(run: Path, here: Path) -> None:
     command = [str(Path(sys.executable).with_name("taskres")), "export", str(run)]
     done = subprocess.run([*command, "--to", "head.safetensors"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("head.safetensors: safetensors, 3 classes")
@@ -123,11 +123,11 @@ def test_the_installed_command_exports(run: Path, here: Path) -> None:
     assert wrong.stderr.startswith("taskres: head.tar: unknown suffix")
     pytest.importorskip("onnxruntime")
     graph = subprocess.run([*command, "--to", "head.onnx"], capture_output=True, text=True, check=True)
-    assert graph.stderr == ""  # the exporter's own messages are not for users
+    assert graph.stderr == ""  # the exporter's messages are hidden
     assert graph.stdout.startswith("head.onnx: onnx, 3 classes")
 
 
-def test_the_bundled_encoder_goes_along(here: Path, photos: Path, taskres: Taskres) -> None:
+def test_export_with_the_bundled_encoder(here: Path, photos: Path, taskres: Taskres) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     bundled = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")
     assert taskres("extract", photos, *bundled, "--shots", "1", "--seeds", "1").status == 0
@@ -137,6 +137,6 @@ def test_the_bundled_encoder_goes_along(here: Path, photos: Path, taskres: Taskr
     document = json.loads(outcome.out)
     assert document["shapes"] == {"pixels": ["N", 3, 32, 32], "probabilities": ["N", 3]}
     assert document["comparison"]["of"] == "random images with a fixed seed"
-    said = onnxruntime.InferenceSession("whole.onnx").get_modelmeta().custom_metadata_map
-    assert json.loads(said["classnames"]) == ["black_cat", "dog", "été"]
-    assert "(N, 3, 32, 32), RGB from 0 to 1" in said["how_to_use"]
+    metadata = onnxruntime.InferenceSession("whole.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classnames"]) == ["black_cat", "dog", "été"]
+    assert "(N, 3, 32, 32), RGB from 0 to 1" in metadata["how_to_use"]

@@ -1,4 +1,4 @@
-"""The help of every command that is registered, now and later: complete, with an example, and quick."""
+"""The help of every registered command: complete, with an example, and fast."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ ROOT: Any = typer.main.get_command(app)
 
 
 def commands(group: Any = ROOT, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the words and the command of everything that is registered, groups and what is in them."""
+    """Yield the name and object of every registered command and group."""
     for name, command in group.commands.items():
         yield (*above, name), command
         if hasattr(command, "commands"):
@@ -32,7 +32,7 @@ every_command = pytest.mark.parametrize("words", ALL, ids=" ".join)
 
 
 def example_of(printed: str) -> str:
-    """Return the example that a help ends with; it must be one line of its own."""
+    """Return the example at the end of a help text, which must be on one line."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     assert lines[-1].startswith("Example: taskres "), lines[-3:]
     return lines[-1].removeprefix("Example: ")
@@ -44,10 +44,10 @@ def test_all_commands_are_found() -> None:
 
 
 @every_command
-def test_help_ends_with_an_example_that_can_be_copied(
+def test_help_ends_with_a_valid_example(
     words: tuple[str, ...], taskres: Taskres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In 80 columns it is one line, and the command line takes its options."""
+    """It fits on one line of 80 columns, and its options parse."""
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     outcome = taskres(*words, "--help")
     assert outcome.status == 0
@@ -61,25 +61,25 @@ def test_help_ends_with_an_example_that_can_be_copied(
 
 
 @every_command
-def test_every_option_and_argument_says_what_it_is(words: tuple[str, ...]) -> None:
+def test_every_parameter_has_a_help_text(words: tuple[str, ...]) -> None:
     parameters = [parameter for parameter in ALL[words].params if parameter.name != "help"]
     assert [parameter.name for parameter in parameters if not (parameter.help or "").strip()] == []
 
 
 @every_command
-def test_nothing_in_brackets_is_lost(words: tuple[str, ...]) -> None:
-    """Rich takes [words] for markup unless a backslash stands before them."""
+def test_brackets_are_escaped(words: tuple[str, ...]) -> None:
+    """Rich reads [words] as markup unless a backslash precedes them."""
     command = ALL[words]
     texts = [command.help, command.epilog, *(parameter.help for parameter in command.params)]
     assert [text for text in texts if text and "[" in text.replace("\\[", "")] == []
 
 
 @every_command
-def test_every_command_has_its_place_in_the_order_of_the_work(words: tuple[str, ...]) -> None:
+def test_every_command_is_in_a_panel(words: tuple[str, ...]) -> None:
     assert len(words) > 1 or ALL[words].rich_help_panel in PANELS
 
 
-def test_the_commands_stand_in_panels_and_first_steps_below(taskres: Taskres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_help_shows_panels_and_first_steps(taskres: Taskres, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     lines = taskres("--help").out.splitlines()
     titles = [line.strip("╭╮─ ") for line in lines if line.startswith("╭")]
@@ -89,7 +89,7 @@ def test_the_commands_stand_in_panels_and_first_steps_below(taskres: Taskres, mo
     assert steps == ["taskres extract digits", "taskres fit digits --shots 1,2,4,8,16 --seeds 1,2,3"]
 
 
-def test_paragraphs_fill_the_width_and_brackets_mean_themselves() -> None:
+def test_help_of_a_docstring() -> None:
     def command() -> None:
         """Do it.
 
@@ -104,7 +104,7 @@ def test_paragraphs_fill_the_width_and_brackets_mean_themselves() -> None:
     assert house.help_of(lambda: None) == {}
 
 
-def test_a_misspelt_command_or_option_is_answered_with_what_there_is(taskres: Taskres) -> None:
+def test_misspelt_commands_and_options_get_suggestions(taskres: Taskres) -> None:
     wrong = taskres("fti")
     assert wrong.status == 2
     assert "'fit'" in wrong.err
@@ -114,8 +114,8 @@ def test_a_misspelt_command_or_option_is_answered_with_what_there_is(taskres: Ta
     assert "--shots" in option.err
 
 
-def test_every_help_is_there_without_torch() -> None:
-    """Of all commands in one process: whatever a command imports at the top, it imports for `taskres --help` too."""
+def test_help_imports_no_large_library() -> None:
+    """All commands in one process: what a command module imports at its top, `taskres --help` imports too."""
     program = (
         "import sys\n"
         "from taskres_cache.cli.app import app\n"
@@ -130,7 +130,7 @@ def test_every_help_is_there_without_torch() -> None:
     assert printed.stdout.splitlines()[-1].split() == ["loaded:"]
 
 
-def test_the_installed_command_shows_its_help(here: Path) -> None:
+def test_installed_command_shows_help(here: Path) -> None:
     command = Path(sys.executable).with_name("taskres")
     printed = subprocess.run([command, "fit", "-h"], capture_output=True, text=True, check=True)
     assert example_of(printed.stdout).startswith("taskres fit digits")

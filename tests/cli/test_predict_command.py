@@ -1,4 +1,4 @@
-"""`taskres predict` as a user meets it: what is asked, what comes where, what is left, and with which status."""
+"""`taskres predict`: arguments, outputs, files and exit statuses."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ ODD_NAME = 'a, "b"\nc.png'
 
 @pytest.fixture
 def run(here: Path, glyph_clip: Backbone) -> Path:
-    """A run's folder, `run`."""
+    """The run folder `run`."""
     write_run(here / "run", run_of(glyph_clip), metrics_of())
     return Path("run")
 
@@ -43,7 +43,7 @@ def installed(*arguments: object, given: bytes = b"", **environment: str) -> sub
     return subprocess.run(command, input=given, capture_output=True, check=False, env={**os.environ, **environment})
 
 
-def test_few_files_are_told_at_length(predict: Taskres, glyph_clip: Backbone, here: Path) -> None:
+def test_few_files_are_shown_in_detail(predict: Taskres, glyph_clip: Backbone, here: Path) -> None:
     for number in range(2):
         save_image(here / f"{number}.png", number)
     outcome = predict("0.png", "1.png", "--top-k", 3)
@@ -53,20 +53,20 @@ def test_few_files_are_told_at_length(predict: Taskres, glyph_clip: Backbone, he
     best = np.argsort(-expected)[:3]
     assert (first[0], second[0]) == ("0.png", "1.png")
     assert [line[:2] for line in second[1:]] == ["> ", "  ", "  "]
-    told = [(line[2:].split()[0], float(line[2:].split()[1])) for line in second[1:]]
-    assert told == [(CLASSNAMES[row], pytest.approx(100 * expected[row], abs=0.06)) for row in best]
+    shown = [(line[2:].split()[0], float(line[2:].split()[1])) for line in second[1:]]
+    assert shown == [(CLASSNAMES[row], pytest.approx(100 * expected[row], abs=0.06)) for row in best]
     bars = [line.partition(" %")[2].strip() for line in second[1:]]
     assert [len(drawn) for drawn in bars] == [pytest.approx(40 * expected[row], abs=1) for row in best]
     assert len({line.index(" %") for line in first[1:] + second[1:]}) == 1
 
 
-def test_odd_names_stay_on_their_line(predict: Taskres, here: Path) -> None:
+def test_names_with_line_breaks_stay_on_one_line(predict: Taskres, here: Path) -> None:
     save_image(here / "new\nline\x1b[2J.png", 1)
     for named in ("new\nline\x1b[2J.png", "."):
         assert "new\\nline\\x1b[2J.png" in predict(named).out.replace("./", "").splitlines()[0]
 
 
-def test_folders_get_a_line_an_image_and_a_summary(predict: Taskres, photos: Path, here: Path) -> None:
+def test_folders_get_one_line_per_image_and_a_summary(predict: Taskres, photos: Path, here: Path) -> None:
     save_image(photos / "deep" / "er" / "one more.png", 7)
     save_image(photos / ".thumbnails" / "hidden.png", 7)
     (photos / "dog" / "again").symlink_to(photos)
@@ -85,7 +85,7 @@ def test_folders_get_a_line_an_image_and_a_summary(predict: Taskres, photos: Pat
     assert list(counts.values()) == sorted(counts.values(), reverse=True)
 
 
-def test_many_files_get_a_line_each(predict: Taskres, photos: Path) -> None:
+def test_many_files_get_one_line_each(predict: Taskres, photos: Path) -> None:
     paths = [str(path) for path in sorted(photos.rglob("*.*"))]
     assert "> " in predict(*paths[:20]).out
     many = predict(*paths[:21]).out
@@ -93,11 +93,11 @@ def test_many_files_get_a_line_each(predict: Taskres, photos: Path) -> None:
     assert "21 images by class" in many
 
 
-def test_a_summary_tells_the_most_frequent_classes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_summary_of_the_most_frequent_classes(capfd: pytest.CaptureFixture[str]) -> None:
     from taskres_cache.cli.predict_display import print_summary
 
     names = tuple(f"class {number:02}" for number in range(30))
-    rows = np.array([[7]] * 26 + [[number] for number in range(24)], np.int32)  # 27 of class 7, one each of 23 others
+    rows = np.array([[7]] * 26 + [[number] for number in range(24)], np.int32)  # 27 of class 7, 1 of each of 23 others
     ones = np.ones(rows.shape, np.float32)
     print_summary(PredictedImages(names, tuple(map(str, range(50))), rows, ones, {"gone.png": "no such file"}))
     lines = capfd.readouterr().out.splitlines()
@@ -137,7 +137,7 @@ def test_json_is_one_document(predict: Taskres, run: Path, glyph_clip: Backbone,
         ]
 
 
-def test_csv_comes_back_as_it_went(here: Path, glyph_clip: Backbone, taskres: Taskres) -> None:
+def test_csv_round_trip(here: Path, glyph_clip: Backbone, taskres: Taskres) -> None:
     names = ('red, "round"', "two\nlines", "back\rward")
     write_run(here / "run", run_of(glyph_clip, names), metrics_of())
     paths = [ODD_NAME, "été 図.png", "back\r.png", os.fsdecode(b"\xe9.png")]
@@ -152,12 +152,12 @@ def test_csv_comes_back_as_it_went(here: Path, glyph_clip: Backbone, taskres: Ta
     assert header == ["path", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"]
     assert [row[0] for row in rows] == paths
     for row, image in zip(rows, document["images"], strict=True):
-        said = [[one["class"], one["probability"]] for one in image["predictions"]]
-        assert [[name, float(share)] for name, share in zip(row[1::2], row[2::2], strict=True)] == said
+        expected = [[one["class"], one["probability"]] for one in image["predictions"]]
+        assert [[name, float(share)] for name, share in zip(row[1::2], row[2::2], strict=True)] == expected
     assert os.listdir("new folder") == ["classes.csv"]
 
 
-def test_csv_on_standard_output_is_alone_there(predict: Taskres, photos: Path, here: Path) -> None:
+def test_csv_on_standard_output(predict: Taskres, photos: Path, here: Path) -> None:
     predict("photos", "--csv", "classes.csv", "--top-k", 1)
     printed = predict("photos", "--csv", "-", "--top-k", 1)
     assert printed.status == 0
@@ -169,30 +169,31 @@ def test_csv_on_standard_output_is_alone_there(predict: Taskres, photos: Path, h
     assert "--csv - and --json both print to standard output" in one_line(both)
 
 
-def test_csv_in_a_file_leaves_the_summary_or_the_document(predict: Taskres, photos: Path, here: Path) -> None:
+def test_csv_file_with_summary_or_json(predict: Taskres, photos: Path, here: Path) -> None:
     assert predict("photos", "--csv", "a.csv").out.startswith("\n30 images by class\n")
     assert len(json.loads(predict("photos", "--csv", "b.csv", "--json").out)["images"]) == 30
     assert (here / "a.csv").read_bytes() == (here / "b.csv").read_bytes()
 
 
-def test_a_csv_that_cannot_be_written_is_told_at_once(
+def test_unwritable_csv_fails_early(
     predict: Taskres, photos: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (here / "file").write_text("in the way")
+    (here / "file").write_text("a file")
     for target in ("file/classes.csv", "photos"):
         outcome = predict("photos", "--csv", target)
         assert outcome.status == 1
         assert f"--csv {target} cannot be written" in one_line(outcome)
-    assert (here / "file").read_text() == "in the way"
+    assert (here / "file").read_text() == "a file"
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))  # root may write all
+    # a stand-in for permissions: root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
     assert "--csv new/folder/classes.csv cannot be written" in one_line(
         predict("photos", "--csv", "new/folder/classes.csv")
     )
     assert not (here / "new").exists()
 
 
-def test_a_csv_that_was_there_outlives_failures(predict: Taskres, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_csv_survives_failures(predict: Taskres, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "classes.csv").write_text("from yesterday")
     save_image(here / "one.png", 1)
     (here / "broken.png").write_text("no image")
@@ -210,7 +211,7 @@ def test_a_csv_that_was_there_outlives_failures(predict: Taskres, here: Path, mo
     assert sorted(os.listdir(here)) == ["broken.png", "classes.csv", "one.png", "run"]
 
 
-def test_what_cannot_be_read_is_told_and_skipped(predict: Taskres, here: Path) -> None:
+def test_unreadable_images_are_listed_and_skipped(predict: Taskres, here: Path) -> None:
     save_image(here / "one.png", 1)
     (here / "broken\x1b[1m.png").write_text("no image")
     (here / "bare").mkdir()
@@ -228,7 +229,7 @@ def test_what_cannot_be_read_is_told_and_skipped(predict: Taskres, here: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "expected"),
     [
         (("run", "bare"), 2, "nothing to predict: no image found in bare"),
         (("run", "one.png", "--top-k", "0"), 2, "top-k must be positive, got 0"),
@@ -243,25 +244,31 @@ def test_what_cannot_be_read_is_told_and_skipped(predict: Taskres, here: Path) -
         (("one.png", "one.png"), 1, "one.png is not an intact run"),
     ],
 )
-def test_mistakes_get_one_line_and_a_status(
-    arguments: tuple[str, ...], status: int, said: str, run: Path, taskres: Taskres, here: Path, glyph_clip: Backbone
+def test_wrong_usage_gives_one_line_and_a_status(
+    arguments: tuple[str, ...],
+    status: int,
+    expected: str,
+    run: Path,
+    taskres: Taskres,
+    here: Path,
+    glyph_clip: Backbone,
 ) -> None:
     write_run(here / "another", run_of(glyph_clip), metrics_of())
     save_image(here / "one.png", 1)
     (here / "bare").mkdir()
     outcome = taskres("predict", *arguments)
     assert outcome.status == status
-    assert said in one_line(outcome)
+    assert expected in one_line(outcome)
 
 
-def test_no_image_named_is_wrong_usage(run: Path, taskres: Taskres) -> None:
+def test_no_image_is_wrong_usage(run: Path, taskres: Taskres) -> None:
     assert taskres("predict", run).status == 2
     empty = installed(run, "-")
     assert (empty.returncode, empty.stdout) == (2, b"")
     assert empty.stderr.startswith(b"taskres: nothing to predict: no image given; ")
 
 
-def test_runs_of_local_files_and_of_imported_features(here: Path, glyph_clip: Backbone, taskres: Taskres) -> None:
+def test_runs_of_local_checkpoints_and_of_imported_features(here: Path, glyph_clip: Backbone, taskres: Taskres) -> None:
     save_image(here / "one.png", 1)
     save_file(untrained_model("glyph-clip", seed=8)[0].state_dict(), here / "mine.safetensors")
     other = load_backbone("glyph-clip", "mine.safetensors", "cpu", "fp32")
@@ -286,7 +293,7 @@ def test_runs_of_local_files_and_of_imported_features(here: Path, glyph_clip: Ba
     assert "TaskResClassifier.from_run" in one_line(imported)
 
 
-def test_sideways_photos_are_turned(predict: Taskres, here: Path) -> None:
+def test_exif_orientation_is_applied(predict: Taskres, here: Path) -> None:
     upright = Image.fromarray(np.random.default_rng(5).integers(0, 256, (48, 24, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -299,11 +306,11 @@ def test_sideways_photos_are_turned(predict: Taskres, here: Path) -> None:
     assert first != left
 
 
-def test_names_are_shown_in_any_encoding(run: Path, here: Path) -> None:
+def test_ascii_output(run: Path, here: Path) -> None:
     save_image(here / "été.png", 1)
-    told = installed(run, "été.png", "--top-k", "1", PYTHONIOENCODING="ascii")
-    assert told.returncode == 0, told.stderr
-    lines = told.stdout.decode("ascii").splitlines()
+    done = installed(run, "été.png", "--top-k", "1", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode("ascii").splitlines()
     assert lines[0] == r"\xe9t\xe9.png"
     assert set(lines[1].rpartition("%")[2].strip()) <= {"#"}
 
@@ -327,11 +334,11 @@ def test_predict_after_extract_and_fit(here: Path, photos: Path, taskres: Taskre
 @pytest.mark.parametrize(
     ("share", "drawn"), [(0, ""), (0.01, "▏"), (0.25, "██▌"), (0.5, "█████"), (0.999, "██████████"), (1, "█" * 10)]
 )
-def test_a_bar_is_as_long_as_its_share(share: float, drawn: str) -> None:
+def test_bar_length_is_the_share(share: float, drawn: str) -> None:
     assert console.bar(share, 10) == drawn
 
 
-def test_paths_are_cut_at_their_beginning() -> None:
+def test_shortened_and_printable_names() -> None:
     assert console.shortened("a/b.png", 7) == "a/b.png"
     assert console.shortened("photos/b.png", 7) == "…/b.png"
     assert console.shortened("図図図.png", 7) == "…図.png"

@@ -1,4 +1,4 @@
-"""Tables in an 80-column terminal and in a pipe: what fits, what is folded, what is never folded."""
+"""Tables in an 80-column terminal and in a pipe: what fits, what is folded, what never is."""
 
 import os
 import re
@@ -32,7 +32,7 @@ Draw = Callable[[Table, int | None], list[str]]
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the bundled digits, cached, and a study of two methods."""
+    """A folder with a cache of the bundled digits and runs of two methods."""
     folder = tmp_path_factory.mktemp("digits")
     for command in (("extract", "digits", "--device", "cpu"), COMMANDS[3]):
         subprocess.run([Path(sys.executable).with_name("taskres"), *command], cwd=folder, check=True)
@@ -41,7 +41,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def draw(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Draw:
-    """Return what prints a table to a terminal of some width, or to a pipe, and gives back its lines."""
+    """Return a function that prints a table to a terminal of some width, or to a pipe, and returns its lines."""
 
     def drawn(table: Table, width: int | None) -> list[str]:
         monkeypatch.setattr(console, "terminal_width", lambda: width)
@@ -53,7 +53,7 @@ def draw(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("terminal", [COLUMNS, None], ids=["terminal", "pipe"])
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_table_of_the_bundled_digits_fits(
+def test_tables_of_the_bundled_digits_fit(
     command: tuple[str, ...], terminal: int | None, digits: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(digits)

@@ -1,4 +1,4 @@
-"""`taskres fit` with other bases and residuals, and its search, as a user meets them."""
+"""`taskres fit` with other bases and residuals, and its search."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def fitted(taskres: Taskres, *arguments: Any) -> list[dict[str, Any]]:
     return runs
 
 
-def test_bases_are_a_list(extracted: Path, taskres: Taskres) -> None:
+def test_list_of_bases(extracted: Path, taskres: Taskres) -> None:
     runs = fitted(taskres, "--base", "regular,enhanced,enhanced-only")
     assert [Path(run["folder"]).parts[-3] for run in runs] == [
         "taskres-regular-epochs3", "taskres-enhanced-epochs3", "taskres-enhanced-only",
@@ -48,7 +48,7 @@ def test_bases_are_a_list(extracted: Path, taskres: Taskres) -> None:
     assert "base %" in taskres("eval", runs[1]["folder"], "--device", "cpu").out
 
 
-def test_the_authors_checkpoint_as_a_base(extracted: Path, here: Path, taskres: Taskres) -> None:
+def test_base_from_the_authors_checkpoint(extracted: Path, here: Path, taskres: Taskres) -> None:
     with h5py.File(extracted) as file:
         projection = file["text/projection"][:]
     noise = np.random.default_rng(0).normal(size=projection.shape).astype(np.float32)
@@ -68,7 +68,7 @@ def test_the_authors_checkpoint_as_a_base(extracted: Path, here: Path, taskres: 
     assert again["base_accuracy"] == run["base_accuracy"]
 
 
-def test_unusable_bases_are_one_line(extracted: Path, here: Path, taskres: Taskres) -> None:
+def test_invalid_bases_give_one_line(extracted: Path, here: Path, taskres: Taskres) -> None:
     def refused(stored: Any, status: int = 1) -> str:
         torch.save(stored, here / "model.pth.tar")
         outcome = taskres("fit", "photos", *QUICK, "--base", "model.pth.tar")
@@ -83,10 +83,10 @@ def test_unusable_bases_are_one_line(extracted: Path, here: Path, taskres: Taskr
     misspelt = taskres("fit", "photos", *QUICK, "--base", "enhancd")
     assert misspelt.status == 2
     assert "did you mean 'enhanced'" in one_line(misspelt)
-    assert not (here / "runs").exists()  # nothing was fitted, nothing left
+    assert not (here / "runs").exists()  # nothing was fitted
 
 
-def test_residuals_of_either_side(extracted: Path, taskres: Taskres) -> None:
+def test_residuals_of_both_sides(extracted: Path, taskres: Taskres) -> None:
     for kind in ("image", "both"):
         (run,) = fitted(taskres, "--residual", kind, "--alpha", "3")
         assert f"taskres-regular-{kind}-residual-" in run["folder"]
@@ -100,7 +100,7 @@ def test_residuals_of_either_side(extracted: Path, taskres: Taskres) -> None:
     assert "enhanced-only trains no residual" in one_line(nothing)
 
 
-def test_a_search_says_what_it_chose(extracted: Path, taskres: Taskres) -> None:
+def test_search_shows_the_chosen_values(extracted: Path, taskres: Taskres) -> None:
     arguments = ("--alpha", "0.5,2", "--lr", "0.002,0.02", "--weight-decay", "0.0005", "--search")
     (run,) = fitted(taskres, *arguments)
     assert "/taskres-regular-alpha-auto-epochs3-alphas0.5,2-lrs0.002,0.02-weight-decays0.0005/" in run["folder"]
@@ -117,7 +117,7 @@ def test_a_search_says_what_it_chose(extracted: Path, taskres: Taskres) -> None:
     assert "pass only one of them" in one_line(refused)
 
 
-def test_decays_are_a_list(extracted: Path, taskres: Taskres) -> None:
+def test_list_of_weight_decays(extracted: Path, taskres: Taskres) -> None:
     runs = fitted(taskres, "--weight-decay", "0,0.01", "--lr", "0.002,0.02")
     assert [(run["recipe"]["lr"], run["recipe"]["weight_decay"]) for run in runs] == [
         (0.002, 0.0), (0.002, 0.01), (0.02, 0.0), (0.02, 0.01),
@@ -127,7 +127,7 @@ def test_decays_are_a_list(extracted: Path, taskres: Taskres) -> None:
     assert "--weight-decay 'much': expected comma-separated numbers" in one_line(wrong)
 
 
-def test_imported_features_have_no_projection_to_tune(here: Path, taskres: Taskres) -> None:
+def test_imported_features_have_no_projection(here: Path, taskres: Taskres) -> None:
     rng, labels = np.random.default_rng(0), np.tile([0, 1], 4)
     features = {f"{part}_features": rng.normal(size=(8, 4)) for part in ("train", "test")}
     names = {"classnames": np.array(["jay", "owl"]), "text_features": rng.normal(size=(2, 4))}
