@@ -14,6 +14,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_array, check_random_state, check_scalar, gen_batches
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from taskres_cache.caches.contents import regular_base
@@ -25,17 +29,6 @@ from taskres_cache.recipe import Recipe, Residual
 from taskres_cache.runs.finding import METRICS_FILE
 from taskres_cache.runs.run import Classifier, read_classifier, read_metrics
 from taskres_cache.system.devices import choose_device
-
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.utils import check_array, check_random_state, check_scalar, gen_batches
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ImportError as error:
-    raise ImportError(
-        f"TaskResClassifier needs scikit-learn 1.6 or newer ({error}); pip install 'taskres-cache[sklearn]'",
-        name="sklearn",
-    ) from error
 
 PIECE = 4096  # images whose logits are computed at once
 AS_TENSORS_NEED: dict[str, Any] = {"dtype": np.float32, "order": "C", "force_writeable": True}

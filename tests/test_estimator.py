@@ -1,8 +1,6 @@
 """TaskResClassifier: scikit-learn's own checks, and that it is the fit that `taskres fit` makes."""
 
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -333,19 +331,3 @@ def test_it_is_a_step_of_a_pipeline(few: tuple[np.ndarray, np.ndarray]) -> None:
     assert np.array_equal(pipeline.fit(*few).predict_proba(few[0]), doubled.predict_proba(2 * few[0]))
     searched = GridSearchCV(pipeline, {"taskresclassifier__alpha": [0.1, 0.5]}, cv=2).fit(*few)
     assert searched.best_params_["taskresclassifier__alpha"] in (0.1, 0.5)
-
-
-@pytest.mark.parametrize(
-    "absence",
-    ["sys.modules['sklearn'] = None", "import sklearn.utils.validation as known; del known.validate_data"],
-    ids=["missing", "too old"],
-)
-def test_without_scikit_learn_the_message_names_the_extra(absence: str) -> None:
-    program = (
-        f"import sys\n{absence}\nfrom taskres_cache import FeatureCache\nfrom taskres_cache import TaskResClassifier"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 1
-    assert last.startswith("ImportError: TaskResClassifier needs scikit-learn 1.6 or newer (")
-    assert last.endswith("pip install 'taskres-cache[sklearn]'")

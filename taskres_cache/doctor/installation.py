@@ -16,8 +16,6 @@ BROUGHT_ALONG = ("torchvision", "huggingface_hub")  # asked for by open_clip, us
 USES = {
     "onnx": "taskres export --to .onnx",
     "plot": "taskres report --to .png",
-    "sklearn": "TaskResClassifier in Python",
-    "mat": "data sets whose annotations are MATLAB files, where the split file is missing",
 }
 
 State = Literal["fine", "missing", "unfit", "broken", "untried"]

@@ -301,10 +301,3 @@ def test_missing_annotations_are_reported_as_the_missing_split_file(tmp_path: Pa
     write_miniature("stanford_cars", tmp_path)
     (tmp_path / "stanford_cars" / "devkit" / "cars_meta.mat").unlink()
     assert ENTRIES["stanford_cars"].missing(tmp_path) == ("stanford_cars/split_zhou_StanfordCars.json",)
-
-
-def test_matlab_files_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_miniature("stanford_cars", tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
-    with pytest.raises(DatasetError, match="pip install scipy"):
-        load_dataset("stanford_cars", tmp_path)
