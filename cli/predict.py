@@ -83,7 +83,7 @@ def predict(
 
     from .console import progress
 
-    options, folder = PredictOptions(top_k, batch_size, workers), find_run(run)
+    options, folder = PredictOptions(top_k, batch_size=batch_size, workers=workers), find_run(run)
     classifier = read_classifier(folder)
     encoder = load_encoder(classifier, pretrained, device, precision)
     with progress() if len(found.paths) > FEW else nullcontext(Silent()) as display:

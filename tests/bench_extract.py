@@ -1,8 +1,8 @@
-"""`make bench-extract`: how near stage one comes to what encoding and decoding cost by themselves.
+"""`make bench-extract`: the time of stage one compared with the time of encoding and decoding alone.
 
-Everything is measured in this one run, side by side: what `extract` takes stands between measurements of its parts, so
-that a machine that is busy for a while slows both. Images are cut from two photographs that scikit-learn carries, saved
-as JPEG files of about 500 x 375; the weights of RN50 are random, which changes no time.
+Everything is measured in one run: measurements of `extract` alternate with measurements of its parts, so that other
+load on the machine slows both. Images are crops of two photographs in scikit-learn, saved as JPEG files of about
+500 x 375. The weights of RN50 are random, which does not affect the time.
 """
 
 import argparse
@@ -40,15 +40,15 @@ from taskres_cache.runs.study import fit_each, recipe_of
 from taskres_cache.system.devices import available_cores
 
 SIZE = (500, 375)
-PICTURES = 256  # that differ; the others are further names of these
+PICTURES = 256  # different files; the others are hard links to them
 SECONDS_OF_A_TURN = 6.0
 OPTIONS = ExtractOptions(shots=(1,), seeds=(1,))
-COLUMNS = ("what", "images/s", "processor ms an image", "ratio", "goal")
+COLUMNS = ("what", "images/s", "CPU ms per image", "ratio", "goal")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a turn came to: images, seconds on the wall, and seconds of processor time."""
+    """One measurement: images, seconds of wall time, and seconds of CPU time."""
 
     images: int
     wall: float
@@ -56,29 +56,29 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.images / self.wall
 
     @property
     def cost(self) -> float:
-        """Processor seconds an image."""
+        """CPU seconds per image."""
         return self.processor / self.images
 
 
 def processor_seconds() -> float:
-    """Return the processor time of this process and of those children of it that have ended."""
+    """Return the CPU time of this process and of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def measured(work: Callable[[], int]) -> Measured:
-    """Return what one piece of work, which says how many images it did, took."""
+    """Return the measurement of some work, which returns its number of images."""
     wall, processor = perf_counter(), processor_seconds()
     return Measured(work(), perf_counter() - wall, processor_seconds() - processor)
 
 
 def for_a_while(step: Callable[[], int]) -> Callable[[], int]:
-    """Return work that repeats a step for some seconds, after one that does not count."""
+    """Return work that repeats a step for some seconds; one warm-up step runs first."""
     step()
 
     def work() -> int:
@@ -91,7 +91,7 @@ def for_a_while(step: Callable[[], int]) -> Callable[[], int]:
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """Write JPEG files of two classes, four to train on and the others to test on."""
+    """Write JPEG files of two classes: four train images, the others test images."""
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     written: list[Path] = []
@@ -111,7 +111,7 @@ def write_photos(folder: Path, count: int) -> None:
 
 
 class Photos(TorchDataset[torch.Tensor]):
-    """Image files as everybody's first loop reads them."""
+    """Image files as a plain PyTorch loop reads them."""
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.rglob("*.jpg"))
@@ -125,7 +125,7 @@ class Photos(TorchDataset[torch.Tensor]):
 
 
 def plain_loop(model: torch.nn.Module, photos: Photos, device: torch.device, **loading: int) -> Callable[[], int]:
-    """Return that loop: float32, and a DataLoader with its defaults, or with what is passed."""
+    """Return a plain loop in float32; its DataLoader has the default options except for `loading`."""
     batches = cycle(DataLoader(photos, **loading))
 
     def step() -> int:
@@ -136,7 +136,7 @@ def plain_loop(model: torch.nn.Module, photos: Photos, device: torch.device, **l
 
 
 def bare_encoding(backbone: Backbone, pixels: np.ndarray) -> Callable[[], int]:
-    """Return the encoder alone, on pixels that are there, one batch in every lane."""
+    """Return the encoder alone on given pixels, with one batch per lane."""
     on_device = backbone.on_device(pixels)
 
     def step() -> int:
@@ -148,7 +148,7 @@ def bare_encoding(backbone: Backbone, pixels: np.ndarray) -> Callable[[], int]:
 
 
 def decoding(source: ImageFolder, paths: list[str], backbone: Backbone) -> Callable[[], int]:
-    """Return decoding and framing alone, one image after the other."""
+    """Return decoding and framing alone, in one process."""
     rounds = cycle(paths)
 
     def step() -> int:
@@ -158,7 +158,7 @@ def decoding(source: ImageFolder, paths: list[str], backbone: Backbone) -> Calla
 
 
 def extraction(dataset: Dataset, backbone: Backbone, path: Path, images: int) -> tuple[Extraction, Measured]:
-    """Return what extracting so many images did, and took."""
+    """Return the result and the measurement of extracting some images."""
     part = replace(dataset, test=dataset.test[:images])
     done: list[Extraction] = []
 
@@ -171,7 +171,7 @@ def extraction(dataset: Dataset, backbone: Backbone, path: Path, images: int) ->
 
 
 def whole_command(folder: Path, checkpoint: Path, cache_dir: Path, device: str) -> Measured:
-    """Return what `taskres extract` took from beginning to end, start of Python and loading of weights included."""
+    """Return the measurement of the whole command `taskres extract`, including the start of Python."""
     weights = ["--backbone", "RN50", "--pretrained", str(checkpoint), "--device", device]
     command = [str(Path(sys.executable).with_name("taskres")), "extract", str(folder), *weights]
     command += ["--shots", "1", "--seeds", "1", "--cache-dir", str(cache_dir)]
@@ -191,14 +191,14 @@ def row(what: str, took: Measured, ratio: float | None = None, goal: str = "") -
 
 
 def average(turns: list[Measured]) -> Measured:
-    """Return several turns as one."""
+    """Return several measurements as one."""
     return Measured(
         *(sum(parts) for parts in zip(*((one.images, one.wall, one.processor) for one in turns), strict=True))
     )
 
 
 def speed(place: Path, images: int, rounds: int, device: str) -> Iterator[Table]:
-    """Yield what was measured, and where the time of the last extraction went."""
+    """Yield the measurements, and where the time of the last extraction went."""
     write_photos(place / "photos", images)
     checkpoint = place / "random.pt"
     torch.save(untrained_model("RN50", seed=0)[0].state_dict(), checkpoint)
@@ -231,23 +231,23 @@ def speed(place: Path, images: int, rounds: int, device: str) -> Iterator[Table]
         turns[name].append(measured(parts[name]))
 
     took = {name: average(several) for name, several in turns.items()}
-    limit = (took["bare"].cost + took["decode"].cost) / available_cores()  # seconds an image
-    against_limit = took["bare"].rate if on_gpu else 1 / limit
+    limit = (took["bare"].cost + took["decode"].cost) / available_cores()  # seconds per image
+    best_rate = took["bare"].rate if on_gpu else 1 / limit
     goals = (">= 0.90 of bare", ">= 0.90 of bare") if on_gpu else ("<= 1.15 of both parts", "<= 1.15 of both parts")
-    ratio = (lambda one: one.rate / against_limit) if on_gpu else (lambda one: against_limit / one.rate)
+    ratio = (lambda one: one.rate / best_rate) if on_gpu else (lambda one: best_rate / one.rate)
     gain = took["extract"].rate / took["1"].rate
     yield Table(
         f"RN50, random weights, {backbone.precision} on {backbone.device}, {available_cores()} cores, 500 x 375 JPEG",
         COLUMNS,
         (
-            row("plain loop, DataLoader's defaults (one image a batch), fp32", took["1"], 1.0),
-            row("plain loop, 32 images a batch, fp32", took["32"], took["32"].rate / took["1"].rate),
+            row("plain loop, DataLoader's defaults (one image per batch), fp32", took["1"], 1.0),
+            row("plain loop, 32 images per batch, fp32", took["32"], took["32"].rate / took["1"].rate),
             row(f"bare encoding, {backbone.precision}", took["bare"]),
             row("decoding alone, one process", took["decode"]),
             row(f"extract, {images // 4} images", took["extract"], ratio(took["extract"]), goals[0]),
-            row(f"taskres extract as a whole, {images} images", command, ratio(command), goals[1]),
-            row("extract against the plain loop", took["extract"], gain, ">= 3"),
-            row("extract against the plain loop of 32", took["extract"], took["extract"].rate / took["32"].rate),
+            row(f"whole command taskres extract, {images} images", command, ratio(command), goals[1]),
+            row("extract compared with the plain loop", took["extract"], gain, ">= 3"),
+            row("extract compared with the plain loop of 32", took["extract"], took["extract"].rate / took["32"].rate),
         ),
         left=1,
     )
@@ -257,20 +257,20 @@ def speed(place: Path, images: int, rounds: int, device: str) -> Iterator[Table]
 
 
 def agreement(backbone: Backbone, pixels: np.ndarray) -> Table:
-    """Return how near features of each precision come to those of float32, image by image."""
+    """Return the cosines of each precision's features with those of float32, image by image."""
     on_device = backbone.on_device(pixels)
     exact = replace(backbone, precision="fp32").encode_images(on_device)
     rows = []
     for precision in ("bf16", "fp16"):
         rough = replace(backbone, precision=precision).encode_images(on_device)
         cosines = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
-        rows.append((precision, f"{cosines.min():.6f}", f"{cosines.mean():.6f}", ">= 0.999 for each"))
-    title = f"cosine of RN50's features to those of fp32, {len(pixels)} images"
-    return Table(title, ("precision", "least", "mean", "goal"), tuple(rows), left=1)
+        rows.append((precision, f"{cosines.min():.6f}", f"{cosines.mean():.6f}", ">= 0.999 each"))
+    title = f"cosine of RN50's features with those of fp32, {len(pixels)} images"
+    return Table(title, ("precision", "minimum", "mean", "goal"), tuple(rows), left=1)
 
 
 def accuracy(place: Path, device: str) -> Table:
-    """Return what the precision of the features does to accuracy, on real weights: the bundled digits."""
+    """Return the accuracy for each precision of the features, on the bundled digits with trained weights."""
     rows = []
     for precision in ("fp32", "bf16"):
         backbone = load_backbone("glyph-clip", "bundled", device, precision)
@@ -282,21 +282,21 @@ def accuracy(place: Path, device: str) -> Table:
         runs = [run.metrics for run in fit_each(cache, splits, [recipe], backbone.device, place / precision)]
         tests = [mean(run["test_accuracy"] for run in runs if run["shots"] == shots) for shots in (1, 4, 16)]
         rows.append((precision, percent(runs[0]["zero_shot_accuracy"]), *map(percent, tests)))
-    title = "test accuracy on digits by the precision of glyph-clip's features, mean over three seeds, %"
+    title = "test accuracy on digits by precision of glyph-clip's features, mean over three seeds, %"
     return Table(title, ("precision", "zero-shot", "1 shot", "4 shots", "16 shots"), tuple(rows), left=1)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--images", type=int, default=3000, help="of the whole command; a quarter of them for a round")
+    parser.add_argument("--images", type=int, default=3000, help="per whole command; a round extracts a quarter")
     parser.add_argument("--rounds", type=int, default=2)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for table in speed(Path(folder), asked.images, asked.rounds, asked.device):
+        for table in speed(Path(folder), arguments.images, arguments.rounds, arguments.device):
             print_table(table)
-        print_table(accuracy(Path(folder), asked.device))
+        print_table(accuracy(Path(folder), arguments.device))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The frozen CLIP: load it, decode images, encode them."""
+"""The frozen CLIP: load it, decode images, encode images and prompts."""

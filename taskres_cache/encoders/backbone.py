@@ -1,4 +1,4 @@
-"""A frozen CLIP on its device: encode images and prompts. Does not know open_clip, which `loading` builds it with.
+"""A frozen CLIP on its device: encode images and prompts. `loading` builds it; this module does not know open_clip.
 
 Axes: B images or prompts of a batch, H and W height and width of an image, D embedding, K width of the text tower.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-BATCH_ON_CPU = 16  # for one thread; larger ones leave the processor's cache (measured)
+BATCH_ON_CPU = 16  # per thread; larger batches do not fit into the CPU's cache (measured)
 TRIAL_BATCH = 8
 SHARE_OF_FREE_MEMORY = 0.7
 
@@ -25,19 +25,23 @@ Tokenizer = Callable[[list[str]], Tensor]
 
 @dataclass(frozen=True)
 class Framing:
-    """What open_clip does to an image before it becomes numbers: resize, crop. Knows no model, so that it can travel.
+    """open_clip's preprocessing of an image up to the conversion to numbers: resize and crop.
+
+    It holds no reference to a model, so that it can be pickled and sent to decoding processes.
 
     Parameters
     ----------
-    steps : torchvision transforms from image to image.
-    size : (H, W) that they end in.
+    steps : tuple of callable
+        Torchvision transforms from image to image.
+    size : tuple of int
+        Height and width (H, W) of the result.
     """
 
     steps: tuple[Callable[[Image.Image], Image.Image], ...]
     size: tuple[int, int]
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Return the part of an image that the encoder is to see, in RGB and at its size."""
+        """Return the image that the encoder sees, in RGB and at its size."""
         for step in self.steps:
             image = step(image)
         return image
@@ -45,7 +49,15 @@ class Framing:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Un-normalised text features of B prompts: embeddings (B, D) and what the projection was fed, (B, K) or None."""
+    """Text features of B prompts.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (B, D), float32
+        Un-normalised text features.
+    pre_projection : ndarray of shape (B, K), float32, or None
+        Inputs of the text projection; None if the tower does not end in a linear projection.
+    """
 
     embeddings: np.ndarray
     pre_projection: np.ndarray | None
@@ -53,18 +65,32 @@ class TextFeatures:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen CLIP on its device, with what identifies it.
+    """A frozen CLIP on its device, with everything that identifies it. Made by `load_backbone`.
 
     Parameters
     ----------
-    name, pretrained : what the user asked for; a local checkpoint is known by its file's stem.
-    model_config : the open_clip config that was built, which differs from `name` where the tag needs QuickGELU.
-    weights_sha256 : digest of the loaded weights, see `digest_of_weights`.
-    logit_scale : the multiplier exp(logit_scale), 100 for OpenAI's models.
-    preprocess : open_clip's own preprocessing as plain values.
-    precision : what the image tower computes in: fp32, bf16 or fp16. The text tower always computes in fp32.
-    adapts : whether nobody asked for that precision, so that a cache's own may take its place.
-    framing : open_clip's own resize and crop.
+    name, pretrained : str
+        The model and tag that the user asked for; for a local checkpoint the tag is the file's stem.
+    model_config : str
+        The open_clip config that was built. It differs from `name` if the tag needs QuickGELU.
+    weights_sha256 : str
+        Digest of the loaded weights, see `digest_of_weights`.
+    logit_scale : float
+        The factor of the cosines: exp of the model's logit_scale parameter, 100 for OpenAI's models.
+    preprocess : dict
+        open_clip's preprocessing as plain values.
+    precision : str
+        What the image tower computes in: fp32, bf16 or fp16. The text tower always computes in fp32.
+    adapts : bool
+        Whether the precision was chosen automatically, so that the precision of an existing cache may replace it.
+    device : torch.device
+        Where the model is.
+    model : torch.nn.Module
+        The open_clip model.
+    framing : Framing
+        open_clip's resize and crop.
+    tokenizer : callable
+        Prompts to tokens (B, context).
     """
 
     name: str
@@ -81,44 +107,44 @@ class Backbone:
     tokenizer: Tokenizer
 
     def on_device(self, pixels: np.ndarray) -> Tensor:
-        """Return framed images (B, H, W, 3), uint8, on the device; a quarter of what they would be as float32."""
+        """Return framed images (B, H, W, 3), uint8, on the device; float32 would be four times as large."""
         images = torch.from_numpy(pixels)
         if self.device.type != "cuda":
             return images.to(self.device)
         moved = images.pin_memory().to(self.device, non_blocking=True)
-        torch.cuda.current_stream(self.device).synchronize()  # of this thread's own stream: others go on
+        torch.cuda.current_stream(self.device).synchronize()  # waits for this thread's stream only
         return moved
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> np.ndarray:
         """Return un-normalised image features (B, D), float32, of framed images (B, H, W, 3), uint8, on the device."""
         mean, std = (torch.tensor(self.preprocess[name], device=self.device) for name in ("mean", "std"))
-        scaled = pixels.float().div_(255).sub_(mean).div_(std)  # as open_clip's own ToTensor and Normalize
+        scaled = pixels.float().div_(255).sub_(mean).div_(std)  # as open_clip's ToTensor and Normalize
         with _autocast(self.device, self.precision):
             features = self.model.encode_image(scaled.permute(0, 3, 1, 2))  # type: ignore[operator] # channels last
         return _as_array(features)  # (B, D)
 
     def batch_that_fits(self, most: int, at_once: int) -> int:
-        """Return how many images make a good batch, up to `most`, when so many batches are encoded at once.
+        """Return a good batch size, up to `most`, for `at_once` batches that are encoded in parallel.
 
-        On a graphics card that is the largest power of two that its free memory has room for.
+        On a GPU it is the largest power of two that fits into the free memory.
         """
         if self.device.type != "cuda":
             return min(most, BATCH_ON_CPU)
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         self.encode_images(self.on_device(np.zeros((TRIAL_BATCH, *self.framing.size, 3), np.uint8)))
-        of_an_image = (torch.cuda.max_memory_allocated(self.device) - before) / TRIAL_BATCH
+        per_image = (torch.cuda.max_memory_allocated(self.device) - before) / TRIAL_BATCH
         free = SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(self.device)[0]
-        fitting = max(1.0, free / at_once / max(of_an_image, 1.0))
+        fitting = max(1.0, free / at_once / max(per_image, 1.0))
         return min(most, 1 << int(math.log2(fitting)))
 
     @torch.inference_mode()
     def encode_texts(self, prompts: Sequence[str]) -> TextFeatures:
-        """Return un-normalised text features, float32, of prompts.
+        """Return the un-normalised text features of prompts, float32.
 
-        Where the tower ends in a linear projection, the features are computed as `pre_projection @ projection`, so
-        that a cache's three text arrays agree to the last bit of float32.
+        If the tower ends in a linear projection, the features are computed as `pre_projection @ projection`, so that
+        a cache's three text arrays agree to the last bit of float32.
         """
         tokens = self.tokenizer(list(prompts)).to(self.device)  # (B, context)
         tower, weight = _text_projection(self.model)
@@ -130,7 +156,7 @@ class Backbone:
 
     @property
     def projection(self) -> np.ndarray | None:
-        """The text projection (K, D), float32; None for towers that do not end in a linear map."""
+        """The text projection (K, D), float32; None if the tower does not end in a linear map."""
         weight = _text_projection(self.model)[1]
         return None if weight is None else _as_array(weight)
 
@@ -140,17 +166,17 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager[An
 
 
 def _text_projection(model: Any) -> tuple[nn.Module, Tensor | None]:
-    """Return the module that owns the text projection, and the projection as (K, D) where it is a plain linear map."""
+    """Return the module that owns the text projection, and the projection (K, D) or None if it is not linear."""
     tower = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
     projection = getattr(tower, "text_projection", None)
-    if isinstance(projection, nn.Linear):  # affine where it has a bias: not the linear map that a cache can tune
+    if isinstance(projection, nn.Linear):  # with a bias it is affine: a cache cannot tune that
         return tower, projection.weight.T if getattr(projection, "bias", None) is None else None
     return tower, projection if isinstance(projection, Tensor) else None
 
 
 @contextmanager
 def _without_projection(tower: nn.Module) -> Iterator[None]:
-    """Let a text tower return what its projection would be fed: open_clip's towers skip a projection that is None."""
+    """Let a text tower return the inputs of its projection: open_clip's towers skip a projection that is None."""
     projection = tower.text_projection
     tower.text_projection = None  # type: ignore[assignment]
     try:

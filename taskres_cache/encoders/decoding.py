@@ -1,4 +1,4 @@
-"""Image files into pixels, in processes of their own beside the encoder: each image once, for all that is wanted of it.
+"""Decoding image files into pixels, in processes next to the encoder; each file is decoded once for all its renderings.
 
 Axes: B renderings of a batch, H and W height and width that the encoder takes.
 """
@@ -23,12 +23,12 @@ from taskres_cache.encoders.backbone import Framing
 from taskres_cache.encoders.views import CENTER, augmented_view
 from taskres_cache.errors import DecodingError
 
-SECONDS_BETWEEN_LOOKS = 0.5
-POLITE = 19  # the least of priorities: decoding takes what the encoder leaves, and all of it while the encoder waits
+SECONDS_BETWEEN_CHECKS = 0.5
+LOWEST_PRIORITY = 19  # decoding uses the time that the encoder leaves, and all cores while the encoder waits
 
 
 class WantedImage(NamedTuple):
-    """An image, and the renderings of it that are wanted: CENTER, and numbers of augmented views."""
+    """An image and the renderings to make of it: CENTER, or the number of an augmented view."""
 
     path: str
     views: tuple[int, ...]
@@ -36,14 +36,18 @@ class WantedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """What came of some images.
+    """The pixels of a batch of images.
 
     Parameters
     ----------
-    images : those that could be read.
-    pixels : (B, H, W, 3) uint8, of each image its renderings in their order.
-    unreadable : path -> why an image could not be read.
-    seconds : of processor time.
+    images : tuple of WantedImage
+        The images that could be read.
+    pixels : ndarray of shape (B, H, W, 3), uint8
+        For each image its renderings in order.
+    unreadable : dict of str to str
+        Path -> reason, of the images that could not be read.
+    seconds : float
+        Processor time of decoding.
     """
 
     images: tuple[WantedImage, ...]
@@ -54,86 +58,99 @@ class DecodedBatch:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How images become pixels.
+    """How images are decoded.
 
     Parameters
     ----------
-    source : where they come from.
-    framing : the encoder's own resize and crop.
-    views_seed : of the augmented views.
-    workers : processes that decode; with 0 the caller's does.
-    polite : whether they leave the processor to the encoder.
+    source : ImageSource
+        Reads the images.
+    framing : Framing
+        The encoder's own resize and crop.
+    views_seed : int
+        Seed of the augmented views.
+    workers : int
+        Decoding processes; 0 decodes in the calling process.
+    low_priority : bool
+        Whether the processes yield the CPU to the encoder.
     """
 
     source: ImageSource
     framing: Framing
     views_seed: int
     workers: int
-    polite: bool
+    low_priority: bool
 
 
 @contextmanager
 def decoded_batches(batches: Sequence[Sequence[WantedImage]], how: Decoding) -> Iterator[Iterator[DecodedBatch]]:
-    """Yield an iterator over what comes of each batch, in their order; the next ones are decoded meanwhile.
+    """Yield an iterator over decoded batches, in order; later batches are decoded in the meantime.
 
-    Processes start on entering: before the caller starts threads. They hand over arrays through pipes rather than
-    shared memory, of which containers have next to nothing.
+    The processes start on entering, before the caller starts threads. They send arrays through pipes instead of shared
+    memory, of which containers often have very little.
+
+    Parameters
+    ----------
+    batches : sequence of sequence of WantedImage
+        The images of each batch.
+    how : Decoding
+        Source, framing and processes.
 
     Raises
     ------
-    DecodingError : a process died, as of too little memory; names the images that were being decoded.
+    DecodingError
+        A process died, for example because it ran out of memory. The message names the images that it was decoding.
     """
     workers = min(how.workers, len(batches))
-    at_work = RawArray("q", 2 * max(1, workers))
+    positions = RawArray("q", 2 * max(1, workers))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of more processes than cores, which somebody asked for
+            warnings.simplefilter("ignore")  # torch warns of more workers than cores, which the user asked for
             loader: DataLoader[DecodedBatch] = DataLoader(
-                _Batches(batches, how, at_work),  # type: ignore[arg-type]
+                _Batches(batches, how, positions),  # type: ignore[arg-type]
                 batch_size=None,
                 num_workers=workers,
-                collate_fn=_as_it_is,  # type: ignore[arg-type]
-                worker_init_fn=partial(_begin_work, how.polite, os.getpid()) if workers else None,
+                collate_fn=_unchanged,  # type: ignore[arg-type]
+                worker_init_fn=partial(_begin_worker, how.low_priority, os.getpid()) if workers else None,
             )
             decoded = iter(loader)
         yield decoded
-    except RuntimeError as error:  # raised by a signal, wherever the caller is when a process dies
+    except RuntimeError as error:  # raised by a signal handler, wherever the caller is when a process dies
         if "DataLoader worker" not in str(error):
             raise
-        places = zip(at_work[::2], at_work[1::2], strict=True)
-        suspects = dict.fromkeys(batches[number][position].path for number, position in places)
+        pairs = zip(positions[::2], positions[1::2], strict=True)
+        suspects = dict.fromkeys(batches[batch][position].path for batch, position in pairs)
         raise DecodingError(
-            f"a decoding process died, probably of too little memory, while these were read: {', '.join(suspects)}; "
+            f"a decoding process died, probably out of memory, while it read one of: {', '.join(suspects)}; "
             "run the same command again with fewer --workers, or without these images"
         ) from error
 
 
 class _Batches:
-    """Batches by their numbers; which image of which batch a worker is at stands in `at_work`."""
+    """Batches by number; each worker records in `positions` which batch and which image it is decoding."""
 
-    def __init__(self, batches: Sequence[Sequence[WantedImage]], how: Decoding, at_work: Any) -> None:
-        self._batches, self._how, self._at_work = batches, how, at_work
+    def __init__(self, batches: Sequence[Sequence[WantedImage]], how: Decoding, positions: Any) -> None:
+        self._batches, self._how, self._positions = batches, how, positions
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, number: int) -> DecodedBatch:
         started, worker = thread_time(), get_worker_info()
-        place = 2 * (worker.id if worker else 0)
+        slot = 2 * (worker.id if worker else 0)
         images, pixels, unreadable = [], [], {}
         for position, image in enumerate(self._batches[number]):
-            self._at_work[place : place + 2] = [number, position]
+            self._positions[slot : slot + 2] = [number, position]
             try:
                 pixels.append(rendered(image, self._how))
                 images.append(image)
-            except Exception as error:  # noqa: BLE001  broken files make Pillow's many decoders raise nearly anything
+            except Exception as error:  # noqa: BLE001  Pillow's decoders raise nearly any exception on broken files
                 unreadable[image.path] = " ".join(str(error).split()) or type(error).__name__
         stacked = np.concatenate(pixels) if pixels else np.empty((0, *self._how.framing.size, 3), np.uint8)
         return DecodedBatch(tuple(images), stacked, unreadable, thread_time() - started)
 
 
 def rendered(wanted: WantedImage, how: Decoding) -> np.ndarray:
-    """Return an image's renderings, (len(views), H, W, 3) uint8, from one decoding of its file."""
+    """Return an image's renderings, (len(views), H, W, 3) uint8; its file is decoded once."""
     image = how.source.read(wanted.path)
     renderings = [
         how.framing(image)
@@ -144,33 +161,33 @@ def rendered(wanted: WantedImage, how: Decoding) -> np.ndarray:
     return np.stack([np.asarray(rendering) for rendering in renderings])
 
 
-def _as_it_is(batch: DecodedBatch) -> DecodedBatch:
-    """Return a batch as arrays: what is not made a tensor goes through a pipe."""
+def _unchanged(batch: DecodedBatch) -> DecodedBatch:
+    """Return the batch itself: arrays go through a pipe, tensors would go through shared memory."""
     return batch
 
 
-def _begin_work(polite: bool, caller: int, _: int) -> None:
-    """Set up a decoding process: Ctrl-C is the caller's to answer, and its end is the end."""
+def _begin_worker(low_priority: bool, caller: int, _: int) -> None:
+    """Set up a decoding process: it ignores Ctrl-C, which the caller handles, and ends with the caller."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with, args=(caller,), daemon=True).start()
-    if polite and hasattr(os, "nice"):
-        os.nice(POLITE)
+    if low_priority and hasattr(os, "nice"):
+        os.nice(LOWEST_PRIORITY)
 
 
 def _end_with(caller: int) -> None:
-    """End this process soon after its caller's, which was killed if it left this one behind.
+    """End this process soon after the caller ends: a caller that leaves workers behind was killed.
 
-    torch's own watch over that comes too late here: it waits for the pipe to be read, and nobody reads it any more.
+    torch's own check comes too late here: it waits until the pipe is read, and nobody reads it any more.
     """
-    parent = os.getppid()  # the caller, or who starts processes for it
+    parent = os.getppid()  # the caller, or the fork server
     while os.getppid() == parent and _is_alive(caller):
-        sleep(SECONDS_BETWEEN_LOOKS)
+        sleep(SECONDS_BETWEEN_CHECKS)
     os._exit(1)
 
 
 def _is_alive(process: int) -> bool:
     try:
-        os.kill(process, 0)  # sends nothing
+        os.kill(process, 0)  # signal 0 only checks that the process exists
     except ProcessLookupError:
         return False
     return True

@@ -1,37 +1,66 @@
-"""Pixels through the frozen encoder, several batches side by side. Knows no files.
+"""The pipeline from image files to features: processes decode batches while threads encode them.
 
-On a processor, each core is a lane that encodes batches of its own with one thread: nothing waits for anything, and a
-feature is the same to the last bit however many cores there are. On a graphics card two lanes take turns, so that one's
-pixels travel while the other's are encoded.
+On a CPU each core is a lane that encodes its own batches with one thread. No lane waits for another, and a feature has
+the same bits on any number of cores. On a GPU there are two lanes: one transfers pixels while the other encodes.
 
-Axes: B renderings of a batch, R of a block, D embedding.
+Axes: B renderings of a batch, R rows of a block, D embedding.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from time import perf_counter
 
 import numpy as np
 import torch
 
+from taskres_cache.datasets.images import ImageSource
 from taskres_cache.encoders.backbone import Backbone
-from taskres_cache.encoders.decoding import DecodedBatch, WantedImage
+from taskres_cache.encoders.decoding import DecodedBatch, Decoding, WantedImage, decoded_batches
 from taskres_cache.errors import OptionError
 from taskres_cache.system.devices import available_cores, freed_memory_kept
 
-BLOCK_ROWS = 256  # what a killed run loses at most: seconds to a minute of encoding on a CPU
+BLOCK_ROWS = 256  # the most that a killed run loses: seconds to a minute of encoding on a CPU
 LANES_ON_GPU = 2
 
 Block = Sequence[WantedImage]
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodingOptions:
+    """How images are decoded and encoded. Provenance does not record these options.
+
+    Parameters
+    ----------
+    batch_size : int, optional
+        Renderings per batch. Defaults to 16 per core on a CPU, and to what fits into memory on a GPU.
+    workers : int, optional
+        Decoding processes; 0 decodes in the calling process. Defaults to one per core. On a CPU they run at low
+        priority, so that encoding comes first.
+
+    Raises
+    ------
+    OptionError
+        `batch_size` is not positive, or `workers` is negative.
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise OptionError(f"batch-size must be positive, got {self.batch_size}")
+        if self.workers is not None and self.workers < 0:
+            raise OptionError(f"workers must not be negative, got {self.workers}")
+
+
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time went, summed over processes and threads; of processor time where images are decoded."""
+    """Seconds per stage, summed over processes and threads; `decode` counts processor time, the others wall time."""
 
     decode: float = 0.0
     transfer: float = 0.0
@@ -39,25 +68,29 @@ class Seconds:
     write: float = 0.0
 
     def __add__(self, other: "Seconds") -> "Seconds":
-        """Return the sum of both, part by part."""
+        """Return the sum per stage."""
         return Seconds(*(one + another for one, another in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def shares(self) -> dict[str, float]:
-        """Return the percentage of each part."""
+        """Return the percentage of each stage."""
         total = sum(vars(self).values())
-        return {part: 100.0 * seconds / total if total else 0.0 for part, seconds in vars(self).items()}
+        return {stage: 100.0 * seconds / total if total else 0.0 for stage, seconds in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """What came of a block of images.
+    """The features of a block of images.
 
     Parameters
     ----------
-    images : those that could be read.
-    image_features : (R, D) un-normalised, float32, of each image its renderings in their order.
-    unreadable : path -> why an image could not be read.
-    seconds : where the time went.
+    images : tuple of WantedImage
+        The images that could be read.
+    image_features : ndarray of shape (R, D), float32
+        Un-normalised features: for each image its renderings in order.
+    unreadable : dict of str to str
+        Path -> reason, of the images that could not be read.
+    seconds : Seconds
+        Where the time went.
     """
 
     images: tuple[WantedImage, ...]
@@ -67,7 +100,7 @@ class EncodedBlock:
 
 
 def in_blocks(images: Sequence[WantedImage], rows: int) -> list[Block]:
-    """Return images in groups of up to `rows` renderings, never parting those of one image."""
+    """Return images in groups of up to `rows` renderings; the renderings of one image stay in one group."""
     groups: list[list[WantedImage]] = []
     filled = rows
     for image in images:
@@ -80,8 +113,54 @@ def in_blocks(images: Sequence[WantedImage], rows: int) -> list[Block]:
 
 
 @contextmanager
+def encoded(
+    blocks: Sequence[Block], source: ImageSource, backbone: Backbone, options: EncodingOptions, views_seed: int = 0
+) -> Iterator[Iterator[EncodedBlock]]:
+    """Yield an iterator over the features of each block, in order.
+
+    Batches never span two blocks, so that a resumed run stacks the same images and gets the same bits.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+        Images, each with the renderings to encode.
+    source : ImageSource
+        Reads the images.
+    backbone : Backbone
+        The frozen encoder.
+    options : EncodingOptions
+        Batch size and decoding processes.
+    views_seed : int, optional
+        Seed of the augmented views.
+
+    Raises
+    ------
+    DecodingError
+        A decoding process died, for example because it ran out of memory.
+    OptionError
+        The device has too little memory for a single image.
+    """
+    if not blocks:
+        yield iter(())
+        return
+    size = options.batch_size or default_batch_size(backbone)
+    workers = available_cores() if options.workers is None else options.workers
+    how = Decoding(source, backbone.framing, views_seed, workers, low_priority=backbone.device.type == "cpu")
+    batches = [in_blocks(block, size) for block in blocks]
+    encode = partial(_encode, backbone=backbone, batch_size=size)
+    with decoded_batches([batch for block in batches for batch in block], how) as decoded, lanes(backbone) as threads:
+        done = _encoded_in_order(decoded, threads, encode, lane_count(backbone) + 1)
+        yield (_joined(list(islice(done, len(block)))) for block in batches)
+
+
+def default_batch_size(backbone: Backbone) -> int:
+    """Return how many renderings are encoded together unless the user says otherwise."""
+    return backbone.batch_that_fits(BLOCK_ROWS, lane_count(backbone))
+
+
+@contextmanager
 def lanes(backbone: Backbone) -> Iterator[ThreadPoolExecutor]:
-    """Yield the threads that encode side by side."""
+    """Yield the threads that encode in parallel."""
     before, on_cpu = torch.get_num_threads(), backbone.device.type == "cpu"
     with freed_memory_kept() if on_cpu else nullcontext():
         threads = ThreadPoolExecutor(lane_count(backbone), initializer=_begin_lane, initargs=(backbone.device,))
@@ -89,53 +168,32 @@ def lanes(backbone: Backbone) -> Iterator[ThreadPoolExecutor]:
             yield threads
         finally:
             threads.shutdown(cancel_futures=True)
-            torch.set_num_threads(before)  # what a thread sets for itself is what later threads start from
+            torch.set_num_threads(before)  # later threads inherit what a lane has set
 
 
 def lane_count(backbone: Backbone) -> int:
-    """Return how many batches are encoded side by side."""
+    """Return how many batches are encoded in parallel."""
     return {"cpu": available_cores(), "cuda": LANES_ON_GPU}.get(backbone.device.type, 1)
 
 
-def encoded_blocks(
-    blocks: Sequence[Sequence[Block]],
+def _encoded_in_order(
     decoded: Iterator[DecodedBatch],
     threads: ThreadPoolExecutor,
-    backbone: Backbone,
-    batch_size: int,
+    encode: Callable[[DecodedBatch], EncodedBlock],
+    queued: int,
 ) -> Iterator[EncodedBlock]:
-    """Yield the features of each block, in their order.
-
-    Batches never straddle blocks, so that a resumed run stacks the same images and gets the same bits.
-
-    Parameters
-    ----------
-    blocks : the batches of each block.
-    decoded : what came of those batches, one after the other.
-    threads : of `lanes`.
-    backbone : the frozen encoder.
-    batch_size : renderings that are encoded together at most.
-    """
-    encoded = _in_order(decoded, threads, backbone, batch_size)
-    for batches in blocks:
-        yield _joined(list(islice(encoded, len(batches))))
-
-
-def _in_order(
-    decoded: Iterator[DecodedBatch], threads: ThreadPoolExecutor, backbone: Backbone, batch_size: int
-) -> Iterator[EncodedBlock]:
-    """Yield batches encoded, in their order, with enough of them under way that no lane waits for another."""
+    """Yield encoded batches in order, with up to `queued` more submitted so that no lane runs idle."""
     under_way: deque[Future[EncodedBlock]] = deque()
     for batch in decoded:
-        under_way.append(threads.submit(_encode, batch, backbone, batch_size))
-        if len(under_way) > lane_count(backbone) + 1:
+        under_way.append(threads.submit(encode, batch))
+        if len(under_way) > queued:
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()
 
 
 def _encode(batch: DecodedBatch, backbone: Backbone, batch_size: int) -> EncodedBlock:
-    """Return the features of one batch, of which an image with many views may be larger than asked; runs in a lane."""
+    """Return the features of one batch; one image with many views may exceed `batch_size`. Runs in a lane."""
     if len(batch.pixels) == 0:
         return EncodedBlock((), np.empty((0, 0), np.float32), batch.unreadable, Seconds(decode=batch.seconds))
     started = perf_counter()
@@ -147,21 +205,21 @@ def _encode(batch: DecodedBatch, backbone: Backbone, batch_size: int) -> Encoded
 
 
 def _encode_what_fits(pixels: torch.Tensor, backbone: Backbone) -> np.ndarray:
-    """Return the features of a batch, in halves where the device has too little memory for the whole."""
+    """Return the features of a batch; halve the batch as long as the device runs out of memory."""
     try:
         return backbone.encode_images(pixels)
     except torch.OutOfMemoryError as error:
         if len(pixels) == 1:
             raise OptionError(
-                f"device {backbone.device} has too little memory to encode one image with {backbone.name}; free some, "
-                "or use --device cpu"
+                f"device {backbone.device} has too little memory to encode one image with {backbone.name}; free some "
+                "of its memory, or use --device cpu"
             ) from error
     torch.cuda.empty_cache()
     return np.concatenate([_encode_what_fits(half, backbone) for half in pixels.tensor_split(2)])
 
 
 def _joined(parts: Sequence[EncodedBlock]) -> EncodedBlock:
-    """Return the batches of a block as one."""
+    """Return the batches of a block as one block."""
     features = [part.image_features for part in parts if part.images]
     return EncodedBlock(
         images=tuple(image for part in parts for image in part.images),
@@ -172,7 +230,7 @@ def _joined(parts: Sequence[EncodedBlock]) -> EncodedBlock:
 
 
 def _begin_lane(device: torch.device) -> None:
-    """Set up a thread: one core on a processor, a stream of its own on a graphics card."""
+    """Set up a lane's thread: one core on a CPU, its own stream on a GPU."""
     if device.type == "cpu":
         torch.set_num_threads(1)
     elif device.type == "cuda":

@@ -1,6 +1,5 @@
 """Loading a frozen CLIP: the only module that knows open_clip."""
 
-import hashlib
 import logging
 import os
 import warnings
@@ -9,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile, is_zipfile
 
 import open_clip
 import torch
@@ -20,33 +18,59 @@ from torchvision.transforms import Normalize, ToTensor
 
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
 from taskres_cache.encoders.backbone import PRECISIONS, Backbone, Framing, Tokenizer
+from taskres_cache.encoders.checkpoints import digest_of_weights, is_torchscript, torchscript_weights
 from taskres_cache.encoders.streamlining import streamlined
 from taskres_cache.errors import OptionError, UnknownNameError, WeightsError
 from taskres_cache.system.devices import best_precision, choose_device
 
 BUNDLED_TAG = "bundled"
-HUB_FILES = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)  # what open_clip asks the hub for where a tag names no file
+HUB_FILES = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)  # what open_clip downloads for a tag that names no file
 
 open_clip.add_model_config(GLYPH_CLIP_CONFIG)
 logging.getLogger("open_clip").setLevel(logging.ERROR)
 
 
 def load_backbone(name: str, pretrained: str, device: str = "auto", precision: str = "auto") -> Backbone:
-    """Load a frozen CLIP with all its weights.
+    """Load a frozen CLIP with pretrained weights.
 
     Parameters
     ----------
-    name : an open_clip model, `ViT-B/32` and `ViT-B-32` alike, or `glyph-clip`.
-    pretrained : a tag of the model, or the path of a local checkpoint (open_clip's .safetensors, .pt or .bin, or
-        OpenAI's TorchScript archives).
-    device : auto, cpu, cuda, cuda:1, mps.
-    precision : fp32, bf16, fp16, or auto: fp16 on CUDA, bf16 on processors that are faster in it, else fp32.
+    name : str
+        An open_clip model, such as `RN50` or `ViT-B-32` (`ViT-B/32` works too), or the bundled `glyph-clip`.
+    pretrained : str
+        A tag of the model, such as `openai`, or the path of a local checkpoint: a .safetensors, .pt or .bin file of
+        open_clip, or a TorchScript archive of OpenAI. The bundled model has the tag `bundled`.
+    device : str, optional
+        `auto`, `cpu`, `cuda`, `cuda:1` or `mps`. `auto` prefers CUDA, then MPS, then the CPU.
+    precision : str, optional
+        What the image tower computes in: `fp32`, `bf16`, `fp16` or `auto`. `auto` is fp16 on CUDA, bf16 on CPUs with
+        bfloat16 instructions, else fp32. The text tower always computes in fp32.
+
+    Returns
+    -------
+    Backbone
+        The model on its device, in evaluation mode, with its preprocessing and the digest of its weights. Its
+        features are float32 and not normalised.
 
     Raises
     ------
-    UnknownNameError : no such model, no such tag of it.
-    WeightsError : the weights cannot be downloaded, read, or do not fit the model.
-    OptionError : no such device or precision here.
+    UnknownNameError
+        There is no model of that name, or the model has no such tag.
+    WeightsError
+        The weights could not be downloaded or read, or do not fit the model.
+    OptionError
+        The device or the precision is not available here.
+
+    Examples
+    --------
+    The bundled model reads images of 32 x 32 pixels and needs no download.
+
+    >>> from taskres_cache import load_backbone
+    >>> backbone = load_backbone("glyph-clip", "bundled", device="cpu")
+    >>> backbone.framing.size
+    (32, 32)
+    >>> backbone.encode_texts(["a photo of the digit zero.", "a photo of the digit one."]).embeddings.shape
+    (2, 64)
     """
     name = name.replace("/", "-")
     target = choose_device(device)
@@ -73,7 +97,7 @@ def load_backbone(name: str, pretrained: str, device: str = "auto", precision: s
 
 
 def has_tag(name: str, tag: str) -> bool:
-    """Return whether a backbone's weights are on offer by that tag, which a local file's stem is not."""
+    """Return True if a backbone has weights under that tag; the stem of a local file is no tag."""
     bundled = name == GLYPH_CLIP_CONFIG.stem and tag == BUNDLED_TAG
     return bundled or bool(open_clip.is_pretrained_cfg(name, tag))
 
@@ -88,9 +112,9 @@ def untrained_model(config_name: str, seed: int) -> tuple[nn.Module, Tokenizer]:
 
 
 def downloaded_weights() -> list[tuple[str, str]]:
-    """Return which (name, tag) of open_clip's lie in the hub's cache already; nothing is downloaded.
+    """Return the (name, tag) pairs of open_clip whose weights are in the Hugging Face cache; downloads nothing.
 
-    What comes from elsewhere than the hub is not told, since half a download would look like a whole one there.
+    Weights from other hosts are left out: an incomplete download of those looks like a complete one.
     """
     found = []
     for name, tag in open_clip.list_pretrained():
@@ -101,39 +125,6 @@ def downloaded_weights() -> list[tuple[str, str]]:
     return [pair for pair in found if (pair[0].removesuffix("-quickgelu"), pair[1]) not in set(found) - {pair}]
 
 
-def _tokenizer(config: str) -> Tokenizer:
-    """Return the tokenizer of an open_clip config; raises WeightsError where it takes a package that is not here."""
-    try:
-        return open_clip.get_tokenizer(config)  # type: ignore[no-any-return]
-    except ImportError as error:  # open_clip itself asks for no more than its own models need
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{config} has a tokenizer that needs more ({reason}); pip install transformers") from error
-
-
-def digest_of_weights(model: nn.Module) -> str:
-    """Return the SHA-256 over the names, shapes and values of the loaded weights, sorted by name.
-
-    Of the weights and not of the file, because the same weights are on offer in several containers (OpenAI's
-    archives, their safetensors copies) and must count as the same checkpoint.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        array = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{name}:{array.dtype}:{array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _framing(transform: Any, size: list[int] | int) -> Framing:
-    """Return open_clip's preprocessing up to where the image becomes numbers, which `encode_images` does by itself."""
-    steps = list(transform.transforms)
-    numbers = next((place for place, step in enumerate(steps) if isinstance(step, ToTensor)), len(steps))
-    if [type(step) for step in steps[numbers + 1 :]] != [Normalize]:
-        raise WeightsError(f"this model's preprocessing is not known here: {transform}; use an open_clip of version 3")
-    height, width = (size, size) if isinstance(size, int) else size
-    return Framing(tuple(steps[:numbers]), (height, width))
-
-
 def plain_preprocess(model: nn.Module) -> dict[str, Any]:
     """Return the model's preprocessing as plain JSON values."""
     preprocess = open_clip.get_model_preprocess_cfg(model)
@@ -142,7 +133,7 @@ def plain_preprocess(model: nn.Module) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Weights:
-    """Where weights come from: the label that names them, the open_clip config to build, a file if they are local."""
+    """Which weights to load: the label to store, the open_clip config to build, and the file if they are local."""
 
     label: str
     config: str
@@ -150,9 +141,9 @@ class _Weights:
 
 
 def _find_weights(name: str, pretrained: str) -> _Weights:
-    """Return which weights a name and a tag, or a path, mean; nothing is read or downloaded yet."""
+    """Return the weights that a name and a tag or path stand for; nothing is read or downloaded yet."""
     if name not in open_clip.list_models():
-        raise UnknownNameError("backbone", name, open_clip.list_models(), "any open_clip model or glyph-clip will do")
+        raise UnknownNameError("backbone", name, open_clip.list_models(), "pass an open_clip model or glyph-clip")
     if name == GLYPH_CLIP_CONFIG.stem and pretrained == BUNDLED_TAG:
         return _Weights(BUNDLED_TAG, name, GLYPH_CLIP_WEIGHTS)
     if open_clip.is_pretrained_cfg(name, pretrained):
@@ -170,16 +161,16 @@ def _find_weights(name: str, pretrained: str) -> _Weights:
 def _config_for_tag(name: str, tag: str) -> str:
     """Return the config that a tag's weights were trained with.
 
-    OpenAI's and some other weights need QuickGELU. open_clip only warns when the config lacks it and goes on with
-    the wrong activation; each such model has a sibling config that has it.
+    OpenAI's and some other weights need QuickGELU. If the config does not have it, open_clip only warns and computes
+    with the wrong activation; each such model has a sibling config with the right one.
     """
-    wants_quick_gelu = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
-    return _with_quick_gelu(name) if wants_quick_gelu else name
+    needs_quick_gelu = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+    return _with_quick_gelu(name) if needs_quick_gelu else name
 
 
 def _config_for_file(name: str, file: Path) -> str:
-    """Return the config for a local file: OpenAI's TorchScript archives need QuickGELU, others what their name says."""
-    return _with_quick_gelu(name) if _is_torchscript(file) else name
+    """Return the config of a local file: OpenAI's TorchScript archives need QuickGELU, other files follow the name."""
+    return _with_quick_gelu(name) if is_torchscript(file) else name
 
 
 def _with_quick_gelu(name: str) -> str:
@@ -192,12 +183,12 @@ def _with_quick_gelu(name: str) -> str:
 
 
 def _build(weights: _Weights, pretrained: str) -> tuple[nn.Module, Any]:
-    """Return the model with its weights loaded, in fp32 on the CPU, and its preprocessing."""
+    """Return the model with its weights, in fp32 on the CPU, and its preprocessing."""
     source = str(weights.file) if weights.file else pretrained
     try:
         with _quiet():
-            if weights.file is not None and _is_torchscript(weights.file):
-                return _build_from_torchscript(weights)
+            if weights.file is not None and is_torchscript(weights.file):
+                return _build_from_torchscript(weights.config, weights.file)
             model, transform = open_clip.create_model_from_pretrained(weights.config, source, precision="fp32")
             return model, transform
     except Exception as error:  # open_clip, torch, safetensors and the hub raise anything from OSError to KeyError
@@ -205,25 +196,37 @@ def _build(weights: _Weights, pretrained: str) -> tuple[nn.Module, Any]:
         if weights.file is not None:
             raise WeightsError(f"checkpoint {weights.file} does not load into {weights.config}: {reason}") from error
         raise WeightsError(
-            f"the weights {pretrained!r} of {weights.config} cannot be had ({reason}); on a machine without network "
-            f"pass a local checkpoint file: --pretrained PATH"
+            f"could not load the weights {pretrained!r} of {weights.config} ({reason}); on a machine without network "
+            "access pass a local checkpoint file: --pretrained PATH"
         ) from error
 
 
-def _build_from_torchscript(weights: _Weights) -> tuple[nn.Module, Any]:
-    state = torch.jit.load(str(weights.file), map_location="cpu").state_dict()
-    for no_weight in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
-        state.pop(no_weight, None)
-    model, _, transform = open_clip.create_model_and_transforms(weights.config, pretrained=None)
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
+def _build_from_torchscript(config: str, file: Path) -> tuple[nn.Module, Any]:
+    state = torchscript_weights(file)
+    model, _, transform = open_clip.create_model_and_transforms(config, pretrained=None)
+    model.load_state_dict(state, strict=True)
     return model, transform
 
 
-def _is_torchscript(file: Path) -> bool:
-    if file.suffix == ".safetensors" or not is_zipfile(file):
-        return False
-    with ZipFile(file) as archive:
-        return any("/code/" in member for member in archive.namelist())
+def _framing(transform: Any, size: list[int] | int) -> Framing:
+    """Return open_clip's preprocessing up to the conversion to numbers, which `encode_images` does on the device."""
+    steps = list(transform.transforms)
+    numbers = next((place for place, step in enumerate(steps) if isinstance(step, ToTensor)), len(steps))
+    if [type(step) for step in steps[numbers + 1 :]] != [Normalize]:
+        raise WeightsError(f"this model's preprocessing is not supported: {transform}; install open_clip 3")
+    height, width = (size, size) if isinstance(size, int) else size
+    return Framing(tuple(steps[:numbers]), (height, width))
+
+
+def _tokenizer(config: str) -> Tokenizer:
+    """Return the tokenizer of an open_clip config; raises WeightsError if it needs a package that is not installed."""
+    try:
+        return open_clip.get_tokenizer(config)  # type: ignore[no-any-return]
+    except ImportError as error:  # open_clip requires only the packages that its own tokenizers need
+        reason = " ".join(str(error).split())
+        raise WeightsError(
+            f"the tokenizer of {config} needs a package that is not installed ({reason}); pip install transformers"
+        ) from error
 
 
 def _choose_precision(precision: str, device: torch.device) -> str:
@@ -236,7 +239,7 @@ def _choose_precision(precision: str, device: torch.device) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence open_clip's log lines and warnings: what matters of them is decided above and raised as an error."""
+    """Silence open_clip's log lines and warnings: what matters in them is decided above and raised as an error."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,7 +1,7 @@
-"""Augmented views of an image: random resized crop and flip, the same on any machine.
+"""Augmented views of an image: random resized crop and flip, identical on every machine.
 
-A view is drawn from (seed, path of the image, number of the view) and from nothing else, so that neither the batch nor
-the process that it is made in, nor what else is made, changes it.
+A view depends only on (seed, path of the image, number of the view): not on the batch or process that makes it, and not
+on which other views are made.
 """
 
 from hashlib import sha256
@@ -11,18 +11,18 @@ from typing import Any
 
 from PIL import Image
 
-CENTER = -1  # number of the rendering under the model's own preprocessing; augmented views count from 0
+CENTER = -1  # the rendering under the model's own preprocessing; augmented views are numbered from 0
 
-SCALE = (0.08, 1.0)  # of the image's area
-RATIO = (3 / 4, 4 / 3)  # width by height
-FLIPPED = 0.5  # of all views
+SCALE = (0.08, 1.0)  # share of the image's area
+RATIO = (3 / 4, 4 / 3)  # width / height
+FLIPPED = 0.5  # probability
 TRIES = 10
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def view_recipe(seed: int) -> dict[str, Any]:
-    """Return what views are made by, as plain values."""
+    """Return the parameters of the views as plain values."""
     return {"seed": seed, "scale": list(SCALE), "ratio": list(RATIO), "flipped": FLIPPED, "interpolation": "bicubic"}
 
 
@@ -31,11 +31,16 @@ def augmented_view(image: Image.Image, size: tuple[int, int], seed: int, path: s
 
     Parameters
     ----------
-    image : in RGB.
-    size : height and width that the encoder takes.
-    seed : of all views of a cache.
-    path : what the image is known by in its data set.
-    view : number of the view.
+    image : PIL.Image.Image
+        The image in RGB.
+    size : tuple of int
+        Height and width that the encoder takes.
+    seed : int
+        Seed of all views of a cache.
+    path : str
+        Path of the image in its data set.
+    view : int
+        Number of the view, from 0.
 
     Notes
     -----
@@ -50,19 +55,19 @@ def augmented_view(image: Image.Image, size: tuple[int, int], seed: int, path: s
 
 
 def crop_box(width: int, height: int, rng: Random) -> Box:
-    """Return a random crop as torchvision's RandomResizedCrop draws it; the middle, in vain for ten times."""
+    """Return a random crop as torchvision's RandomResizedCrop draws it; the central crop after ten failed tries."""
     for _ in range(TRIES):
         area = width * height * rng.uniform(*SCALE)
         ratio = exp(rng.uniform(log(RATIO[0]), log(RATIO[1])))
         crop = round(sqrt(area * ratio)), round(sqrt(area / ratio))
         if 0 < crop[0] <= width and 0 < crop[1] <= height:
             return _box(crop, floor(rng.random() * (width - crop[0] + 1)), floor(rng.random() * (height - crop[1] + 1)))
-    crop = _widest(width, height)
+    crop = _largest_crop(width, height)
     return _box(crop, (width - crop[0]) // 2, (height - crop[1]) // 2)
 
 
-def _widest(width: int, height: int) -> tuple[int, int]:
-    """Return the largest crop whose ratio is within the limits."""
+def _largest_crop(width: int, height: int) -> tuple[int, int]:
+    """Return width and height of the largest crop whose ratio is within the limits."""
     if width / height < RATIO[0]:
         return width, max(1, min(height, round(width / RATIO[0])))
     if width / height > RATIO[1]:

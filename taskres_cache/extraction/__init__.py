@@ -1,1 +1,1 @@
-"""Stage one: a data set and an encoder into a cache; resumable, by one process or many."""
+"""Stage one: encode a data set into a cache; resumable, by one process or many."""

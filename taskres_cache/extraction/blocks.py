@@ -1,4 +1,4 @@
-"""Finished blocks of stage one, beside the cache in the making: a killed run loses at most the block it was in.
+"""Finished blocks of stage one, in a folder next to the cache: a killed run loses at most the block it was encoding.
 
 Axes: R rows of a block, D width of a row.
 """
@@ -18,41 +18,44 @@ from taskres_cache.system.files import replaced
 
 
 class Place(NamedTuple):
-    """Where a row lies: a block's file, and the position in it."""
+    """Where a row is stored: a block's file and the position in it."""
 
     file: Path
     position: int
 
 
 class BlockFolder:
-    """Rows under string keys, in small files that appear whole (write, fsync, rename) and check themselves on reading.
+    """Rows under string keys, in small checksummed files that are written atomically (write, fsync, rename).
 
-    Rows stay on disk until they are asked for, so that memory does not grow with their number.
+    Rows stay on disk until they are read, so that memory does not grow with their number.
 
     Parameters
     ----------
-    folder : `<dataset>.h5.parts`, there or not.
-    kind : what the rows are; blocks of another kind in the same folder are left alone.
-    made_from : everything that changes the rows' values; blocks made from anything else are left alone.
+    folder : Path
+        `<dataset>.h5.parts`; it need not exist.
+    kind : str
+        What the rows are. Blocks of another kind in the same folder are ignored.
+    inputs : mapping of str to object
+        Everything that affects the rows' values. Blocks made from other inputs are ignored.
     """
 
-    def __init__(self, folder: Path, kind: str, made_from: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, kind: str, inputs: Mapping[str, object]) -> None:
         self.folder = folder
-        self._prefix = f"{kind}-{_digest(json.dumps(made_from, sort_keys=True))}"
+        self._prefix = f"{kind}-{_digest(json.dumps(inputs, sort_keys=True))}"
 
     def prepare(self) -> None:
-        """Make the folder before hours of work go into it; raises StorageError when it cannot be made."""
+        """Create the folder, before hours of work depend on it; raises StorageError if that fails."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"{self.folder} cannot be made ({error.strerror or error}); choose another --cache-dir"
+                f"{self.folder} cannot be created ({error.strerror or error}); choose another --cache-dir"
             ) from error
 
     def places(self) -> dict[str, Place]:
-        """Return where every finished row lies, by its key; a damaged block counts as not there.
+        """Return the place of every finished row by its key; damaged blocks are ignored.
 
-        Blocks are read from end to end for that, since only then does a checksum say anything.
+        Every block is read completely, because its checksum covers all of it.
         """
         places: dict[str, Place] = {}
         for file in sorted(self.folder.glob(f"{self._prefix}-*.npz")):
@@ -61,18 +64,19 @@ class BlockFolder:
         return places
 
     def write(self, keys: Sequence[str], values: np.ndarray) -> None:
-        """Keep a finished block: keys and values (R, D)."""
+        """Store a finished block: R keys and values (R, D)."""
         path = self.folder / f"{self._prefix}-{_digest(json.dumps(list(keys)))}.npz"
         with replaced(path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, keys=np.array(list(keys)), values=values)
 
 
 def read_rows(places: Sequence[Place]) -> np.ndarray:
-    """Return the rows at some places (len(places), D), one block in memory at a time.
+    """Return the rows at some places (len(places), D), with one block in memory at a time.
 
     Raises
     ------
-    CacheDamagedError : a block went away or was damaged since its places were taken down.
+    CacheDamagedError
+        A block was removed or damaged after its rows were found.
     """
     by_file: dict[Path, list[int]] = {}
     for number, place in enumerate(places):
@@ -81,7 +85,7 @@ def read_rows(places: Sequence[Place]) -> np.ndarray:
     for file, numbers in by_file.items():
         block = _read(file)
         if block is None:
-            raise CacheDamagedError(f"{file} was damaged or removed just now; run the same command again")
+            raise CacheDamagedError(f"{file} was damaged or removed by another program; run the same command again")
         values = block[1]
         rows = np.empty((len(places), *values.shape[1:]), values.dtype) if rows is None else rows
         rows[numbers] = values[[places[number].position for number in numbers]]
@@ -89,12 +93,12 @@ def read_rows(places: Sequence[Place]) -> np.ndarray:
 
 
 def discard_blocks(folder: Path) -> None:
-    """Remove a folder with all its blocks; to be called once the cache itself is in place."""
+    """Remove a folder with all its blocks; call this once the cache is written."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(file: Path) -> tuple[list[str], np.ndarray] | None:
-    """Return a block's keys and values; None for a file that is damaged (a zip member carries a CRC-32)."""
+    """Return a block's keys and values; None for a damaged file (each zip member has a CRC-32)."""
     try:
         with np.load(file, allow_pickle=False) as block:
             return block["keys"].tolist(), block["values"]

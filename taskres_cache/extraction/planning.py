@@ -1,4 +1,4 @@
-"""Which images a data set's few-shot splits need, and what of a cache that is there already may be kept.
+"""Which images a data set's few-shot splits need, and which existing cache may be extended.
 
 Axes: N images, M train images, V augmented views.
 """
@@ -23,15 +23,20 @@ DECISIVE = ("weights_sha256", "model_config", "preprocess", "precision", "classn
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cache is to hold.
+    """What a cache will contain.
 
     Parameters
     ----------
-    dataset : the images.
-    draws : every split that is asked for or in the cache, as positions in the data set's lists.
-    needed : (partition, item) of the union of all splits and the test part, each image once, in list order.
-    stamps : path -> what changes when the file does.
-    views : augmented views of each train image.
+    dataset : Dataset
+        The images.
+    draws : dict of (int, int) to FewShotSplit
+        (shots, seed) -> positions in the data set's lists, of every split that is requested or in the existing cache.
+    needed : tuple of (str, Item)
+        Partition and item of each image of the splits and the test partition, once, in list order.
+    stamps : dict of str to str
+        Path -> a text that changes when the file changes.
+    views : int
+        Augmented views per train image.
     """
 
     dataset: Dataset
@@ -41,7 +46,7 @@ class Plan:
     views: int
 
     def renderings(self) -> dict[str, tuple[Rendering, ...]]:
-        """Return path -> what is wanted of the image."""
+        """Return path -> the renderings to encode."""
         views = {"train": (CENTER, *range(self.views))}
         return {
             item.path: tuple(
@@ -51,7 +56,7 @@ class Plan:
         }
 
     def splits(self, row_of: dict[str, int]) -> dict[SplitName, Split]:
-        """Return the cache rows of every split in the order of the draw; images without a row are left out."""
+        """Return the cache rows of every split in the order of the draw, without images that have no row."""
         train, val = self.dataset.train, self.dataset.val
         return {
             name: Split(_rows(train, draw.train, row_of), _rows(val, draw.val, row_of))
@@ -59,57 +64,58 @@ class Plan:
         }
 
 
-def plan_cache(dataset: Dataset, asked: set[SplitName], views: int, existing: FeatureCache | None) -> Plan:
-    """Return what a cache is to hold, splits and views of the existing one included."""
-    draws = _draws(dataset, asked | set(existing.splits if existing else ()))
+def plan_cache(dataset: Dataset, requested: set[SplitName], views: int, existing: FeatureCache | None) -> Plan:
+    """Return what a cache will contain, with the splits and views of the existing one."""
+    draws = _draws(dataset, requested | set(existing.splits if existing else ()))
     needed = _needed_items(dataset, draws)
     stamps = {item.path: dataset.source.stamp(item.path) for _, item in needed}
     return Plan(dataset, draws, needed, stamps, max(views, existing.views if existing else 0))
 
 
-def existing_cache(path: Path, dataset: Dataset, made_from: Provenance) -> FeatureCache | None:
-    """Return the cache that is there already, or None.
+def existing_cache(path: Path, dataset: Dataset, provenance: Provenance) -> FeatureCache | None:
+    """Return the existing cache, or None.
 
     Raises
     ------
-    CacheMismatchError : it was made from something else.
+    CacheMismatchError
+        It was made from other inputs.
     """
     if not path.exists():
         return None
-    expected = {name: getattr(made_from, name) for name in DECISIVE}
+    expected = {name: getattr(provenance, name) for name in DECISIVE}
     cache = FeatureCache(path)
-    if cache.provenance.views and made_from.views:
-        expected["views"] = made_from.views
+    if cache.provenance.views and provenance.views:
+        expected["views"] = provenance.views
     cache.expect("delete it or choose another --cache-dir", templates=dataset.templates, **expected)
     return cache
 
 
 def refuse_other_dataset(existing: FeatureCache, stamps: dict[str, str]) -> None:
-    """Keep the cache of another folder of the same name from being replaced by this one's."""
+    """Raise CacheMismatchError if no image is unchanged: the cache may belong to another folder of the same name."""
     files = existing.files()
     if not any(stamps.get(path) == stamp for path, stamp in files):
         raise CacheMismatchError(
             existing.path,
-            {"images": (f"{files[0][0]} and {len(files) - 1} more", "at least one of them unchanged")},
-            "it seems to be of another folder of that name, or every file has changed: pass a --name or delete it",
+            {"images": (f"{files[0][0]} and {len(files) - 1} more", "at least one unchanged file")},
+            "it may belong to another folder of the same name, or every file has changed: pass --name, or delete it",
         )
 
 
 def refuse_absent(plan: Plan) -> None:
-    """Raise DatasetError naming the first image that is not there, and what lists it."""
+    """Raise DatasetError naming the first missing image, and where it is listed."""
     absent = [item for _, item in plan.needed if plan.stamps[item.path] == ABSENT]
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         listed = f" ({absent[0].where})" if absent[0].where else ""
         raise DatasetError(
             f"data set {plan.dataset.name!r}: {absent[0].path}{listed}{more} not found below "
-            f"{plan.dataset.source.location}; unpack the images again (`taskres datasets verify` lists all that lack), "
-            "or pass --skip-unreadable"
+            f"{plan.dataset.source.location}; unpack the images again (`taskres datasets verify` lists all missing "
+            "ones), or pass --skip-unreadable"
         )
 
 
 def _draws(dataset: Dataset, names: set[SplitName]) -> dict[SplitName, FewShotSplit]:
-    """Return splits drawn from the lists as they are now; none where there is nothing to train on."""
+    """Return splits drawn from the current lists; none if the data set has no train images."""
     if dataset.test_only:
         return {}
     train, val = labels_of(dataset.train), labels_of(dataset.val)

@@ -1,7 +1,7 @@
-"""Several processes at one extraction, as torchrun starts them: who is who, and what they tell each other.
+"""Several processes on one extraction, as torchrun starts them: their numbers, and what they exchange.
 
-Nothing but small Python objects goes from process to process (by gloo, on the CPU): features go by way of the blocks,
-which all ranks write into the same folder.
+The processes exchange only small Python objects (by gloo, on the CPU). Features pass through the blocks, which all
+ranks write into the same folder.
 """
 
 import os
@@ -14,77 +14,80 @@ import torch.distributed as dist
 
 from taskres_cache.errors import RankError, TaskresError
 
-PATIENCE = timedelta(days=7)  # a rank with slower images is waited for; one that died is noticed by its connection
+TIMEOUT = timedelta(days=7)  # wait for a rank with slower images; a rank that dies is noticed by its closed connection
 
 T = TypeVar("T")
 
 
 class Ranks:
-    """A process that works alone: the first of one."""
+    """A single process: rank 0 of 1."""
 
     number = 0
     count = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that decides, assembles and speaks."""
+        """True for the process that plans, assembles the cache and prints."""
         return self.number == 0
 
     def agreed(self, decide: Callable[[], T]) -> T:
-        """Return what the first rank decides; an error of its decision ends every rank."""
+        """Return what the first rank decides; if it raises an error, every rank stops."""
         return decide()
 
     def gathered(self, own: T) -> list[T]:
-        """Return what every rank has to say, in their order, once the last has said it."""
+        """Return the values of all ranks, in order; waits for the last one."""
         return [own]
 
 
 class TorchrunRanks(Ranks):
-    """One of the processes that torchrun started."""
+    """One of several processes that torchrun started."""
 
     def __init__(self) -> None:
         self.number, self.count = dist.get_rank(), dist.get_world_size()
 
     def agreed(self, decide: Callable[[], T]) -> T:
-        """Return what the first rank decides; raises RankError on all others when it cannot."""
+        """Return what the first rank decides; raises its error there, and RankError on all other ranks."""
         failure: TaskresError | None = None
-        told: list[tuple[T] | None] = [None]
+        decision: list[tuple[T] | None] = [None]
         if self.first:
             try:
-                told = [(decide(),)]
+                decision = [(decide(),)]
             except TaskresError as error:
                 failure = error
-        dist.broadcast_object_list(told, src=0)
+        dist.broadcast_object_list(decision, src=0)
         if failure is not None:
             raise failure
-        if told[0] is None:
-            raise RankError(f"rank {self.number} stops: rank 0 cannot go on, and says why")
-        return told[0][0]
+        if decision[0] is None:
+            raise RankError(f"rank {self.number} stops because rank 0 failed; see the message of rank 0")
+        return decision[0][0]
 
     def gathered(self, own: T) -> list[T]:
-        """Return what every rank has to say, in their order, once the last has said it."""
-        heard: list[T | None] = [None] * self.count
-        dist.all_gather_object(heard, own)
-        return [said for said in heard if said is not None]
+        """Return the values of all ranks, in order; waits for the last one."""
+        values: list[T | None] = [None] * self.count
+        dist.all_gather_object(values, own)
+        return [value for value in values if value is not None]
 
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """Yield this process's place among those that torchrun started, or that of a process alone.
+    """Yield this process's rank among those that torchrun started, or rank 0 of 1.
 
     Raises
     ------
-    RankError : the other processes cannot be reached, or one of them went away.
+    RankError
+        The other processes cannot be reached, or one of them ended early.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield Ranks()
         return
     try:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        dist.init_process_group("gloo", timeout=TIMEOUT)
         yield TorchrunRanks()
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RankError(f"the other ranks went away ({reason}); what is finished is kept: start again") from error
+        raise RankError(
+            f"lost the connection to the other ranks ({reason}); finished blocks are kept: run the same command again"
+        ) from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

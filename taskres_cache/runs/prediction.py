@@ -1,10 +1,10 @@
-"""A fitted run's classifier on new images: its own encoder, its own preprocessing, calibrated probabilities.
+"""Predictions of a run's classifier for new images, with the run's own encoder and calibrated probabilities.
 
-Axes: N images, B images of a block, C classes, K best of them, D embedding.
+Axes: N images, B images of a block, C classes, K predicted classes per image, D embedding.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,51 +12,55 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets.named_files import NamedFiles
 from taskres_cache.encoders.backbone import Backbone
-from taskres_cache.encoders.decoding import Decoding, WantedImage, decoded_batches
-from taskres_cache.encoders.encoding import BLOCK_ROWS, EncodedBlock, encoded_blocks, in_blocks, lane_count, lanes
+from taskres_cache.encoders.decoding import WantedImage
+from taskres_cache.encoders.encoding import (
+    BLOCK_ROWS,
+    EncodedBlock,
+    EncodingOptions,
+    default_batch_size,
+    encoded,
+    in_blocks,
+)
 from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import OptionError
 from taskres_cache.heads import Head
 from taskres_cache.runs.run import Classifier
-from taskres_cache.system.devices import available_cores
 from taskres_cache.system.progress import Progress, default_progress
 
-OVERFLOW = "its features are NaN or infinite, as in too low a precision; try --precision fp32"
+OVERFLOW = "its features are NaN or infinite; try --precision fp32"
 
 
 @dataclass(frozen=True)
-class PredictOptions:
-    """How images are predicted.
+class PredictOptions(EncodingOptions):
+    """How images are predicted. `batch_size` and `workers` are keyword-only.
 
     Parameters
     ----------
-    top_k : classes to tell of each image, best first; all of them where there are fewer.
-    batch_size : images a batch; None is 16 for each core of a processor, and what fits on a graphics card.
-    workers : decoding processes; None is one a core, and none for images that make a single batch.
+    top_k : int, optional
+        Classes per image, most probable first; all classes if there are fewer.
+    batch_size : int, optional
+        Images per batch. Defaults to 16 per core on a CPU, and to what fits into memory on a GPU.
+    workers : int, optional
+        Decoding processes. Defaults to one per core, and to none if all images fit into one batch.
 
     Raises
     ------
-    OptionError : a value that cannot be used.
+    OptionError
+        A value is out of range.
     """
 
     top_k: int = 5
-    batch_size: int | None = None
-    workers: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.top_k < 1:
             raise OptionError(f"top-k must be positive, got {self.top_k}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise OptionError(f"batch-size must be positive, got {self.batch_size}")
-        if self.workers is not None and self.workers < 0:
-            raise OptionError(f"workers must not be negative, got {self.workers}")
 
 
 class Prediction(NamedTuple):
-    """An image's best classes, best first, with their calibrated probabilities from 0 to 1."""
+    """The top classes of an image, most probable first, with calibrated probabilities from 0 to 1."""
 
     path: str
     classnames: tuple[str, ...]
@@ -65,15 +69,20 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class PredictedImages:
-    """What a classifier says of images; nothing of the images themselves.
+    """The predictions for a number of images. Iterating yields one `Prediction` per image.
 
     Parameters
     ----------
-    classnames : (C,) of the classifier.
-    paths : (N,) of the images that could be read, in the order in which they were asked for.
-    classes : (N, K) int32 rows of the classifier, best first.
-    probabilities : (N, K) float32 from 0 to 1, calibrated.
-    unreadable : path -> why an image could not be read.
+    classnames : tuple of str, C entries
+        Class names of the classifier.
+    paths : tuple of str, N entries
+        Images that could be read, in the order of the request.
+    classes : ndarray of shape (N, K), int32
+        Indices into `classnames`, most probable first.
+    probabilities : ndarray of shape (N, K), float32
+        Calibrated probabilities from 0 to 1.
+    unreadable : dict of str to str
+        Path -> reason, of the images that could not be read.
     """
 
     classnames: tuple[str, ...]
@@ -86,13 +95,13 @@ class PredictedImages:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[Prediction]:
-        """Yield each image's prediction; of a probability the shortest decimal that float32 reads back."""
+        """Yield each image's prediction; probabilities are the shortest decimals that round to the same float32."""
         for path, classes, shares in zip(self.paths, self.classes, self.probabilities, strict=True):
             names = tuple(self.classnames[row] for row in classes.tolist())
             yield Prediction(path, names, tuple(float(str(share)) for share in shares))
 
     def counts(self) -> list[tuple[str, int]]:
-        """Return each class with how many images it is the best for, the most first; classes without any left out."""
+        """Return (class name, images) of the classes predicted for at least one image, most frequent first."""
         counts = np.bincount(self.classes[:, 0], minlength=len(self.classnames))
         ranks = np.argsort(-counts, kind="stable")
         return [(self.classnames[row], int(counts[row])) for row in ranks.tolist() if counts[row]]
@@ -105,92 +114,93 @@ def predict_images(
     options: PredictOptions | None = None,
     progress: Progress | None = None,
 ) -> PredictedImages:
-    """Return the best classes of image files, each file once; those that cannot be read are told with the reason.
+    """Predict the top classes of image files.
 
     Parameters
     ----------
-    paths : of the files.
-    classifier : of a run.
-    backbone : the run's own, of `load_encoder`.
-    options : how to go about it.
-    progress : told of every block.
+    paths : sequence of str
+        The image files; a repeated path is predicted once.
+    classifier : Classifier
+        The classifier of a run.
+    backbone : Backbone
+        The run's own encoder, from `load_encoder`.
+    options : PredictOptions, optional
+        Number of classes per image, batch size, decoding processes.
+    progress : Progress, optional
+        Called after each block of images. Defaults to a progress bar on a terminal or in a notebook.
+
+    Returns
+    -------
+    PredictedImages
+        Predictions, and the reasons of the images that could not be read.
 
     Raises
     ------
-    DecodingError : a decoding process died, as of too little memory.
+    DecodingError
+        A decoding process died, for example because it ran out of memory.
     """
     options = options or PredictOptions()
     images = [WantedImage(path, (CENTER,)) for path in dict.fromkeys(paths)]
-    asked = _Asked.of(classifier, options.top_k)
+    options = _without_needless_workers(options, len(images), backbone)
+    source = NamedFiles(Path(), classifier.provenance.preprocess.get("orientation", "exif"))
+    predictor = _Predictor.of(classifier, options.top_k)
     parts = []
-    with (
-        default_progress() if progress is None else nullcontext(progress) as shown,
-        _encoded(images, classifier.provenance, backbone, options) as blocks,
-    ):
+    with default_progress() if progress is None else nullcontext(progress) as shown:
         shown.begin("images", len(images), 0)
-        for block in blocks:
-            parts.append(asked.about(block))
-            shown.advance(len(block.images) + len(block.unreadable))
-    return asked.joined(parts)
+        with encoded(in_blocks(images, BLOCK_ROWS), source, backbone, options) as blocks:
+            for block in blocks:
+                parts.append(predictor.predicted(block))
+                shown.advance(len(block.images) + len(block.unreadable))
+    return predictor.joined(parts)
 
 
-@contextmanager
-def _encoded(
-    images: Sequence[WantedImage], source: Provenance, backbone: Backbone, options: PredictOptions
-) -> Iterator[Iterator[EncodedBlock]]:
-    """Yield an iterator over blocks of images that are decoded and encoded side by side, as stage one does."""
-    size = options.batch_size or backbone.batch_that_fits(BLOCK_ROWS, lane_count(backbone))
-    blocks = [in_blocks(block, size) for block in in_blocks(images, BLOCK_ROWS)]
-    batches = [batch for block in blocks for batch in block]
-    fitting = available_cores() if len(batches) > 1 else 0  # a process takes longer to start than a batch to decode
-    workers = fitting if options.workers is None else options.workers
-    files = NamedFiles(Path(), source.preprocess.get("orientation", "exif"))
-    how = Decoding(files, backbone.framing, 0, workers, polite=backbone.device.type == "cpu")
-    with decoded_batches(batches, how) as decoded, lanes(backbone) as threads:
-        yield encoded_blocks(blocks, decoded, threads, backbone, size)
+def _without_needless_workers(options: PredictOptions, images: int, backbone: Backbone) -> PredictOptions:
+    """Return options that start no process for a single batch: decoding a batch is faster than starting a process."""
+    size = options.batch_size or default_batch_size(backbone)
+    is_one_batch = images <= min(size, BLOCK_ROWS)
+    return replace(options, batch_size=size, workers=0 if is_one_batch and options.workers is None else options.workers)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A classifier that is asked for the K best classes of one block of images after the other.
+class _Predictor:
+    """Predicts the top K classes of one block of images after the other.
 
-    That is done on the processor, beside the encoder: a block's product with the classifier is next to nothing.
+    It computes on the CPU while the encoder goes on: the product of a block with the classifier costs almost nothing.
     """
 
     classnames: tuple[str, ...]
     head: Head
-    best: int
+    top_k: int
 
     @classmethod
-    def of(cls, classifier: Classifier, top_k: int) -> "_Asked":
-        """Return a run's classifier, which tells no more classes than it has."""
+    def of(cls, classifier: Classifier, top_k: int) -> "_Predictor":
+        """Return the predictor of a run's classifier; K is at most the number of classes."""
         names = classifier.classnames
         return cls(names, classifier.head, min(top_k, len(names)))
 
-    def about(self, block: EncodedBlock) -> PredictedImages:
-        """Return what the classifier says of a block; of features that mean nothing, that they do."""
+    def predicted(self, block: EncodedBlock) -> PredictedImages:
+        """Return the predictions for a block; images whose features are not finite count as unreadable."""
         if not block.images:
             return replace(self.joined([]), unreadable=block.unreadable)
-        classes, shares = self._best_of(block.image_features)
-        usable = np.isfinite(shares).all(axis=-1)  # (B,) a single value that overflows makes every probability NaN
+        classes, shares = self._top_classes(block.image_features)
+        usable = np.isfinite(shares).all(axis=-1)  # (B,) one overflow makes all of an image's probabilities NaN
         paths = np.array([image.path for image in block.images], object)
         unreadable = block.unreadable | dict.fromkeys(paths[~usable].tolist(), OVERFLOW)
         return PredictedImages(self.classnames, tuple(paths[usable]), classes[usable], shares[usable], unreadable)
 
     def joined(self, parts: Sequence[PredictedImages]) -> PredictedImages:
-        """Return what was said of several blocks as one."""
+        """Return the predictions for several blocks as one."""
         return PredictedImages(
             classnames=self.classnames,
             paths=tuple(path for part in parts for path in part.paths),
-            classes=np.concatenate([np.empty((0, self.best), np.int32), *(part.classes for part in parts)]),
+            classes=np.concatenate([np.empty((0, self.top_k), np.int32), *(part.classes for part in parts)]),
             probabilities=np.concatenate(
-                [np.empty((0, self.best), np.float32), *(part.probabilities for part in parts)]
+                [np.empty((0, self.top_k), np.float32), *(part.probabilities for part in parts)]
             ),
             unreadable={path: reason for part in parts for path, reason in part.unreadable.items()},
         )
 
-    def _best_of(self, image_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows (B, K) and probabilities (B, K) of the best classes for un-normalised features (B, D)."""
-        shares = self.head.probabilities(torch.from_numpy(image_features))  # (B, C)
-        best = shares.topk(self.best)
-        return best.indices.int().numpy(), best.values.numpy()
+    def _top_classes(self, image_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return indices (B, K) and probabilities (B, K) of the top classes for un-normalised features (B, D)."""
+        top = self.head.probabilities(torch.from_numpy(image_features)).topk(self.top_k)
+        return top.indices.int().numpy(), top.values.numpy()

@@ -1,1 +1,1 @@
-"""The machine: devices, threads, files that appear whole, optional packages, progress, version."""
+"""The machine: devices, cores, atomic files, optional packages, progress, version."""

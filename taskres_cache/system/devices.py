@@ -1,4 +1,4 @@
-"""Which device to compute on, how much of the machine there is to use, and how memory is dealt with."""
+"""The device to compute on, the cores that may be used, and the memory allocator."""
 
 import ctypes
 import os
@@ -11,17 +11,22 @@ import torch
 from taskres_cache.errors import OptionError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000" in a container that may use two cores
-# glibc's parameters of its allocator, from malloc.h
+# parameters of glibc's allocator, from malloc.h
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
-EVERYTHING = (1 << 31) - 1
-AS_GLIBC_ENDS_UP = 32 << 20  # the threshold that glibc by itself arrives at once large blocks have been freed
-FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # a processor that has either computes faster in it than in float32
+LARGEST = (1 << 31) - 1
+GLIBC_THRESHOLD = 32 << 20  # what glibc's dynamic threshold reaches once large blocks have been freed
+FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # CPUs with either one are faster in bfloat16 than in float32
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the device by its name; auto takes CUDA, then Apple's MPS, then the CPU.
+    """Return the device of a name; `auto` prefers CUDA, then Apple's MPS, then the CPU.
 
-    Under torchrun, each process of a machine takes a graphics card of its own unless a number is given.
+    Under torchrun, each process of a machine uses its own GPU unless the name has a number.
+
+    Raises
+    ------
+    OptionError
+        The device does not exist or is not supported here.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -35,10 +40,10 @@ def choose_device(device: str) -> torch.device:
 
 
 def available_cores() -> int:
-    """Return how many cores this process may keep busy, at least one.
+    """Return how many cores this process may use, at least one.
 
-    That is what the system and the container grant, shared out among the processes that torchrun started here, or what
-    OMP_NUM_THREADS says (which torchrun sets to 1 for everybody, so that it says nothing there).
+    The limits are CPU affinity, the container's quota and OMP_NUM_THREADS. Under torchrun the cores are divided among
+    its processes on this machine instead of following OMP_NUM_THREADS, which torchrun itself sets to 1.
     """
     granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     granted = min(granted, _container_quota() or granted)
@@ -49,7 +54,7 @@ def available_cores() -> int:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Return whether a processor has instructions for bfloat16, with which it is twice as fast as in float32."""
+    """Return True for a CPU with bfloat16 instructions, with which it is twice as fast as in float32."""
     if device.type != "cpu":
         return False
     capabilities = torch.cpu.get_capabilities()
@@ -57,35 +62,35 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def best_precision(device: torch.device) -> str:
-    """Return what an image tower computes in where nobody chose: fp16 on CUDA, bf16 where a processor is good at it."""
+    """Return the default precision of the image tower: fp16 on CUDA, bf16 on CPUs that are fast in it, else fp32."""
     return "fp16" if device.type == "cuda" else "bf16" if has_fast_bfloat16(device) else "fp32"
 
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Let what is freed stay with the process until the end, so that each batch computes in the last one's memory.
+    """Keep freed memory in the process, so that each batch reuses the memory of the previous one.
 
-    Otherwise every large tensor is new from the system, page by page: 1,000 to 5,000 faults an image, a tenth of the
-    time of RN50 (measured). On systems whose C library is not glibc nothing is done.
+    Otherwise the system maps every large tensor anew, page by page: 1,000 to 5,000 page faults per image, a tenth of
+    RN50's time (measured). Does nothing if the C library is not glibc.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
         yield
         return
     library.mallopt(MMAP_THRESHOLD, 1 << 30)
-    library.mallopt(TRIM_THRESHOLD, EVERYTHING)
-    library.mallopt(ARENA_MAX, 1)  # threads that are started now share one heap, which alone is never given back
+    library.mallopt(TRIM_THRESHOLD, LARGEST)
+    library.mallopt(ARENA_MAX, 1)  # threads started from now on share the main heap, the only one that is never trimmed
     try:
         yield
     finally:
-        library.mallopt(MMAP_THRESHOLD, AS_GLIBC_ENDS_UP)
-        library.mallopt(TRIM_THRESHOLD, 2 * AS_GLIBC_ENDS_UP)
+        library.mallopt(MMAP_THRESHOLD, GLIBC_THRESHOLD)
+        library.mallopt(TRIM_THRESHOLD, 2 * GLIBC_THRESHOLD)
         library.mallopt(ARENA_MAX, 0)
         library.malloc_trim(0)
 
 
 def _container_quota() -> int | None:
-    """Return the cores that a container may use, at least one; None where there is no limit."""
+    """Return the cores that the container may use, at least one; None if there is no limit."""
     try:
         quota, period = CPU_QUOTA.read_text().split()[:2]
         return max(1, int(quota) // int(period))

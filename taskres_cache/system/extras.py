@@ -1,4 +1,4 @@
-"""What goes beyond a plain installation is asked for before the work starts, and named when it is missing."""
+"""Optional packages: checked before the work starts, and named in the error if they are missing."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -7,17 +7,21 @@ from taskres_cache.errors import MissingExtraError
 
 
 def require(who: str, extra: str, packages: Sequence[str]) -> None:
-    """Return when all packages of an extra can be imported.
+    """Raise MissingExtraError unless all packages of an extra can be imported.
 
     Parameters
     ----------
-    who : what needs them, such as "`taskres export` to ONNX".
-    extra : the extra of taskres-cache that brings them.
-    packages : names as they are imported.
+    who : str
+        What needs them, such as "`taskres export` to ONNX".
+    extra : str
+        The extra of taskres-cache that installs them.
+    packages : sequence of str
+        Their import names.
 
     Raises
     ------
-    MissingExtraError : some cannot, because they are not installed or do not work here.
+    MissingExtraError
+        Some packages are not installed or cannot be imported.
     """
     missing = [package for package in packages if not _can_be_imported(package)]
     if missing:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: write beside the target, fsync, rename."""
+"""Atomic file writing: write next to the target, fsync, rename."""
 
 import os
 from collections.abc import Iterator
@@ -10,10 +10,14 @@ from taskres_cache.errors import StorageError
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what was written there takes the place of `path` at the end.
+    """Yield a temporary path next to `path`; on success the file written there replaces `path`.
 
-    An error, or a killed process, leaves whatever `path` was before. Raises StorageError when the folder cannot be
-    made or written.
+    After an error or in a killed process, `path` is unchanged.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be created, or the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,7 +28,7 @@ def replaced(path: Path) -> Iterator[Path]:
         _fsync(path.parent)
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({error.strerror or error}); choose another folder or make room"
+            f"{path} cannot be written ({error.strerror or error}); choose another folder, or free disk space"
         ) from error
     finally:
         with suppress(OSError):
@@ -32,7 +36,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def discard_leftovers(path: Path) -> None:
-    """Remove what killed processes left beside `path` while they were writing it; nobody must be writing it now."""
+    """Remove temporary files of killed processes that were writing `path`; no process may be writing it now."""
     if path.parent.is_dir():
         for file in path.parent.iterdir():
             if file.name.startswith(f".{path.name}.") and file.suffix == ".tmp":

@@ -280,14 +280,14 @@ def test_runs_of_local_checkpoints_and_of_imported_features(here: Path, glyph_cl
     on_cpu = ("one.png", "--device", "cpu")
     lost = taskres("predict", "local", *on_cpu)
     assert lost.status == 2
-    assert "pass --pretrained PATH of the file that the run was made with" in one_line(lost)
+    assert "pass that file: --pretrained PATH" in one_line(lost)
     found = taskres("predict", "local/classifier.safetensors", *on_cpu, "--pretrained", "mine.safetensors", "--json")
     expected = probabilities_by_hand(run_of(other), other, here / "one.png")
     (image,) = json.loads(found.out)["images"]
     assert image["predictions"][0]["probability"] == pytest.approx(expected.max(), abs=2e-5)
     wrong = taskres("predict", "own", *on_cpu, "--pretrained", "mine.safetensors")
     assert wrong.status == 1
-    assert f"the run has {glyph_clip.weights_sha256[:12]}, these {other.weights_sha256[:12]}" in one_line(wrong)
+    assert f"the run has {glyph_clip.weights_sha256[:12]}, these weights {other.weights_sha256[:12]}" in one_line(wrong)
     imported = taskres("predict", "imported", *on_cpu)
     assert imported.status == 1
     assert "TaskResClassifier.from_run" in one_line(imported)

@@ -1,4 +1,4 @@
-"""Decoding and encoding side by side: what is grouped with what, what is counted, and that all come out the same."""
+"""The pipeline of decoding and encoding: grouping, counting, and features that do not depend on cores or workers."""
 
 import subprocess
 import sys
@@ -27,13 +27,13 @@ def wanted(*counts: int) -> list[WantedImage]:
     return [WantedImage(f"{number}.png", tuple(range(count))) for number, count in enumerate(counts)]
 
 
-def test_blocks_are_as_full_as_whole_images_allow() -> None:
+def test_blocks_never_split_an_image() -> None:
     groups = [[len(image.views) for image in block] for block in in_blocks(wanted(3, 3, 3, 1, 9, 1, 1), 7)]
     assert groups == [[3, 3], [3, 1], [9], [1, 1]]
     assert in_blocks([], 7) == []
 
 
-def test_shares_of_time_add_up() -> None:
+def test_seconds_add_up_to_shares() -> None:
     spent = Seconds(decode=1.0, encode=2.0) + Seconds(encode=4.0, write=1.0)
     assert spent.shares() == {"decode": 12.5, "transfer": 0.0, "encode": 75.0, "write": 12.5}
     assert sum(Seconds().shares().values()) == 0.0
@@ -49,7 +49,7 @@ def test_an_image_is_read_once_for_all_its_views(workers: int, glyph_clip: Backb
                 log.write(path)
             return super().read(path)
 
-    how = Decoding(Counting(tmp_path), glyph_clip.framing, 5, workers, polite=True)
+    how = Decoding(Counting(tmp_path), glyph_clip.framing, 5, workers, low_priority=True)
     image = WantedImage("a.png", (CENTER, 0, 1))
     with decoded_batches([[image], [image]], how) as decoded:
         batches = list(decoded)
@@ -62,7 +62,7 @@ def test_an_image_is_read_once_for_all_its_views(workers: int, glyph_clip: Backb
     assert np.array_equal(rendered(image, how), batches[0].pixels)
 
 
-def test_lanes_leave_the_number_of_threads_alone(glyph_clip: Backbone) -> None:
+def test_lanes_restore_the_number_of_threads(glyph_clip: Backbone) -> None:
     before = torch.get_num_threads()
     with lanes(glyph_clip) as threads:
         assert threads.submit(torch.get_num_threads).result() == 1
@@ -86,7 +86,7 @@ def test_features_do_not_depend_on_cores_or_workers(
         assert np.array_equal(one, other)
 
 
-def test_views_stand_beside_the_images_they_are_of(dataset: Dataset, glyph_clip: Backbone, tmp_path: Path) -> None:
+def test_views_are_stored_with_their_images(dataset: Dataset, glyph_clip: Backbone, tmp_path: Path) -> None:
     done = extract(dataset, glyph_clip, replace(OPTIONS, views_seed=4), tmp_path / "photos.h5")
     cache = FeatureCache(tmp_path / "photos.h5")
     train = cache.rows("train")
@@ -103,7 +103,7 @@ def test_views_stand_beside_the_images_they_are_of(dataset: Dataset, glyph_clip:
     assert np.allclose(found[0], alone, atol=1e-4 * np.abs(alone).max())
 
 
-def test_more_views_and_more_shots_cost_only_what_is_new(
+def test_more_views_and_more_shots_encode_only_new_renderings(
     dataset: Dataset, glyph_clip: Backbone, tmp_path: Path
 ) -> None:
     path = tmp_path / "photos.h5"
@@ -114,7 +114,7 @@ def test_more_views_and_more_shots_cost_only_what_is_new(
     assert (some.encoded, some.views_encoded) == (0, 2 * train)
     more = extract(dataset, glyph_clip, replace(OPTIONS, views=5), path)
     assert (more.encoded, more.views_encoded) == (0, 3 * train)
-    wider = extract(dataset, glyph_clip, ExtractOptions(shots=(4,), seeds=(1,)), path)  # which does not mention views
+    wider = extract(dataset, glyph_clip, ExtractOptions(shots=(4,), seeds=(1,)), path)  # views not requested
     new = len(FeatureCache(path).rows("train")) - train
     assert new > 0
     assert (wider.encoded, wider.views_encoded) == (wider.images - more.images, 5 * new)
@@ -126,7 +126,7 @@ def test_more_views_and_more_shots_cost_only_what_is_new(
     assert (again.encoded, again.views_encoded, again.changed) == (0, 0, False)
 
 
-def test_views_of_another_seed_are_not_mixed_in(dataset: Dataset, glyph_clip: Backbone, tmp_path: Path) -> None:
+def test_views_of_another_seed_are_refused(dataset: Dataset, glyph_clip: Backbone, tmp_path: Path) -> None:
     path = tmp_path / "photos.h5"
     extract(dataset, glyph_clip, OPTIONS, path)
     with pytest.raises(CacheMismatchError, match="views: cache has .*'seed': 0.*expected .*'seed': 1"):
@@ -135,9 +135,7 @@ def test_views_of_another_seed_are_not_mixed_in(dataset: Dataset, glyph_clip: Ba
         ExtractOptions(views=-1)
 
 
-def test_a_precision_that_nobody_asked_for_follows_the_cache(
-    dataset: Dataset, glyph_clip: Backbone, tmp_path: Path
-) -> None:
+def test_automatic_precision_follows_the_cache(dataset: Dataset, glyph_clip: Backbone, tmp_path: Path) -> None:
     path = tmp_path / "photos.h5"
     extract(dataset, replace(glyph_clip, precision="bf16"), OPTIONS, path)
     adapting = replace(glyph_clip, precision="fp32", adapts=True)
@@ -164,14 +162,14 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["spawn", "forkserver"])  # the defaults of other systems, and of later Pythons
-def test_decoding_processes_start_as_the_system_starts_them(
+@pytest.mark.parametrize("how", ["spawn", "forkserver"])  # the defaults of other systems and of later Python versions
+def test_decoding_works_with_every_start_method(
     how: str, dataset: Dataset, photos: Path, glyph_clip: Backbone, tmp_path: Path
 ) -> None:
     (tmp_path / "started.py").write_text(STARTED)
     command = [sys.executable, str(tmp_path / "started.py"), how, str(photos), str(tmp_path / "other.h5")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     done = extract(dataset, glyph_clip, OPTIONS, tmp_path / "one.h5")
-    assert int(said.stdout) == done.encoded
+    assert int(printed.stdout) == done.encoded
     for one, other in zip(features_of(tmp_path / "one.h5"), features_of(tmp_path / "other.h5"), strict=True):
         assert np.array_equal(one, other)

@@ -1,4 +1,4 @@
-"""The frozen CLIP: real open_clip models with random weights and the bundled one; names, files and tags."""
+"""Loading backbones: open_clip models with random weights, the bundled model, names, files and tags."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from taskres_cache.encoders import loading
 from taskres_cache.encoders.backbone import Backbone
-from taskres_cache.encoders.loading import digest_of_weights, load_backbone, untrained_model
+from taskres_cache.encoders.checkpoints import digest_of_weights
+from taskres_cache.encoders.loading import load_backbone, untrained_model
 from taskres_cache.errors import OptionError, UnknownNameError, WeightsError
 from taskres_cache.system.devices import has_fast_bfloat16
 
@@ -56,7 +57,7 @@ def test_local_checkpoint(tiny_file: Path) -> None:
     assert not backbone.model.training
 
 
-def test_features_are_open_clips_and_not_normalised(tiny_file: Path) -> None:
+def test_features_equal_open_clips_and_are_not_normalised(tiny_file: Path) -> None:
     backbone = load_backbone("tiny", str(tiny_file), device="cpu", precision="fp32")
     model, _, preprocess = open_clip.create_model_and_transforms("tiny", pretrained=str(tiny_file))
     model.eval()
@@ -78,7 +79,7 @@ def test_features_are_open_clips_and_not_normalised(tiny_file: Path) -> None:
     assert backbone.model.text_projection is not None
 
 
-def test_a_biased_projection_counts_as_none(tmp_path: Path) -> None:
+def test_a_projection_with_bias_is_not_linear(tmp_path: Path) -> None:
     model, _ = untrained_model("tiny-biased", seed=1)
     torch.nn.init.ones_(model.text.text_projection.bias)
     torch.save(model.state_dict(), tmp_path / "biased.pt")
@@ -89,7 +90,7 @@ def test_a_biased_projection_counts_as_none(tmp_path: Path) -> None:
     assert features.embeddings.shape == (1, 16)
 
 
-def test_digest_is_of_the_weights_and_not_of_the_file(tmp_path: Path, tiny_file: Path) -> None:
+def test_digest_depends_on_the_weights_and_not_on_the_container(tmp_path: Path, tiny_file: Path) -> None:
     model, _ = untrained_model("tiny", seed=1)
     torch.save({"state_dict": model.state_dict()}, tmp_path / "other-container.pt")
     first = load_backbone("tiny", str(tiny_file), device="cpu")
@@ -128,20 +129,20 @@ def test_openai_archives_get_quickgelu(tmp_path: Path) -> None:
 def test_tags_get_the_activation_they_were_trained_with(
     monkeypatch: pytest.MonkeyPatch, name: str, tag: str, config: str
 ) -> None:
-    """With the download replaced by a local file of random weights, everything else is the path that tags take."""
-    asked = []
+    """Only the download is replaced, by a model with random weights."""
+    requested = []
 
     def create(config_name: str, pretrained: str, **_: object) -> tuple[torch.nn.Module, object]:
-        asked.append((config_name, pretrained))
+        requested.append((config_name, pretrained))
         return open_clip.create_model("tiny", pretrained=None), open_clip.image_transform(32, is_train=False)
 
     monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
     backbone = load_backbone(name, tag, device="cpu")
-    assert asked == [(config, tag)]
+    assert requested == [(config, tag)]
     assert (backbone.name, backbone.pretrained, backbone.model_config) == (name, tag, config)
 
 
-def test_a_real_rn50_with_random_weights(tmp_path: Path) -> None:
+def test_rn50_with_random_weights(tmp_path: Path) -> None:
     model, _ = untrained_model("RN50", seed=0)
     torch.save(model.state_dict(), tmp_path / "random.pt")
     backbone = load_backbone("RN50", str(tmp_path / "random.pt"), device="cpu")
@@ -162,29 +163,29 @@ def test_unknown_names_offer_near_matches() -> None:
         load_backbone("RN50", "weights/none.pt")
 
 
-def test_weights_that_cannot_be_had_say_how_to_pass_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_suggests_a_local_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr("open_clip.factory.download_pretrained", offline)
-    with pytest.raises(WeightsError, match="cannot be had .*no route to host.*--pretrained PATH"):
+    with pytest.raises(WeightsError, match="could not load the weights .*no route to host.*--pretrained PATH"):
         load_backbone("RN50", "openai")
 
 
-def test_weights_of_another_model_or_with_holes_are_refused(tmp_path: Path, tiny_file: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, tiny_file: Path) -> None:
     with pytest.raises(WeightsError, match="does not load into glyph-clip"):
         load_backbone("glyph-clip", str(tiny_file))
     state = untrained_model("tiny", seed=1)[0].state_dict()
     del state["visual.proj"]
-    save_file(state, tmp_path / "hole.safetensors")
+    save_file(state, tmp_path / "incomplete.safetensors")
     with pytest.raises(WeightsError, match=r"does not load into tiny: .*Missing key.*visual\.proj"):
-        load_backbone("tiny", str(tmp_path / "hole.safetensors"))
+        load_backbone("tiny", str(tmp_path / "incomplete.safetensors"))
     (tmp_path / "noise.pt").write_bytes(b"noise" * 100)
     with pytest.raises(WeightsError, match="does not load into tiny"):
         load_backbone("tiny", str(tmp_path / "noise.pt"))
 
 
-def test_devices_and_precisions_that_are_none(tiny_file: Path) -> None:
+def test_unknown_devices_and_precisions_are_refused(tiny_file: Path) -> None:
     with pytest.raises(OptionError, match="device 'tpu' cannot be used here"):
         load_backbone("tiny", str(tiny_file), device="tpu")
     with pytest.raises(OptionError, match="precision must be auto, fp32, bf16, fp16, got 'int8'"):
@@ -201,7 +202,7 @@ def test_bfloat16_is_close_to_float32(glyph_clip: Backbone) -> None:
     assert cosines.min() > 0.999
 
 
-def test_building_a_model_leaves_the_global_generator_alone() -> None:
+def test_an_untrained_model_does_not_change_the_global_generator() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -209,15 +210,15 @@ def test_building_a_model_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_only_local_files_are_read_for_the_bundled_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: pytest.fail("asked for a download"))
+def test_the_bundled_model_needs_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: pytest.fail("tried to download"))
     assert load_backbone("glyph-clip", loading.BUNDLED_TAG, device="cpu").pretrained == "bundled"
 
 
-def test_a_tokenizer_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tokenizer_package_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(config: str) -> None:
         raise ImportError("Please install transformers")
 
     monkeypatch.setattr("taskres_cache.encoders.loading.open_clip.get_tokenizer", missing)
-    with pytest.raises(WeightsError, match="a tokenizer that needs more .Please install transformers.; pip install"):
+    with pytest.raises(WeightsError, match="a package that is not installed .Please install transformers.; pip"):
         load_backbone("glyph-clip", "bundled", device="cpu", precision="fp32")

@@ -1,4 +1,4 @@
-"""Images as they come: odd, broken, huge, sideways; each read right or named, none of them in anybody's way."""
+"""Odd, broken, huge and rotated images: each is read correctly or reported, and none stops the others."""
 
 import io
 import os
@@ -59,34 +59,34 @@ def test_cmyk_palette_grey_and_transparent_images_become_rgb() -> None:
     assert pixels(encoded(Image.new("RGBA", (8, 8), (1, 2, 3, 0)), "PNG"))[4, 4].tolist() == [1, 2, 3]
 
 
-def test_of_an_animation_the_first_frame_is_read() -> None:
+def test_the_first_frame_of_an_animation_is_read() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("blue", "red", "white")]
     for kind, how in (("GIF", {}), ("WEBP", {"lossless": True})):
         stream = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=40, **how)
         assert pixels(stream)[4, 4].tolist() == [0, 0, 255]
 
 
-def test_sideways_photos_are_turned_or_left_as_they_are_stored() -> None:
+def test_exif_orientation_is_applied_or_ignored() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn by a quarter, clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise to display
     left_is_white = Image.fromarray(np.repeat(np.array([[255, 0]], np.uint8), 2, axis=0)).resize((20, 10), 0)
     stream = encoded(left_is_white.convert("RGB"), "PNG", exif=exif)
     upright = np.asarray(decode(stream, "exif"))
     stream.seek(0)
     assert np.asarray(decode(stream, "stored")).shape == (10, 20, 3)
     assert upright.shape == (20, 10, 3)
-    assert upright[:8].min() == 255  # what was at the left is at the top
+    assert upright[:8].min() == 255  # the left side is now at the top
     assert upright[12:].max() == 0
 
 
-def test_a_hundred_megapixels_are_read_without_a_word() -> None:
+def test_a_hundred_megapixels_are_read_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decode(encoded(Image.new("L", (10_000, 10_000), 7), "PNG"), "exif").size == (10_000, 10_000)
 
 
 def bomb(width: int, height: int) -> io.BytesIO:
-    """A PNG of a few hundred bytes that says it is huge."""
+    """A PNG of a few hundred bytes whose header claims a huge image."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -102,13 +102,13 @@ def test_a_decompression_bomb_is_not_unpacked() -> None:
         decode(bomb(60_000, 60_000), "exif")
 
 
-def test_formats_that_run_other_programs_are_not_tried() -> None:
+def test_formats_that_run_other_programs_are_refused() -> None:
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     with pytest.raises(ValueError, match="not an image in one of the formats JPEG, PNG"):
         decode(io.BytesIO(postscript), "exif")
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(OSError, match="not a file"):
         ImageFolder(tmp_path).read("pipe.jpg")
@@ -116,7 +116,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.fixture
 def oddities(tmp_path: Path) -> Path:
-    """A folder in which everything that can be read is in class `fine`, and everything that cannot in `broken`."""
+    """A folder with readable odd images in class `fine` and unreadable ones in class `broken`."""
     folder = tmp_path / "odd ones"
     for number in range(6):
         save_image(folder / "fine" / f"plain {number}.jpg", number)
@@ -148,7 +148,7 @@ def oddities(tmp_path: Path) -> Path:
 EVERYTHING = ExtractOptions(shots=(100,), seeds=(1,), workers=2)
 
 
-def test_what_cannot_be_read_is_named_and_everything_else_is_there(
+def test_unreadable_images_are_listed_and_all_others_are_encoded(
     oddities: Path, glyph_clip: Backbone, tmp_path: Path
 ) -> None:
     path = tmp_path / "odd.h5"
@@ -166,14 +166,12 @@ def test_what_cannot_be_read_is_named_and_everything_else_is_there(
     for name in drawn:
         (oddities / name).unlink()
         save_image(oddities / name, 99)
-    mended = extract(dataset, glyph_clip, EVERYTHING, path)
-    assert (mended.encoded, mended.images) == (4, len(listed))
+    fixed = extract(dataset, glyph_clip, EVERYTHING, path)
+    assert (fixed.encoded, fixed.images) == (4, len(listed))
     assert {name for name in FeatureCache(path).contents().paths if "newline" in name} == {"fine/with\nnewline.png"}
 
 
-def test_a_dangling_link_is_named_before_anything_is_encoded(
-    photos: Path, glyph_clip: Backbone, tmp_path: Path
-) -> None:
+def test_a_dangling_link_is_reported_before_encoding(photos: Path, glyph_clip: Backbone, tmp_path: Path) -> None:
     (photos / "dog" / "gone away.jpg").symlink_to(tmp_path / "nowhere.jpg")
     dataset = load_dataset(str(photos), Path())
     with pytest.raises(DatasetError, match="dog/gone away.jpg not found below"):

@@ -1,4 +1,4 @@
-"""Towers with less work compute what they computed."""
+"""Streamlined towers compute the same function."""
 
 from pathlib import Path
 
@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from taskres_cache.encoders.loading import digest_of_weights, load_backbone, untrained_model
+from taskres_cache.encoders.checkpoints import digest_of_weights
+from taskres_cache.encoders.loading import load_backbone, untrained_model
 from taskres_cache.encoders.streamlining import streamlined
 
 
 def as_after_training(model: nn.Module) -> nn.Module:
-    """Give batch norms statistics and weights with which they are not the identity."""
+    """Give batch norms statistics and weights that differ from the identity."""
     generator = torch.Generator().manual_seed(1)
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
         around = ((norm.running_mean, -0.3), (norm.running_var, 0.5), (norm.weight.data, 0.5), (norm.bias.data, -0.2))
@@ -26,7 +27,7 @@ def rn50() -> nn.Module:
     return as_after_training(untrained_model("RN50", seed=0)[0])
 
 
-def test_a_streamlined_rn50_computes_the_same_with_less(rn50: nn.Module) -> None:
+def test_a_streamlined_rn50_computes_the_same_with_less_work(rn50: nn.Module) -> None:
     pixels = torch.randn(3, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     before = pixels.clone()
     with torch.no_grad():
@@ -38,15 +39,15 @@ def test_a_streamlined_rn50_computes_the_same_with_less(rn50: nn.Module) -> None
         again = rn50.visual(pixels)
     assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
     assert torch.equal(pixels, before)
-    assert torch.equal(again, expected)  # the tower that was handed in is as it was
+    assert torch.equal(again, expected)  # the original tower is unchanged
     assert (counted["native_batch_norm"], fewer["native_batch_norm"]) == (55, 0)
     assert (counted["add_"], fewer["add_"]) == (16, 16)
-    assert fewer["rows of linear maps"] == 3 * (2 * 50 + 2)  # keys and values of 50 tokens; query and result of one
+    assert fewer["rows of linear maps"] == 3 * (2 * 50 + 2)  # keys and values of 50 tokens; query and output of one
     assert counted["rows of linear maps"] == 3 * 4 * 50
 
 
 def dispatched(tower: nn.Module, pixels: torch.Tensor) -> dict[str, int]:
-    """Return how often a tower calls an operator, and how many rows its linear maps have altogether."""
+    """Return how often a tower calls each operator, and the total number of rows of its linear maps."""
     with torch.profiler.profile(record_shapes=True) as profile:
         tower(pixels)
     counts = {event.key.removeprefix("aten::"): event.count for event in profile.key_averages()}
@@ -55,7 +56,7 @@ def dispatched(tower: nn.Module, pixels: torch.Tensor) -> dict[str, int]:
     return {"native_batch_norm": 0, "add_": 0, **counts, "rows of linear maps": rows}
 
 
-def test_a_backbone_is_streamlined_and_known_by_its_checkpoint(rn50: nn.Module, tmp_path: Path) -> None:
+def test_a_backbone_is_streamlined_and_has_the_digest_of_its_checkpoint(rn50: nn.Module, tmp_path: Path) -> None:
     torch.save(rn50.state_dict(), tmp_path / "trained.pt")
     backbone = load_backbone("RN50", str(tmp_path / "trained.pt"), device="cpu", precision="fp32")
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.model.modules())
@@ -83,12 +84,12 @@ def test_other_towers_compute_the_same(config: str) -> None:
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-def test_a_tower_without_batch_norms_stays_as_it_is() -> None:
+def test_a_tower_without_batch_norms_is_unchanged() -> None:
     tower = untrained_model("ViT-B-32", seed=0)[0].visual
     assert streamlined(tower) is tower
 
 
-def test_a_tower_that_cannot_be_followed_stays_as_it_is() -> None:
+def test_a_tower_that_cannot_be_traced_is_unchanged() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -102,7 +103,7 @@ def test_a_tower_that_cannot_be_followed_stays_as_it_is() -> None:
 
 
 class Shares(nn.Module):
-    """Adds to the result of a convolution that is used again."""
+    """Adds to the result of a convolution that is used twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +114,7 @@ class Shares(nn.Module):
         return (mapped + pixels) * mapped
 
 
-def test_what_is_used_again_is_not_added_to() -> None:
+def test_a_result_that_is_used_twice_is_not_changed_in_place() -> None:
     tower = as_after_training(Shares())
     pixels = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     expected = tower(pixels)
@@ -121,7 +122,7 @@ def test_what_is_used_again_is_not_added_to() -> None:
 
 
 class AllTokens(nn.Module):
-    """Attention of which more than the first token is used."""
+    """Attention whose tokens are all used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +140,7 @@ class AllTokens(nn.Module):
         return found.mean(dim=0)
 
 
-def test_attention_of_which_all_is_used_is_computed_in_full() -> None:
+def test_attention_whose_tokens_are_all_used_is_computed_in_full() -> None:
     tower = as_after_training(AllTokens())
     tower.norm = nn.BatchNorm2d(4).eval()
     pixels = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -149,7 +150,7 @@ def test_attention_of_which_all_is_used_is_computed_in_full() -> None:
 
 
 class WithNumbers(nn.Module):
-    """A tower that adds to numbers, as MobileCLIP's does."""
+    """A tower that adds a tensor to a number, as MobileCLIP does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +161,7 @@ class WithNumbers(nn.Module):
         return 1 + (found + 2 * found)
 
 
-def test_a_number_may_be_added_to() -> None:
+def test_adding_to_a_number_works() -> None:
     torch.manual_seed(0)
     tower = WithNumbers().eval()
     tower.norm.running_mean.fill_(0.3)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Augmented views: torchvision's transform by another generator, and nothing but seed, image and number decides."""
+"""Augmented views: torchvision's transform with another generator; only seed, path and number matter."""
 
 from collections.abc import Callable
 from hashlib import sha256
@@ -21,7 +21,7 @@ def picture(width: int, height: int) -> Image.Image:
 
 
 def both_crops(width: int, height: int, monkeypatch: pytest.MonkeyPatch, draws: Callable[[], float]) -> tuple:
-    """Return our crop and torchvision's as (left, top, right, bottom), made of the same random numbers."""
+    """Return our crop and torchvision's as (left, top, right, bottom), from the same random numbers."""
 
     class Fed(Random):
         def random(self) -> float:
@@ -42,12 +42,13 @@ def both_crops(width: int, height: int, monkeypatch: pytest.MonkeyPatch, draws: 
 
 @pytest.mark.parametrize("number", [0.0, 0.25, 0.5, 0.999])
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (32, 32), (300, 20), (20, 300), (1, 1)])
-def test_crops_are_torchvisions(width: int, height: int, number: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = both_crops(width, height, monkeypatch, lambda: number)  # one number for all: also ten times in vain
+def test_crops_equal_torchvisions(width: int, height: int, number: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The same number for every draw: this also covers ten failed tries.
+    ours, theirs = both_crops(width, height, monkeypatch, lambda: number)
     assert ours == theirs
 
 
-def test_crops_spread_as_the_paper_draws_them() -> None:
+def test_crops_have_the_distribution_of_the_paper() -> None:
     boxes = np.array([crop_box(400, 300, Random(seed)) for seed in range(4000)])
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     area = width * height / (400 * 300)
@@ -65,7 +66,7 @@ def test_crops_spread_as_the_paper_draws_them() -> None:
     assert np.allclose(np.quantile(area, quantiles), expected, atol=0.03)
 
 
-def test_a_view_is_torchvisions_crop_and_resize() -> None:
+def test_a_view_equals_torchvisions_crop_and_resize() -> None:
     image = picture(120, 90)
     shown = augmented_view(image, (48, 64), seed=0, path="a.png", view=3)
     assert shown.size == (64, 48)
@@ -79,7 +80,7 @@ def seed_of(seed: int, path: str, view: int) -> int:
     return int.from_bytes(sha256(f"{seed}|{view}|{path}".encode()).digest()[:8], "big")
 
 
-def test_seed_image_and_number_decide_and_nothing_else() -> None:
+def test_a_view_depends_only_on_seed_path_and_number() -> None:
     image = picture(64, 64)
     shown = {
         name: np.asarray(augmented_view(image, (32, 32), *of)).tobytes()
@@ -96,13 +97,13 @@ def test_seed_image_and_number_decide_and_nothing_else() -> None:
     assert np.asarray(augmented_view(image, (32, 32), 0, "a.png", 0)).tobytes() == shown["one"]
 
 
-def test_views_are_those_of_any_other_machine() -> None:
-    # Taken down once: whoever changes them makes other views than all caches that exist.
+def test_views_are_the_same_on_every_machine() -> None:
+    # Recorded once: other values would not match the views in existing caches.
     assert crop_box(500, 375, Random(seed_of(0, "cat/1.jpg", 0))) == (174, 48, 403, 339)
     assert crop_box(500, 375, Random(seed_of(7, "été/2 3.png", 11))) == (116, 53, 464, 359)
 
 
-def test_half_of_all_views_are_mirrored() -> None:
+def test_half_of_all_views_are_flipped() -> None:
     ramp = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1))).convert("RGB")
     rising = 0
     for view in range(600):
@@ -111,7 +112,7 @@ def test_half_of_all_views_are_mirrored() -> None:
     assert 250 < rising < 350
 
 
-def test_the_recipe_says_what_views_are_made_by() -> None:
+def test_the_recipe_has_the_parameters_of_the_views() -> None:
     recipe = view_recipe(5)
     assert recipe["seed"] == 5
     assert recipe["scale"] == [0.08, 1.0]

@@ -19,7 +19,8 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.datasets import load_dataset
 from taskres_cache.encoders.backbone import Backbone
-from taskres_cache.encoders.loading import digest_of_weights, plain_preprocess, untrained_model
+from taskres_cache.encoders.checkpoints import digest_of_weights
+from taskres_cache.encoders.loading import plain_preprocess, untrained_model
 from taskres_cache.errors import ExportError, OptionError, RunError, WeightsError
 from taskres_cache.exporting import comparison
 from taskres_cache.exporting.export import export_head, export_with_encoder
@@ -204,7 +205,7 @@ def test_a_different_checkpoint_is_refused(run: Path, tmp_path: Path, onnx: Any)
         RunError, match="'other' of exported-vit are not the run's encoder: weights_sha256: the run has"
     ):
         export_with_encoder(own, file, str(tmp_path / "other.pt"))
-    with pytest.raises(OptionError, match="called 'weights', which is no tag of exported-vit; pass --pretrained"):
+    with pytest.raises(OptionError, match="checkpoint 'weights', which is not a tag of exported-vit; pass"):
         export_with_encoder(own, file, None)
     with pytest.raises(WeightsError, match=r"checkpoint .*none\.pt does not exist"):
         export_with_encoder(own, file, str(tmp_path / "none.pt"))
@@ -220,7 +221,7 @@ def test_imported_features_have_no_encoder(contents: CacheContents, tmp_path: Pa
     provenance = replace(contents.provenance, weights_sha256="unknown")
     write_cache(tmp_path / "toy.h5", replace(contents, provenance=provenance))
     run = fitted(FeatureCache(tmp_path / "toy.h5"), tmp_path / "runs")
-    with pytest.raises(RunError, match="imported features of 'toy', whose encoder is not known here"):
+    with pytest.raises(RunError, match="imported features of 'toy', whose encoder is unknown"):
         export_with_encoder(run, tmp_path / "whole.onnx", None)
     assert export_head(run, tmp_path / "head.onnx", None, NO_CACHE).classes == 3
 

@@ -1,4 +1,4 @@
-"""Stage one: every image once, only what is missing, nothing lost."""
+"""Stage one: every image is encoded once, only missing ones are encoded, and no work is lost."""
 
 import os
 from dataclasses import replace
@@ -26,20 +26,20 @@ OPTIONS = ExtractOptions(shots=(1, 2), seeds=(1, 2))
 
 
 class Recorder:
-    """A progress that remembers what it heard."""
+    """A progress that records its calls."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, int, int]] = []
+        self.begun: list[tuple[str, int, int]] = []
         self.advanced = 0
 
     def begin(self, what: str, total: int, done: int) -> None:
-        self.heard.append((what, total, done))
+        self.begun.append((what, total, done))
 
     def advance(self, count: int) -> None:
         self.advanced += count
 
 
-def test_cache_holds_the_splits_and_the_features_of_each_image(
+def test_cache_has_the_splits_and_the_features_of_each_image(
     dataset: Dataset, glyph_clip: Backbone, path: Path
 ) -> None:
     done = extract(dataset, glyph_clip, OPTIONS, path)
@@ -61,7 +61,7 @@ def test_cache_holds_the_splits_and_the_features_of_each_image(
     assert contents.provenance.weights_sha256 == glyph_clip.weights_sha256
 
 
-def test_text_follows_the_prompts(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+def test_text_features_are_those_of_the_prompts(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
     extract(dataset, glyph_clip, OPTIONS, path)
     text = FeatureCache(path).text_bases()
     direct = glyph_clip.encode_texts(["a photo of a black cat.", "a photo of a dog.", "a photo of a été."])
@@ -86,17 +86,17 @@ def test_running_again_encodes_and_writes_nothing(dataset: Dataset, glyph_clip: 
     assert path.read_bytes() == before
 
 
-def test_more_shots_and_seeds_cost_only_their_own_images(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+def test_more_shots_and_seeds_encode_only_new_images(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
     first = extract(dataset, glyph_clip, OPTIONS, path)
     recorder = Recorder()
     more = extract(dataset, glyph_clip, ExtractOptions(shots=(4,), seeds=(3,)), path, recorder)
     assert more.encoded == more.images - first.images > 0
-    assert recorder.heard[0] == ("images of photos", more.images, first.images)
-    assert recorder.heard[1] == ("prompts of photos", 3, 3)
+    assert recorder.begun[0] == ("images of photos", more.images, first.images)
+    assert recorder.begun[1] == ("prompts of photos", 3, 3)
     assert recorder.advanced == more.encoded
     cache = FeatureCache(path)
     assert set(cache.splits) == {(1, 1), (1, 2), (2, 1), (2, 2), (4, 3)}
-    # Taken together in one go, the same features come out, to what batching does to the last bits.
+    # One extraction of everything gives the same features, up to the last bits, which depend on batching.
     at_once = path.with_name("once.h5")
     extract(dataset, glyph_clip, ExtractOptions(shots=(1, 2, 4), seeds=(1, 2, 3)), at_once)
     reference = FeatureCache(at_once).contents()
@@ -106,20 +106,20 @@ def test_more_shots_and_seeds_cost_only_their_own_images(dataset: Dataset, glyph
         assert np.allclose(row, features[item_path], rtol=1e-4, atol=1e-5)
 
 
-def test_a_run_that_died_goes_on_with_the_missing_blocks(
+def test_an_interrupted_run_resumes_with_the_missing_blocks(
     dataset: Dataset, glyph_clip: Backbone, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taskres_cache.extraction.extract.BLOCK_ROWS", 5)
     extract(dataset, glyph_clip, OPTIONS, path.with_name("whole.h5"))
 
-    class Dies(Recorder):
+    class Interrupts(Recorder):
         def advance(self, count: int) -> None:
             super().advance(count)
             if self.advanced >= 10:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(dataset, glyph_clip, OPTIONS, path, Dies())
+        extract(dataset, glyph_clip, OPTIONS, path, Interrupts())
     assert not path.exists()
     assert len(list(path.with_name("photos.h5.parts").glob("image-*.npz"))) == 2
     resumed = extract(dataset, glyph_clip, OPTIONS, path)
@@ -130,7 +130,7 @@ def test_a_run_that_died_goes_on_with_the_missing_blocks(
     assert np.array_equal(whole.text.embeddings, parts.text.embeddings)
 
 
-def test_blocks_of_images_that_were_turned_are_not_taken_for_others(
+def test_blocks_with_another_orientation_are_not_reused(
     dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taskres_cache.extraction.extract.write_cache", lambda *_: None)
@@ -141,7 +141,7 @@ def test_blocks_of_images_that_were_turned_are_not_taken_for_others(
     assert extract(as_stored, glyph_clip, OPTIONS, path).encoded == first.images
 
 
-def test_unreadable_images_are_named_after_all_others_are_done(
+def test_unreadable_images_are_listed_after_all_others_are_encoded(
     dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path
 ) -> None:
     broken = [dataset.test[0].path, dataset.test[3].path]
@@ -154,11 +154,11 @@ def test_unreadable_images_are_named_after_all_others_are_done(
     assert not path.exists()
     save_image(photos / broken[0], 1)
     save_image(photos / broken[1], 2)
-    mended = extract(dataset, glyph_clip, OPTIONS, path)
-    assert mended.encoded == 2
+    fixed = extract(dataset, glyph_clip, OPTIONS, path)
+    assert fixed.encoded == 2
 
 
-def test_images_that_are_not_there_are_named_before_anything_is_encoded(
+def test_missing_images_are_reported_before_encoding(
     dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path
 ) -> None:
     for item in dataset.test[:2]:
@@ -166,7 +166,7 @@ def test_images_that_are_not_there_are_named_before_anything_is_encoded(
     recorder = Recorder()
     with pytest.raises(DatasetError, match=f"{dataset.test[0].path} and 1 more not found below {photos}"):
         extract(dataset, glyph_clip, OPTIONS, path, recorder)
-    assert recorder.heard == []
+    assert recorder.begun == []
     skipping = extract(dataset, glyph_clip, replace(OPTIONS, unreadable="skip"), path)
     assert list(FeatureCache(path).skipped) == [item.path for item in dataset.test[:2]]
     assert skipping.images == skipping.encoded
@@ -199,13 +199,13 @@ def test_a_changed_image_is_encoded_again(dataset: Dataset, glyph_clip: Backbone
     assert [name for name, differ in zip(after.paths, differs, strict=True) if differ] == [changed]
 
 
-def test_fewer_images_than_shots_are_used_and_said_so(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+def test_fewer_images_than_shots_are_all_used_with_a_note(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
     done = extract(dataset, glyph_clip, ExtractOptions(shots=(16,), seeds=(1,)), path)
     assert len(FeatureCache(path).split(16, 1).train) == 18
     assert "class 'dog' has 6 train images, fewer than 16 shots; all are used" in done.notes
 
 
-def test_a_cache_of_another_checkpoint_is_left_alone(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+def test_a_cache_of_another_checkpoint_is_not_changed(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
     extract(dataset, glyph_clip, OPTIONS, path)
     before = path.read_bytes()
     other = replace(glyph_clip, weights_sha256="cd" * 32, precision="bf16")
@@ -223,7 +223,7 @@ def test_another_folder_of_the_same_name_does_not_replace_a_cache(
     for label, classname in enumerate(["ant", "bee"]):
         for number in range(4):
             save_image(tmp_path / "elsewhere" / "photos" / classname / f"{number}.png", 50 * label + number)
-    with pytest.raises(CacheMismatchError, match="another folder of that name.*--name"):
+    with pytest.raises(CacheMismatchError, match="another folder of the same name.*--name"):
         extract(load_dataset(str(tmp_path / "elsewhere" / "photos"), Path()), glyph_clip, OPTIONS, path)
     assert path.read_bytes() == before
 
@@ -242,33 +242,35 @@ def test_low_precision_is_stored_as_float16(dataset: Dataset, glyph_clip: Backbo
     assert cache.provenance.precision == "bf16"
 
 
-def test_a_folder_that_cannot_be_written_fails_before_anything_is_encoded(
+def test_a_folder_that_cannot_be_written_is_reported_before_encoding(
     dataset: Dataset, glyph_clip: Backbone, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("not a folder")
     recorder = Recorder()
     with pytest.raises(StorageError, match="cannot be written"):
         extract(dataset, glyph_clip, OPTIONS, tmp_path / "file" / "photos.h5", recorder)
-    assert recorder.heard == []
+    assert recorder.begun == []
 
 
 @pytest.mark.parametrize(
     "change",
     [{"shots": ()}, {"shots": (0,)}, {"seeds": ()}, {"batch_size": 0}, {"workers": -1}, {"unreadable": "maybe"}],
 )
-def test_unusable_options(change: dict) -> None:
+def test_values_out_of_range_are_refused(change: dict) -> None:
     with pytest.raises(OptionError):
         ExtractOptions(**change)
 
 
-def test_another_split_seed_is_another_cache(dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path) -> None:
+def test_another_split_seed_needs_another_cache(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path
+) -> None:
     extract(dataset, glyph_clip, OPTIONS, path)
     assert FeatureCache(path).provenance.split == "60/20/20 of each class, seed 0"
     with pytest.raises(CacheMismatchError, match="split: cache has '60/20/20 of each class, seed 0'"):
         extract(load_dataset(str(photos), Path(), split_seed=1), glyph_clip, OPTIONS, path)
 
 
-def test_nothing_readable_is_an_error_even_when_skipping(
+def test_no_readable_image_is_an_error_even_when_skipping(
     dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path
 ) -> None:
     for image in photos.rglob("image *"):
@@ -278,11 +280,11 @@ def test_nothing_readable_is_an_error_even_when_skipping(
     assert not path.exists()
 
 
-def test_features_that_mean_nothing_are_refused(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+def test_features_that_are_not_finite_are_refused(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
     class Overflows(Backbone):
         def encode_images(self, pixels):
             return super().encode_images(pixels) * np.float32("inf")
 
-    with pytest.raises(WeightsError, match=r"NaN or infinite of .*image \d.* in precision fp32"):
+    with pytest.raises(WeightsError, match=r"NaN or infinite features for .*image \d.* in precision fp32"):
         extract(dataset, Overflows(**vars(glyph_clip)), OPTIONS, path)
     assert not path.exists()

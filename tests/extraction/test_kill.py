@@ -1,4 +1,4 @@
-"""`taskres extract` killed or interrupted in the middle, as its user does it, then the same command again."""
+"""`taskres extract` killed or interrupted as a user would do it, then the same command again."""
 
 import os
 import signal
@@ -40,22 +40,22 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureCach
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_what_was_stopped_goes_on_where_it_was(
+def test_a_stopped_command_resumes_where_it_was(
     folder: Path, whole: FeatureCache, tmp_path: Path, how: signal.Signals
 ) -> None:
     parts = tmp_path / "glyph-clip-bundled" / "noise.h5.parts"
     running = subprocess.Popen(extract(folder, tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_until(lambda: bool(list(parts.glob(BLOCKS_MADE))) or running.poll() is not None)
     if how is signal.SIGINT:
-        os.killpg(running.pid, how)  # as the terminal does: to the decoding processes as well
+        os.killpg(running.pid, how)  # like the terminal: to the decoding processes as well
     else:
         running.send_signal(how)
-    _, said = running.communicate(timeout=PATIENCE)  # which ends when the decoding processes have ended as well
+    _, printed = running.communicate(timeout=PATIENCE)  # returns once the decoding processes have ended too
     assert not parts.with_name("noise.h5").exists(), "the run was over before it could be stopped"
     assert running.returncode == (130 if how is signal.SIGINT else -how)
     if how is signal.SIGINT:
-        assert said.splitlines()[-1].startswith("Interrupted. Finished blocks are kept")
-    assert "Traceback" not in said
+        assert printed.splitlines()[-1].startswith("Interrupted. Finished blocks are kept")
+    assert "Traceback" not in printed
     kept = sum(len(np.load(block)["keys"]) for block in parts.glob(BLOCKS_MADE))
     assert 0 < kept < 1212
 

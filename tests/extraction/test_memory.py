@@ -1,4 +1,4 @@
-"""How much memory both stages take beyond the interpreter and its libraries, measured in processes of their own."""
+"""Peak memory of both stages beyond the interpreter and its libraries, measured in separate processes."""
 
 import json
 import subprocess
@@ -32,16 +32,16 @@ def study(shots):
     cache, out = map(Path, sys.argv[1:])
     list(fit_each(FeatureCache(cache), [(shots, 1)], [Recipe(epochs=1)], torch.device("cpu"), out))
 
-study(1)  # so that what libraries set up once is there
+study(1)  # warm up: libraries allocate some memory once
 before = mebibytes("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+Path("/proc/self/clear_refs").write_text("5")  # reset the peak
 study(16)
 print(mebibytes("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured as Linux measures it")
-def test_a_study_takes_twice_its_training_features_and_eight_classifiers_at_most(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the memory counters of Linux")
+def test_a_study_takes_at_most_twice_its_training_features_and_eight_classifiers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = {"train": np.repeat(np.arange(CLASSES), SHOTS), "test": np.arange(TESTS) % CLASSES}
     parts = {f"{part}_features": rng.random((len(some), DIM), np.float32) for part, some in labels.items()}
@@ -53,7 +53,7 @@ def test_a_study_takes_twice_its_training_features_and_eight_classifiers_at_most
     peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     training, classifier, test = (rows * DIM * 4 / 2**20 for rows in (CLASSES * SHOTS, CLASSES, TESTS))
     assert peak < 2 * training + 8 * classifier
-    assert peak < test  # which is therefore never held as a whole
+    assert peak < test  # so the test features are never in memory as a whole
 
 
 IMAGES, WIDTH = 6000, 4096
@@ -77,16 +77,16 @@ def take(images):
     options = ExtractOptions(shots=(1,), seeds=(1,), workers=2)
     assert extract(part, backbone, options, place / f"{{images}}.h5").encoded == images + 2
 
-take(600)  # so that what libraries set up once is there
+take(600)  # warm up: libraries allocate some memory once
 before = mebibytes("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+Path("/proc/self/clear_refs").write_text("5")  # reset the peak
 take({IMAGES})
 print(mebibytes("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured as Linux measures it")
-def test_extraction_holds_a_fraction_of_the_features_at_a_time(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the memory counters of Linux")
+def test_extraction_keeps_a_fraction_of_the_features_in_memory(tmp_path: Path) -> None:
     towers = {
         "embed_dim": WIDTH,
         "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
@@ -101,4 +101,4 @@ def test_extraction_holds_a_fraction_of_the_features_at_a_time(tmp_path: Path) -
     command = [sys.executable, "-c", EXTRACTING, str(tmp_path)]
     peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     features = IMAGES * WIDTH * 4 / 2**20
-    assert peak < features / 2, f"{peak:.0f} MiB at most, for {features:.0f} MiB of features"
+    assert peak < features / 2, f"{peak:.0f} MiB at peak, for {features:.0f} MiB of features"

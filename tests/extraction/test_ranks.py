@@ -1,4 +1,4 @@
-"""torchrun: every rank takes its share, the file is assembled once, and a rank that dies costs its own block."""
+"""torchrun: every rank encodes its share, the cache is assembled once, and a killed rank loses only its own block."""
 
 import os
 import re
@@ -22,7 +22,7 @@ PATIENCE = 90.0
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 1,400 images, which make six blocks."""
+    """A folder of 1,400 images, six blocks."""
     folder = tmp_path_factory.mktemp("ranks") / "noise"
     for number in range(1400):
         part = "train" if number < 8 else "test"
@@ -37,7 +37,7 @@ def command(folder: Path, cache_dir: Path, *others: str) -> list[str]:
 
 
 def torchrun(count: int, arguments: list[str]) -> "subprocess.Popen[str]":
-    """Start `taskres` under torchrun on this machine, by the command that README gives."""
+    """Start `taskres` under torchrun on this machine, with the command in the README."""
     launch = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", str(count), "--no-python"]
     return subprocess.Popen(
         [*launch, str(BIN / "taskres"), *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -66,18 +66,18 @@ def whole(noise: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache
     return alone(noise, tmp_path_factory.mktemp("whole"))
 
 
-def test_two_ranks_make_what_one_process_makes(noise: Path, whole: FeatureCache, tmp_path: Path) -> None:
+def test_two_ranks_make_the_same_cache_as_one_process(noise: Path, whole: FeatureCache, tmp_path: Path) -> None:
     running = torchrun(2, command(noise, tmp_path))
-    _, said = running.communicate(timeout=PATIENCE)
-    assert running.returncode == 0, said
-    assert re.search(r"images of noise, part 1 of 2: \d+ of \d+", said)
-    assert said.count("1394 images, 1394 newly encoded") == 1  # one of them speaks
-    assert said.count("next: taskres fit noise") == 1
+    _, printed = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 0, printed
+    assert re.search(r"images of noise, part 1 of 2: \d+ of \d+", printed)
+    assert printed.count("1394 images, 1394 newly encoded") == 1  # only rank 0 prints
+    assert printed.count("next: taskres fit noise") == 1
     assert_same(cache_in(tmp_path), whole)
     assert [file.name for file in (tmp_path / "glyph-clip-bundled").iterdir()] == ["noise.h5"]
 
 
-def test_a_rank_that_dies_costs_its_own_block(noise: Path, whole: FeatureCache, tmp_path: Path) -> None:
+def test_a_killed_rank_loses_only_its_own_block(noise: Path, whole: FeatureCache, tmp_path: Path) -> None:
     parts = tmp_path / "glyph-clip-bundled" / "noise.h5.parts"
     running = torchrun(2, command(noise, tmp_path))
     deadline = time.monotonic() + PATIENCE
@@ -90,10 +90,10 @@ def test_a_rank_that_dies_costs_its_own_block(noise: Path, whole: FeatureCache, 
     kept = sum(len(np.load(block)["keys"]) for block in parts.glob("image-*.npz"))
     assert kept > 0
     again = torchrun(2, command(noise, tmp_path))
-    _, said = again.communicate(timeout=PATIENCE)
-    assert again.returncode == 0, said
-    done = re.search(r"1394 images, (\d+) newly encoded", said)
-    views = re.search(r"2 augmented views per training image, (\d+) newly encoded", said)
+    _, printed = again.communicate(timeout=PATIENCE)
+    assert again.returncode == 0, printed
+    done = re.search(r"1394 images, (\d+) newly encoded", printed)
+    views = re.search(r"2 augmented views per training image, (\d+) newly encoded", printed)
     assert done is not None
     assert views is not None
     assert int(done[1]) + int(views[1]) == 1394 + 2 * 2 - kept
@@ -101,7 +101,7 @@ def test_a_rank_that_dies_costs_its_own_block(noise: Path, whole: FeatureCache, 
 
 
 def rank_of(launcher: int, rank: int) -> int:
-    """Return the process id of a rank below torchrun."""
+    """Return the process id of a rank that torchrun started."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -113,16 +113,16 @@ def rank_of(launcher: int, rank: int) -> int:
     raise AssertionError(f"no rank {rank} below {launcher}")
 
 
-def test_what_one_rank_cannot_do_none_does(noise: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
+def test_a_failure_of_rank_0_stops_all_ranks(noise: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
     running = torchrun(2, command(noise, tmp_path / "file"))
-    _, said = running.communicate(timeout=PATIENCE)
+    _, printed = running.communicate(timeout=PATIENCE)
     assert running.returncode != 0
-    assert len(re.findall(r"^taskres: .*noise.h5 cannot be written", said, flags=re.MULTILINE)) == 1
-    assert "taskres_cache/" not in said  # no traceback of ours
+    assert len(re.findall(r"^taskres: .*noise.h5 cannot be written", printed, flags=re.MULTILINE)) == 1
+    assert "taskres_cache/" not in printed  # no traceback of this library
 
 
-def test_a_process_alone_is_the_first_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     with joined_ranks() as ranks:
         assert type(ranks) is Ranks
@@ -131,7 +131,7 @@ def test_a_process_alone_is_the_first_of_one(monkeypatch: pytest.MonkeyPatch) ->
         assert ranks.agreed(lambda: 5) == 5
 
 
-def test_cores_are_shared_out_among_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_divided_among_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr("taskres_cache.system.devices.CPU_QUOTA", Path("/nowhere"))
@@ -139,17 +139,17 @@ def test_cores_are_shared_out_among_the_ranks_of_a_machine(monkeypatch: pytest.M
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert available_cores() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun has set both
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun sets both
     assert available_cores() == 4
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "20")
     assert available_cores() == 1
 
 
-@pytest.mark.parametrize(("said", "cores"), [("200000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", 8)])
-def test_a_container_may_use_less_than_the_machine_has(
-    said: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("quota", "cores"), [("200000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", 8)])
+def test_a_container_may_limit_the_cores(
+    quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cpu.max").write_text(said)
+    (tmp_path / "cpu.max").write_text(quota)
     for variable in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)

@@ -1,4 +1,4 @@
-"""A run's classifier on images: against a second implementation, against its cache, and what it refuses."""
+"""Predictions of a run for images: equal to a second implementation and to the cache; other encoders are refused."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ CLASSNAMES = ("black_cat", "dog", "été", "owl")
 
 
 def run_of(backbone: Backbone, classnames: tuple[str, ...] = CLASSNAMES, **changed: object) -> Classifier:
-    """A run of a backbone with a residual of the text and of the image side, both drawn from a seed."""
+    """A run of a backbone with random text and image residuals."""
     rng = np.random.default_rng(3)
     base = backbone.encode_texts([f"a photo of a {name}." for name in classnames]).embeddings
     residuals = [rng.normal(scale=base.std(), size=shape).astype(np.float32) for shape in (base.shape, base.shape[1])]
@@ -46,7 +46,7 @@ def run_of(backbone: Backbone, classnames: tuple[str, ...] = CLASSNAMES, **chang
 
 
 def probabilities_by_hand(classifier: Classifier, backbone: Backbone, path: Path) -> np.ndarray:
-    """The second implementation, an image at a time: (C,)."""
+    """The second implementation, for one image: (C,)."""
     pixels = np.array(backbone.framing(Image.open(path).convert("RGB")))[None]
     feature = backbone.encode_images(torch.from_numpy(pixels))[0].astype(np.float64)
     if classifier.image_residual is not None:
@@ -63,35 +63,35 @@ def classifier(glyph_clip: Backbone) -> Classifier:
 
 
 @pytest.mark.parametrize("options", [PredictOptions(), PredictOptions(top_k=2, batch_size=3, workers=2)])
-def test_probabilities_by_hand(
+def test_probabilities_equal_the_second_implementation(
     options: PredictOptions, classifier: Classifier, glyph_clip: Backbone, photos: Path, here: Path
 ) -> None:
     paths = [str(path) for path in sorted(photos.rglob("*.*"))]
     (here / "broken.png").write_text("no image")
-    asked = [*paths[::-1], "broken.png", "gone.png", paths[3]]
-    said = predict_images(asked, classifier, glyph_clip, options)
-    assert said.paths == tuple(paths[::-1])
-    assert list(said.unreadable) == ["broken.png", "gone.png"]
-    assert said.unreadable["gone.png"] == "No such file or directory"
-    assert len(said) == 30
-    for prediction in said:
+    requested = [*paths[::-1], "broken.png", "gone.png", paths[3]]
+    predicted = predict_images(requested, classifier, glyph_clip, options)
+    assert predicted.paths == tuple(paths[::-1])
+    assert list(predicted.unreadable) == ["broken.png", "gone.png"]
+    assert predicted.unreadable["gone.png"] == "No such file or directory"
+    assert len(predicted) == 30
+    for prediction in predicted:
         expected = probabilities_by_hand(classifier, glyph_clip, Path(prediction.path))
         best = np.argsort(-expected)[: options.top_k]
         assert prediction.classnames == tuple(CLASSNAMES[row] for row in best)
         assert np.allclose(prediction.probabilities, expected[best], atol=2e-5)
-    assert len({prediction.classnames[0] for prediction in said}) > 1  # else ranks would tell nothing
-    assert said.probabilities.shape == (30, min(options.top_k, 4))
+    assert len({prediction.classnames[0] for prediction in predicted}) > 1
+    assert predicted.probabilities.shape == (30, min(options.top_k, 4))
 
 
 def test_counts_of_classes(classifier: Classifier, glyph_clip: Backbone, photos: Path) -> None:
-    said = predict_images([str(path) for path in photos.rglob("*.*")], classifier, glyph_clip)
-    bests = [prediction.classnames[0] for prediction in said]
-    assert said.counts() == sorted(((name, bests.count(name)) for name in set(bests)), key=lambda pair: -pair[1])
-    by_hand = replace(said, classes=np.array([[2], [0], [2], [3]], np.int32))
+    predicted = predict_images([str(path) for path in photos.rglob("*.*")], classifier, glyph_clip)
+    tops = [prediction.classnames[0] for prediction in predicted]
+    assert predicted.counts() == sorted(((name, tops.count(name)) for name in set(tops)), key=lambda pair: -pair[1])
+    by_hand = replace(predicted, classes=np.array([[2], [0], [2], [3]], np.int32))
     assert by_hand.counts() == [("été", 2), ("black_cat", 1), ("owl", 1)]
 
 
-def test_the_digits_test_images_get_what_their_cached_features_get(glyph_clip: Backbone, tmp_path: Path) -> None:
+def test_images_and_their_cached_features_get_the_same_predictions(glyph_clip: Backbone, tmp_path: Path) -> None:
     digits = load_dataset("digits", Path())
     extract(digits, glyph_clip, ExtractOptions(shots=(4,), seeds=(1,)), tmp_path / "digits.h5")
     cache = FeatureCache(tmp_path / "digits.h5")
@@ -102,40 +102,40 @@ def test_the_digits_test_images_get_what_their_cached_features_get(glyph_clip: B
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         digits.source.read(path.relative_to(tmp_path).as_posix()).save(path)
-    said = predict_images([str(path) for path in paths], classifier, glyph_clip)
+    predicted = predict_images([str(path) for path in paths], classifier, glyph_clip)
     weights = classifier.base + classifier.alpha * classifier.residual
     features = cache.image_features(rows).astype(np.float64)
     lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(weights, axis=1)
     logits = classifier.provenance.logit_scale / classifier.temperature * features @ weights.T / lengths
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert classifier.temperature != 1.0
-    assert np.allclose(np.take_along_axis(expected, said.classes, axis=1), said.probabilities, atol=1e-5)
-    assert np.array_equal(said.classes[:, 0], expected.argmax(axis=1))
-    accuracy = 100 * np.mean(said.classes[:, 0] == cache.labels[rows])
+    assert np.allclose(np.take_along_axis(expected, predicted.classes, axis=1), predicted.probabilities, atol=1e-5)
+    assert np.array_equal(predicted.classes[:, 0], expected.argmax(axis=1))
+    accuracy = 100 * np.mean(predicted.classes[:, 0] == cache.labels[rows])
     assert accuracy == pytest.approx(result.metrics.test_accuracy)
 
 
 @pytest.mark.parametrize("orientation", ["exif", "stored", None])
-def test_images_are_turned_as_the_runs_features_were(
+def test_orientation_is_handled_as_in_the_run(
     orientation: str | None, classifier: Classifier, glyph_clip: Backbone, tmp_path: Path
 ) -> None:
     preprocess = {**glyph_clip.preprocess, **({"orientation": orientation} if orientation else {})}
     classifier = replace(classifier, provenance=replace(classifier.provenance, preprocess=preprocess))
     upright = Image.fromarray(np.random.default_rng(5).integers(0, 256, (48, 24, 3), dtype=np.uint8))
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown upright by a quarter turn, clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise to display
     stored = upright.transpose(Image.Transpose.ROTATE_90)
     stored.save(tmp_path / "sideways.png", exif=exif)
     (stored if orientation == "stored" else upright).save(tmp_path / "as seen.png")
     stored.save(tmp_path / "as stored.png")
-    said = predict_images([str(tmp_path / "sideways.png")], classifier, glyph_clip)
+    predicted = predict_images([str(tmp_path / "sideways.png")], classifier, glyph_clip)
     expected = probabilities_by_hand(classifier, glyph_clip, tmp_path / "as seen.png")
     other = probabilities_by_hand(classifier, glyph_clip, tmp_path / "as stored.png")
-    assert np.allclose(said.probabilities[0], np.sort(expected)[::-1], atol=2e-5)
+    assert np.allclose(predicted.probabilities[0], np.sort(expected)[::-1], atol=2e-5)
     assert (orientation == "stored") == np.allclose(other, expected, atol=1e-3)
 
 
-def test_features_that_mean_nothing_are_told(
+def test_features_that_are_not_finite_count_as_unreadable(
     classifier: Classifier, glyph_clip: Backbone, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [str(path) for path in sorted(photos.rglob("*.png"))[:3]]
@@ -147,25 +147,26 @@ def test_features_that_mean_nothing_are_told(
         return features
 
     monkeypatch.setattr(Backbone, "encode_images", overflow)
-    said = predict_images(paths, classifier, glyph_clip)
-    assert said.paths == (paths[0], paths[2])
-    assert list(said.unreadable) == [paths[1]]
-    assert "try --precision fp32" in said.unreadable[paths[1]]
+    predicted = predict_images(paths, classifier, glyph_clip)
+    assert predicted.paths == (paths[0], paths[2])
+    assert list(predicted.unreadable) == [paths[1]]
+    assert "try --precision fp32" in predicted.unreadable[paths[1]]
 
 
-def test_nothing_readable_and_nothing_at_all(classifier: Classifier, glyph_clip: Backbone, here: Path) -> None:
-    said = predict_images(["gone.png"], classifier, glyph_clip)
-    assert (len(said), list(said), said.classes.shape, list(said.unreadable)) == (0, [], (0, 4), ["gone.png"])
+def test_no_readable_image_and_no_image(classifier: Classifier, glyph_clip: Backbone, here: Path) -> None:
+    predicted = predict_images(["gone.png"], classifier, glyph_clip)
+    assert (len(predicted), list(predicted), predicted.classes.shape) == (0, [], (0, 4))
+    assert list(predicted.unreadable) == ["gone.png"]
     assert len(predict_images([], classifier, glyph_clip)) == 0
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"top_k": -2}, {"batch_size": 0}, {"workers": -1}])
-def test_options_that_cannot_be_used(options: dict[str, int]) -> None:
+def test_values_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(OptionError, match="must"):
         PredictOptions(**options)
 
 
-def test_the_run_that_a_path_means(classifier: Classifier, tmp_path: Path) -> None:
+def test_a_path_selects_a_run(classifier: Classifier, tmp_path: Path) -> None:
     for seed in (1, 2):
         write_run(tmp_path / "runs" / f"seed_{seed}", classifier, metrics_of())
     first = tmp_path / "runs" / "seed_1"
@@ -179,14 +180,14 @@ def test_the_run_that_a_path_means(classifier: Classifier, tmp_path: Path) -> No
         find_run(tmp_path / "nowhere")
 
 
-def test_the_runs_own_encoder_is_loaded(classifier: Classifier, glyph_clip: Backbone) -> None:
+def test_the_encoder_of_the_run_is_loaded(classifier: Classifier, glyph_clip: Backbone) -> None:
     loaded = load_encoder(classifier, device="cpu")
     assert (loaded.weights_sha256, loaded.preprocess) == (glyph_clip.weights_sha256, glyph_clip.preprocess)
-    assert loaded.precision == "fp32"  # as the run's features, also where bf16 would be faster
+    assert loaded.precision == "fp32"  # the precision of the run's features, even where bf16 is faster
 
 
 @pytest.mark.parametrize(
-    ("of_run", "asked", "fast_bf16", "expected"),
+    ("of_run", "requested", "fast_bf16", "expected"),
     [
         ("fp32", "auto", True, "fp32"),
         ("bf16", "auto", True, "bf16"),
@@ -197,19 +198,19 @@ def test_the_runs_own_encoder_is_loaded(classifier: Classifier, glyph_clip: Back
         ("fp32", "bf16", False, "bf16"),
     ],
 )
-def test_precision_is_the_runs_where_the_device_is_good_at_it(
-    of_run: str, asked: str, fast_bf16: bool, expected: str, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+def test_precision_follows_the_run_if_the_device_is_fast_in_it(
+    of_run: str, requested: str, fast_bf16: bool, expected: str, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taskres_cache.runs.encoder.has_fast_bfloat16", lambda _: fast_bf16)
     classifier = replace(classifier, provenance=replace(classifier.provenance, precision=of_run))
     best = load_backbone("glyph-clip", "bundled", "cpu").precision
-    loaded = load_encoder(classifier, device="cpu", precision=asked)
+    loaded = load_encoder(classifier, device="cpu", precision=requested)
     assert loaded.precision == (best if expected == "best" else expected)
 
 
 @pytest.fixture
 def other_file(tmp_path: Path) -> Path:
-    """Weights of the same architecture, drawn at random."""
+    """Random weights of the same architecture."""
     file = tmp_path / "my-weights.safetensors"
     save_file(untrained_model("glyph-clip", seed=8)[0].state_dict(), file)
     return file
@@ -219,11 +220,11 @@ def test_another_checkpoint_is_refused(classifier: Classifier, glyph_clip: Backb
     other = load_backbone("glyph-clip", str(other_file), "cpu")
     with pytest.raises(RunError) as error:
         load_encoder(classifier, str(other_file), "cpu")
-    said = str(error.value)
-    assert f"the run has {glyph_clip.weights_sha256[:12]}, these {other.weights_sha256[:12]};" in said
-    assert glyph_clip.weights_sha256[:13] not in said
-    assert "preprocess" not in said
-    assert said.endswith("pass --pretrained PATH of the file that the run was made with")
+    message = str(error.value)
+    assert f"the run has {glyph_clip.weights_sha256[:12]}, these weights {other.weights_sha256[:12]};" in message
+    assert glyph_clip.weights_sha256[:13] not in message
+    assert "preprocess" not in message
+    assert message.endswith("pass the file that the run was made with: --pretrained PATH")
 
 
 def test_another_preprocessing_is_refused(classifier: Classifier) -> None:
@@ -232,14 +233,15 @@ def test_another_preprocessing_is_refused(classifier: Classifier) -> None:
     changed = replace(classifier.provenance, preprocess=preprocess, versions=versions)
     with pytest.raises(RunError) as error:
         load_encoder(replace(classifier, provenance=changed), device="cpu")
-    assert "preprocess: interpolation: the run has nearest, these bicubic; use the release of" in str(error.value)
+    expected = "preprocess: interpolation: the run has nearest, these weights bicubic; install the release of"
+    assert expected in str(error.value)
     assert str(error.value).endswith("(3.1.4)")
     assert "orientation" not in str(error.value)
 
 
-def test_a_run_of_a_local_file_needs_its_path(other_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_a_local_checkpoint_needs_its_path(other_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local = run_of(load_backbone("glyph-clip", str(other_file), "cpu", "fp32"))
-    with pytest.raises(OptionError, match="weights called 'my-weights', which is no tag of glyph-clip; pass --pretr"):
+    with pytest.raises(OptionError, match="local checkpoint 'my-weights', which is not a tag of glyph-clip; pass that"):
         load_encoder(local, device="cpu")
     loaded = load_encoder(local, str(other_file), "cpu")
     assert (loaded.weights_sha256, loaded.precision) == (local.provenance.weights_sha256, "fp32")
@@ -249,8 +251,8 @@ def test_a_run_of_a_local_file_needs_its_path(other_file: Path, monkeypatch: pyt
         load_encoder(local, "bundeld", "cpu")
 
 
-def test_a_plain_file_is_run_with_the_runs_activation(tmp_path: Path) -> None:
-    """OpenAI's archive says that it wants QuickGELU; the same weights in another container do not, but the run does."""
+def test_a_plain_file_is_loaded_with_the_activation_of_the_run(tmp_path: Path) -> None:
+    """OpenAI's archive records that it needs QuickGELU; another container of its weights does not, but the run does."""
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
     text = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
@@ -266,13 +268,13 @@ def test_a_plain_file_is_run_with_the_runs_activation(tmp_path: Path) -> None:
     assert np.array_equal(loaded.encode_images(pixels), quick.encode_images(pixels))
 
 
-def test_imported_features_have_no_encoder(classifier: Classifier) -> None:
+def test_imported_features_have_no_known_encoder(classifier: Classifier) -> None:
     imported = replace(classifier.provenance, weights_sha256=UNKNOWN, preprocess={})
     with pytest.raises(RunError, match=r"imported features of 'photos'.*TaskResClassifier.from_run"):
         load_encoder(replace(classifier, provenance=imported), device="cpu")
 
 
-def test_what_extraction_records_is_what_inference_compares(photos: Path, glyph_clip: Backbone) -> None:
+def test_a_run_of_extracted_features_accepts_its_own_encoder(photos: Path, glyph_clip: Backbone) -> None:
     made_from = provenance_of(load_dataset(str(photos), Path()), glyph_clip, ExtractOptions())
     classifier = replace(run_of(glyph_clip), provenance=made_from)
     assert load_encoder(classifier, device="cpu").weights_sha256 == glyph_clip.weights_sha256

@@ -1,0 +1,82 @@
+"""What to extract, and what an extraction did, as plain values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskres_cache.datasets import PAPER_SEEDS, PAPER_SHOTS, refuse_unusable_splits
+from taskres_cache.encoders.encoding import EncodingOptions, Seconds
+from taskres_cache.errors import OptionError
+
+UNREADABLE = ("fail", "skip")
+
+
+@dataclass(frozen=True)
+class ExtractOptions(EncodingOptions):
+    """What to extract. `batch_size` and `workers` are keyword-only.
+
+    Parameters
+    ----------
+    shots, seeds : tuple of int, optional
+        The few-shot splits: every shot count with every seed. Default to those of the paper: 1, 2, 4, 8, 16 shots and
+        seeds 1, 2, 3. Splits that the cache already has are kept.
+    classnames_form : {"spaces", "raw"}, optional
+        Whether prompts contain class names with spaces for underscores, or as they are.
+    views : int, optional
+        Augmented views per train image. Views that the cache already has are kept.
+    views_seed : int, optional
+        Seed of the augmented views.
+    unreadable : {"fail", "skip"}, optional
+        Whether unreadable images are an error, raised after all others are encoded, or are recorded and left out.
+    batch_size, workers : int, optional
+        Renderings per batch and decoding processes, see `EncodingOptions`.
+
+    Raises
+    ------
+    OptionError
+        A value is out of range.
+    """
+
+    shots: tuple[int, ...] = PAPER_SHOTS
+    seeds: tuple[int, ...] = PAPER_SEEDS
+    classnames_form: str = "spaces"
+    views: int = 0
+    views_seed: int = 0
+    unreadable: str = "fail"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_unusable_splits(self.shots, self.seeds)
+        if self.views < 0:
+            raise OptionError(f"views must not be negative, got {self.views}")
+        if self.unreadable not in UNREADABLE:
+            raise OptionError(f"unreadable must be one of {', '.join(UNREADABLE)}, got {self.unreadable!r}")
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The result of stage one.
+
+    Parameters
+    ----------
+    path : Path
+        The cache.
+    images, encoded : int
+        Images in the cache, and how many of them this call encoded.
+    views, views_encoded : int
+        Augmented views per train image, and how many this call encoded in total.
+    changed : bool
+        Whether the file was written; False if nothing was missing.
+    seconds : Seconds
+        Where the time of encoding went, summed over processes.
+    notes : tuple of str
+        Notes for the user, such as classes with fewer images than shots.
+    """
+
+    path: Path
+    images: int
+    encoded: int
+    views: int
+    views_encoded: int
+    changed: bool
+    seconds: Seconds
+    notes: tuple[str, ...]
