@@ -23,8 +23,9 @@ from torch import Tensor
 from taskres_cache.caches.contents import regular_base
 from taskres_cache.errors import EstimatorError, OptionError, RunError
 from taskres_cache.heads import Head
-from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
-from taskres_cache.methods.training_data import TrainingSet
+from taskres_cache.methods.task_residual.loop import fit_residuals
+from taskres_cache.methods.task_residual.task import FitTask
+from taskres_cache.methods.training_sets import TrainingSet
 from taskres_cache.recipe import Recipe, Residual
 from taskres_cache.runs.finding import METRICS_FILE
 from taskres_cache.runs.run import Classifier, read_classifier, read_metrics
@@ -130,7 +131,7 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         image_features, labels = _with_direction(image_features, labels)
         base, recipe = self._base(image_features, labels), self._recipe()
         epochs = recipe.epochs_for(int(np.bincount(labels).max()))
-        training = TrainingSet.of(image_features, labels)
+        training = TrainingSet.from_features(image_features, labels)
         task = FitTask(training, recipe, epochs, _seed(self.random_state), base=base)
         (fit,) = fit_residuals([task], self.logit_scale, choose_device(self.device))
         self.text_features_, self.residual_, self.image_residual_ = base, fit.residual, fit.image_residual

@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from taskres_cache.caches.importing import ImportOptions, import_contents
 from taskres_cache.cli.console import print_table
-from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
+from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.step import ResidualStep
-from taskres_cache.methods.training_data import TrainingSet
+from taskres_cache.methods.task_residual.task import FitTask
+from taskres_cache.methods.training_sets import TrainingSet
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.tables import Table
 
@@ -220,7 +221,7 @@ def print_fit(problem: Problem, device: torch.device, epochs: int) -> None:
     Allowed are twice the training features and eight classifiers; the features lie there once before the fit begins.
     """
     features, labels, base = (tensor.numpy() for tensor in problem.tensors(torch.device("cpu")))
-    small, training = (TrainingSet.of(features[:count], labels[:count]) for count in (256, len(labels)))
+    small, training = (TrainingSet.from_features(features[:count], labels[:count]) for count in (256, len(labels)))
     del features
     fit_residuals([FitTask(small, Recipe(), 1, 1, base=base)], SCALE, device)  # what libraries set up once
     before = _mebibytes("VmRSS") - training.directions.nbytes / 2**20

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from taskres_cache.caches.provenance import Provenance
-from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
+from taskres_cache.methods.task_residual.loop import fit_residuals
+from taskres_cache.methods.task_residual.task import FitTask
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "taskres_cache").rglob("*.py"))

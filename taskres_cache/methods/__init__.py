@@ -1,1 +1,1 @@
-"""What learns from cached features: arrays in, a head out. Never sees a file, an encoder or a test feature."""
+"""Training on cached features: arrays in, a head out. Never reads a file, an encoder or a test feature."""

@@ -1,4 +1,4 @@
-"""Choosing alpha, rate and decay by validation images, never by anything else: test features are not even handed in.
+"""Choice of alpha, learning rate and weight decay by validation accuracy; test features are not even passed in.
 
 Axes: C classes, D embedding.
 """
@@ -11,17 +11,28 @@ import torch
 
 from taskres_cache.errors import FitError, OptionError
 from taskres_cache.heads import Head
-from taskres_cache.methods.task_residual.loop import Fit, FitTask, try_residuals
+from taskres_cache.methods.task_residual.loop import try_residuals
+from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.recipe import Recipe
 
 PAPER_ALPHA = 0.5
-OPENAI_BASE_RMS = 0.3  # of a coordinate of OpenAI's text features, for which the paper's alpha is right
+OPENAI_BASE_RMS = 0.3  # of the coordinates of OpenAI's text features, for which the paper's alpha was chosen
 ALPHA_MULTIPLES = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What was tried, with the val accuracy in percent and the val loss that it came to; None where it diverged."""
+    """One combination that was tried, and its result on the validation images.
+
+    Parameters
+    ----------
+    alpha, lr, weight_decay : float
+        The combination; alpha as it was after the fit.
+    val_accuracy : float or None
+        In percent; None if the fit diverged.
+    val_loss : float or None
+        Mean cross-entropy; None if the fit diverged.
+    """
 
     alpha: float
     lr: float
@@ -31,77 +42,94 @@ class Candidate:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """By what candidates are compared, the greater the better: accuracy, then the lower loss."""
+        """Sort key, greater is better: accuracy, then the lower loss."""
         if self.val_accuracy is None or self.val_loss is None:
             return -1.0, 0.0
         return self.val_accuracy, -self.val_loss
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The fit that val chose, what it was fitted with, and all that was tried."""
+class SearchedFit:
+    """The fit with the best validation accuracy.
+
+    Parameters
+    ----------
+    fit : Fit
+        The best fit.
+    best : Candidate
+        Its combination and result.
+    candidates : tuple of Candidate
+        Everything that was tried.
+    """
 
     fit: Fit
-    choice: Candidate
+    best: Candidate
     candidates: tuple[Candidate, ...]
 
 
 def alpha_grid(base: np.ndarray) -> tuple[float, ...]:
     """Return the alphas to try for a base (C, D), to three digits: multiples of the paper's, scaled to the base.
 
-    The residual moves by about the learning rate a step whatever the base, so that what alpha does depends on the
-    size of the base's coordinates. At OpenAI's size the grid holds the paper's 0.5.
+    The residual moves by about the learning rate per step, whatever the base, so the effect of alpha depends on the
+    size of the base's coordinates. At the size of OpenAI's the grid contains the paper's 0.5.
     """
-    own = PAPER_ALPHA * float(np.sqrt(np.mean(np.square(base, dtype=np.float64)))) / OPENAI_BASE_RMS
-    return tuple(float(f"{multiple * own:.3g}") for multiple in ALPHA_MULTIPLES)
+    scaled = PAPER_ALPHA * float(np.sqrt(np.mean(np.square(base, dtype=np.float64)))) / OPENAI_BASE_RMS
+    return tuple(float(f"{multiple * scaled:.3g}") for multiple in ALPHA_MULTIPLES)
 
 
 def candidates_of(recipe: Recipe, base: np.ndarray) -> list[Recipe]:
-    """Return every recipe to be chosen between; one that leaves nothing to choose is the only one."""
+    """Return every recipe to try; only the recipe itself if it leaves nothing to choose."""
     return recipe.candidates(alpha_grid(base)) if recipe.chooses else [recipe]
 
 
-def fit_by_choice(tasks: Sequence[FitTask], logit_scale: float, device: torch.device) -> list[Chosen]:
-    """Fit every task with everything that its recipe leaves open, and return each task's fit of the best val accuracy.
+def search_residuals(tasks: Sequence[FitTask], logit_scale: float, device: torch.device) -> list[SearchedFit]:
+    """Fit every task with every candidate of its recipe, and return the best fit of each task by validation accuracy.
 
-    All candidates of all tasks go through the training loop together. Ties go to the lower val loss.
+    All candidates of all tasks go through the training loop together. Ties go to the lower validation loss.
 
     Parameters
     ----------
-    tasks : with validation images; alpha, rate and decay of their recipes count only where there is no choice of them.
-    logit_scale, device : see `fitting.fit_residuals`.
+    tasks : sequence of FitTask
+        Tasks with validation images.
+    logit_scale : float
+        Multiplier of the cosines.
+    device : torch.device
+        Where to compute.
 
     Raises
     ------
-    OptionError : a task without validation images.
-    FitError : everything that was tried for a task diverged.
+    OptionError
+        A task has no validation images.
+    FitError
+        All candidates of a task diverged.
     """
     if any(task.validation is None or len(task.validation.labels) == 0 for task in tasks):
         raise OptionError(
-            "alpha auto and --search need validation images to choose by, and this split has none; pass numbers"
+            "alpha auto and --search need validation images to choose by, and this split has none; pass one value each "
+            "for alpha, lr and weight decay"
         )
     tried = [[replace(task, recipe=recipe) for recipe in candidates_of(task.recipe, task.base)] for task in tasks]
     flat = [task for group in tried for task in group]
     fits = iter(try_residuals(flat, logit_scale, device))
-    return [_chosen([(task, next(fits)) for task in group], logit_scale, device) for group in tried]
+    return [_best([(task, next(fits)) for task in group], logit_scale, device) for group in tried]
 
 
-def _chosen(tried: Sequence[tuple[FitTask, Fit]], logit_scale: float, device: torch.device) -> Chosen:
+def _best(tried: Sequence[tuple[FitTask, Fit]], logit_scale: float, device: torch.device) -> SearchedFit:
     candidates = tuple(_candidate(task, fit, logit_scale, device) for task, fit in tried)
     best = max(range(len(tried)), key=lambda number: candidates[number].rank)
     if candidates[best].val_accuracy is None:
         raise FitError(f"all {len(tried)} candidates diverged; search around a lower lr")
-    return Chosen(tried[best][1], candidates[best], candidates)
+    return SearchedFit(tried[best][1], candidates[best], candidates)
 
 
 def _candidate(task: FitTask, fit: Fit, logit_scale: float, device: torch.device) -> Candidate:
-    """Return what a fit comes to on its val images."""
+    """Measure a fit on its validation images."""
     assert task.validation is not None
-    tried = (fit.alpha, task.recipe.lr, task.recipe.weight_decay)
+    combination = (fit.alpha, task.recipe.lr, task.recipe.weight_decay)
     if fit.diverged:
-        return Candidate(*tried, None, None)
+        return Candidate(*combination, None, None)
     head = Head.of_arrays(task.base, logit_scale, fit.residual, fit.image_residual, fit.alpha).to(device)
     features = torch.from_numpy(task.validation.image_features).to(head.weights)
     labels = torch.from_numpy(task.validation.labels).to(device, torch.int64)
     accuracy, minus_loss = head.score(features, labels)
-    return Candidate(*tried, accuracy, -minus_loss)
+    return Candidate(*combination, accuracy, -minus_loss)

@@ -1,6 +1,6 @@
 """A temperature fitted on validation images, so that probabilities are calibrated.
 
-Axes: M images, C classes.
+Axes: M validation images, C classes.
 """
 
 import torch
@@ -9,18 +9,20 @@ from torch.nn.functional import cross_entropy
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature T by which logits are divided to be believed; 1 where there is no image to fit it on.
+    """Return the temperature T that calibrates `softmax(logits / T)`; 1 without images.
 
     Parameters
     ----------
-    logits : (M, C) of val images.
-    labels : (M,) int64.
+    logits : Tensor of shape (M, C)
+        Logits of the validation images.
+    labels : Tensor of shape (M,), int64
+        Their labels.
 
     Notes
     -----
-    Source: temperature scaling, Guo et al., ICML 2017: T minimises the summed cross-entropy of `logits / T`. The few
-    images of a val split are often all classified right, and then only T = 0 would minimise it; so `ln(T)^2 / 2` is
-    added, the prior that ln T is normal around 0, which hundreds of images outweigh.
+    Source: temperature scaling, Guo et al., ICML 2017: T minimises the summed cross-entropy of `logits / T`. If every
+    validation image is classified correctly, which is common in small splits, plain temperature scaling has no optimum
+    above 0. Therefore `ln(T)^2 / 2` is added, the prior that ln T is normal around 0; hundreds of images outweigh it.
     """
     if len(labels) == 0:
         return 1.0

@@ -12,7 +12,8 @@ import torch
 from taskres_cache.caches.contents import TextBases, regular_base
 from taskres_cache.errors import OptionError
 from taskres_cache.heads import Head
-from taskres_cache.methods.task_residual.loop import Task, tune_projections
+from taskres_cache.methods.task_residual.loop import tune_projections
+from taskres_cache.methods.task_residual.task import Task
 from taskres_cache.recipe import PROJECTION_EPOCHS, Recipe
 from taskres_cache.runs.base_files import BaseFile
 

@@ -12,8 +12,8 @@ import torch
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.heads import Head
-from taskres_cache.methods.search import Chosen
-from taskres_cache.methods.task_residual.loop import Fit
+from taskres_cache.methods.search import SearchedFit
+from taskres_cache.methods.task_residual.task import Fit
 from taskres_cache.runs.bases import Start
 from taskres_cache.runs.evaluation import calibration_errors, percent_correct
 from taskres_cache.runs.measures import Predictions, class_accuracies
@@ -69,11 +69,11 @@ def accuracies_on_val(
     return dict(zip(names, accuracies or repeat(None), strict=False)) | {"temperature": classifier.temperature}
 
 
-def history(start: Start, fit: Fit, chosen: Chosen | None) -> dict[str, Any]:
+def history(start: Start, fit: Fit, chosen: SearchedFit | None) -> dict[str, Any]:
     """Return the losses of base and fit, and what was chosen from what."""
     return {
         "base_tuning": Tuning(start.losses, start.kept_epochs) if start.losses else None,
-        "chosen": None if chosen is None else chosen.choice,
+        "chosen": None if chosen is None else chosen.best,
         "candidates": None if chosen is None else chosen.candidates,
         "epoch_losses": fit.losses,
         "kept_epochs": fit.kept_epochs,

@@ -14,8 +14,10 @@ from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import CacheError, RunError
 from taskres_cache.heads import Head
-from taskres_cache.methods.search import Chosen, candidates_of, fit_by_choice
-from taskres_cache.methods.task_residual.loop import Fit, FitTask, Task, fit_residuals, stack_size
+from taskres_cache.methods.search import SearchedFit, candidates_of, search_residuals
+from taskres_cache.methods.task_residual.loop import fit_residuals
+from taskres_cache.methods.task_residual.stacking import stack_size
+from taskres_cache.methods.task_residual.task import Fit, FitTask, Task
 from taskres_cache.methods.temperature import fit_temperature
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.base_files import BaseFile
@@ -166,7 +168,7 @@ class _Fitted:
     start: Start
     task: FitTask
     fit: Fit
-    chosen: Chosen | None = None
+    chosen: SearchedFit | None = None
 
 
 def _fitted(
@@ -180,7 +182,7 @@ def _fitted(
     plain = [task for task in tasks if not task.recipe.chooses and task.recipe.base != "enhanced-only"]
     choosing = [task for task in tasks if task.recipe.chooses]
     fits = {id(task): fit for task, fit in zip(plain, fit_residuals(plain, scale, device), strict=True)}
-    chosen = {id(task): one for task, one in zip(choosing, fit_by_choice(choosing, scale, device), strict=True)}
+    chosen = {id(task): one for task, one in zip(choosing, search_residuals(choosing, scale, device), strict=True)}
     fits |= {number: one.fit for number, one in chosen.items()}
     return [
         _Fitted(name, start, task, fits.get(id(task)) or _no_fit(task), chosen.get(id(task)))

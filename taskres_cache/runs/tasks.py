@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import OptionError
-from taskres_cache.methods.task_residual.loop import Task
-from taskres_cache.methods.training_data import TrainingSet, ValidationSet
+from taskres_cache.methods.task_residual.task import Task
+from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
 from taskres_cache.recipe import Recipe
 
 
@@ -40,9 +40,9 @@ def _training_set(cache: FeatureCache, name: SplitName, views: int, view_use: st
     rows = cache.split(*name).train
     labels = cache.labels[rows]
     if views == 0:
-        return TrainingSet.read(cache.pieces(rows), labels, cache.dim)
+        return TrainingSet.from_pieces(cache.pieces(rows), labels, cache.dim)
     pieces = cache.augmented_pieces(rows)
     if view_use == "walk":
-        return TrainingSet.read_views(pieces, labels, cache.dim, views)
+        return TrainingSet.from_view_pieces(pieces, labels, cache.dim, views)
     means = ((positions, features[:, :views].mean(axis=1)) for positions, features in pieces)
-    return TrainingSet.read(means, labels, cache.dim)
+    return TrainingSet.from_pieces(means, labels, cache.dim)

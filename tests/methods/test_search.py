@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from taskres_cache.errors import FitError, OptionError
-from taskres_cache.methods.search import ALPHA_MULTIPLES, Candidate, alpha_grid, candidates_of, fit_by_choice
-from taskres_cache.methods.task_residual.loop import Fit, FitTask, fit_residuals, try_residuals
-from taskres_cache.methods.training_data import TrainingSet, ValidationSet
+from taskres_cache.methods.search import ALPHA_MULTIPLES, Candidate, alpha_grid, candidates_of, search_residuals
+from taskres_cache.methods.task_residual.loop import fit_residuals, try_residuals
+from taskres_cache.methods.task_residual.task import Fit, FitTask
+from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
 from taskres_cache.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def task(
     if val_labels_shuffled is not None:
         val_labels = np.random.default_rng(val_labels_shuffled).permutation(val_labels)
     base = (0.3 * rng.normal(size=(4, 16))).astype(np.float32)
-    sets = TrainingSet.of(features[:40], labels[:40]), ValidationSet(features[40:], val_labels)
+    sets = TrainingSet.from_features(features[:40], labels[:40]), ValidationSet(features[40:], val_labels)
     return FitTask(sets[0], recipe or Recipe(alpha_rule="auto"), 20, seed, sets[1], base=base), base
 
 
@@ -43,7 +44,7 @@ def test_the_grid_follows_the_bases_size() -> None:
 
 def test_the_best_on_val_is_chosen_and_all_are_told() -> None:
     one, base = task()
-    (chosen,) = fit_by_choice([one], 100.0, CPU)
+    (chosen,) = search_residuals([one], 100.0, CPU)
     assert [candidate.alpha for candidate in chosen.candidates] == pytest.approx(alpha_grid(base))
     best = max(chosen.candidates, key=lambda candidate: (candidate.val_accuracy, -candidate.val_loss))
     assert chosen.fit.alpha == best.alpha
@@ -68,13 +69,13 @@ def test_ties_go_to_the_lower_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("taskres_cache.methods.search._candidate", tie)
     one, base = task()
-    (chosen,) = fit_by_choice([one], 100.0, CPU)
+    (chosen,) = search_residuals([one], 100.0, CPU)
     assert chosen.fit.alpha == pytest.approx(alpha_grid(base)[2])
 
 
 def test_other_val_labels_choose_otherwise() -> None:
     chosen = {
-        fit_by_choice([one], 100.0, CPU)[0].fit.alpha
+        search_residuals([one], 100.0, CPU)[0].fit.alpha
         for one, base in (task(val_labels_shuffled=shuffled) for shuffled in (None, 1, 2, 3))
     }
     assert len(chosen) > 1
@@ -83,16 +84,14 @@ def test_other_val_labels_choose_otherwise() -> None:
 def test_alpha_rate_and_decay_are_chosen_together() -> None:
     recipe = Recipe(batch_size=16).searching(alphas=(0.5, 2.0), lrs=(1e-3, 2e-2), weight_decays=(0.0, 0.05))
     one, base = task(recipe=recipe)
-    (chosen,) = fit_by_choice([one], 100.0, CPU)
+    (chosen,) = search_residuals([one], 100.0, CPU)
     assert len(chosen.candidates) == len(candidates_of(recipe, base)) == 8
     assert len({candidate.val_loss for candidate in chosen.candidates}) == 8  # each was fitted with its own
-    assert chosen.choice == max(chosen.candidates, key=lambda candidate: candidate.rank)
-    alone = Recipe(
-        batch_size=16, alpha=chosen.choice.alpha, lr=chosen.choice.lr, weight_decay=chosen.choice.weight_decay
-    )
+    assert chosen.best == max(chosen.candidates, key=lambda candidate: candidate.rank)
+    alone = Recipe(batch_size=16, alpha=chosen.best.alpha, lr=chosen.best.lr, weight_decay=chosen.best.weight_decay)
     (expected,) = fit_residuals([FitTask(one.training, alone, 20, 1, base=base)], 100.0, CPU)
     assert np.allclose(chosen.fit.residual, expected.residual, rtol=1e-4, atol=1e-7)
-    assert chosen.fit.alpha == chosen.choice.alpha
+    assert chosen.fit.alpha == chosen.best.alpha
     assert len(candidates_of(Recipe(), base)) == 1
 
 
@@ -105,37 +104,37 @@ def test_all_candidates_of_all_tasks_go_through_one_call(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("taskres_cache.methods.search.try_residuals", counted)
     recipe = Recipe().searching(lrs=(1e-3, 2e-2))
-    fit_by_choice([task(seed=seed, recipe=recipe)[0] for seed in (1, 2)], 100.0, CPU)
+    search_residuals([task(seed=seed, recipe=recipe)[0] for seed in (1, 2)], 100.0, CPU)
     assert calls == [2 * 7 * 2 * 3]
 
 
 def test_what_diverges_is_not_chosen() -> None:
     one, _ = task(recipe=Recipe(lrs=(1e300, 2e-3)))
-    (chosen,) = fit_by_choice([one], 100.0, CPU)
-    assert chosen.choice.lr == 2e-3
+    (chosen,) = search_residuals([one], 100.0, CPU)
+    assert chosen.best.lr == 2e-3
     assert chosen.candidates[0].val_accuracy is None
     with pytest.raises(FitError, match="all 2 candidates diverged"):
-        fit_by_choice([task(recipe=Recipe(lrs=(1e300, 1e299)))[0]], 100.0, CPU)
+        search_residuals([task(recipe=Recipe(lrs=(1e300, 1e299)))[0]], 100.0, CPU)
 
 
 @pytest.mark.parametrize("kind", ["image", "both"])
 def test_candidates_are_judged_with_their_image_residual(kind: str) -> None:
     one, base = task(recipe=Recipe(residual=kind, alpha_rule="auto", alphas=(1.0, 5.0), lr=0.05))
-    (chosen,) = fit_by_choice([one], 100.0, CPU)
+    (chosen,) = search_residuals([one], 100.0, CPU)
     assert one.validation is not None
     assert chosen.fit.image_residual is not None
     alpha, features = chosen.fit.alpha, one.validation.image_features
     images, weights = features + alpha * chosen.fit.image_residual, base + alpha * chosen.fit.residual
     right = ((images @ weights.T / np.linalg.norm(weights, axis=1)).argmax(1) == one.validation.labels).mean()
-    assert chosen.choice.val_accuracy == pytest.approx(100 * right)
+    assert chosen.best.val_accuracy == pytest.approx(100 * right)
     assert np.any(chosen.fit.residual) == (kind == "both")
 
 
 def test_several_tasks_are_chosen_for_one_by_one() -> None:
     first, _ = task(seed=1)
     second, _ = task(seed=2, val_labels_shuffled=1)
-    together = fit_by_choice([first, second], 100.0, CPU)
-    alone = [fit_by_choice([one], 100.0, CPU)[0] for one in (first, second)]
+    together = search_residuals([first, second], 100.0, CPU)
+    alone = [search_residuals([one], 100.0, CPU)[0] for one in (first, second)]
     assert [chosen.fit.alpha for chosen in together] == [chosen.fit.alpha for chosen in alone]
 
 
@@ -145,11 +144,11 @@ def test_without_val_images_nothing_can_be_chosen() -> None:
     for validation in (None, empty):
         nothing = FitTask(one.training, one.recipe, 20, 1, validation, base=base)
         with pytest.raises(OptionError, match="alpha auto and --search need validation images"):
-            fit_by_choice([nothing], 100.0, CPU)
+            search_residuals([nothing], 100.0, CPU)
 
 
 def test_test_features_are_not_even_handed_in() -> None:
-    assert set(signature(fit_by_choice).parameters) == {"tasks", "logit_scale", "device"}
+    assert set(signature(search_residuals).parameters) == {"tasks", "logit_scale", "device"}
     assert {field.name for field in fields(FitTask)} == {"training", "validation", "recipe", "epochs", "seed", "base"}
     assert {field.name for field in fields(TrainingSet)} == {"directions", "lengths", "labels"}
     assert {field.name for field in fields(ValidationSet)} == {"image_features", "labels"}

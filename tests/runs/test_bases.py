@@ -9,8 +9,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 from taskres_cache.caches.contents import TextBases, regular_base
 from taskres_cache.errors import FitError, OptionError
-from taskres_cache.methods.task_residual.loop import Task, tune_projections
-from taskres_cache.methods.training_data import TrainingSet, ValidationSet
+from taskres_cache.methods.task_residual.loop import tune_projections
+from taskres_cache.methods.task_residual.task import Task
+from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.bases import Bases
 
@@ -28,7 +29,7 @@ def text_tower(dtype: type = np.float64) -> TextBases:
 def images(seed: int = 0, count: int = 40) -> TrainingSet:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 5, count)
-    return TrainingSet.of(rng.normal(size=(5, 12))[labels] + 2 * rng.normal(size=(count, 12)), labels)
+    return TrainingSet.from_features(rng.normal(size=(5, 12))[labels] + 2 * rng.normal(size=(count, 12)), labels)
 
 
 def task(recipe: Recipe, training: TrainingSet | None = None, seed: int = 3) -> Task:
@@ -111,7 +112,7 @@ def test_recipes_that_differ_in_the_residual_alone_share_their_base() -> None:
 
 def test_patience_keeps_the_best_epoch_of_a_projection() -> None:
     both = images(count=120)
-    few = TrainingSet.of(both.directions[0, :30], both.labels[:30])
+    few = TrainingSet.from_features(both.directions[0, :30], both.labels[:30])
     validation = ValidationSet(both.directions[0, 30:], both.labels[30:])
     recipe = Recipe(base="enhanced", lr=0.3, batch_size=16, patience=4)
     (start,) = Bases(text_tower(), [recipe], None, SCALE, CPU).starts([Task(few, recipe, 7, 1, validation)])
@@ -130,5 +131,5 @@ def test_a_tower_without_a_projection_cannot_be_tuned() -> None:
 
 def test_a_projection_that_diverges_says_so() -> None:
     recipe = Recipe(base="enhanced", lr=1e300)
-    with pytest.raises(FitError, match="diverged in epoch"):
+    with pytest.raises(FitError, match="became NaN or infinite in epoch"):
         Bases(text_tower(), [recipe], None, SCALE, CPU).starts([task(recipe)])

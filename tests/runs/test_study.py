@@ -15,8 +15,9 @@ from taskres_cache.caches.contents import CacheContents, TextBases
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import CacheError, OptionError, RunError, StorageError
-from taskres_cache.methods.task_residual.loop import FitTask, fit_residuals
-from taskres_cache.methods.training_data import TrainingSet
+from taskres_cache.methods.task_residual.loop import fit_residuals
+from taskres_cache.methods.task_residual.task import FitTask
+from taskres_cache.methods.training_sets import TrainingSet
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.evaluation import class_rows, evaluate_run
 from taskres_cache.runs.finding import find_runs
@@ -93,7 +94,7 @@ def test_a_run_finds_its_cache_again(results: list[Run], cache: FeatureCache, tm
 
 def test_a_fit_in_a_study_is_the_fit_alone(results: list[Run], contents: CacheContents) -> None:
     rows = contents.splits[4, 2].train
-    training = TrainingSet.of(contents.image_features[rows], contents.labels[rows])
+    training = TrainingSet.from_features(contents.image_features[rows], contents.labels[rows])
     base = contents.text.embeddings.mean(axis=1)
     (alone,) = fit_residuals([FitTask(training, RECIPE, 30, 2, base=base)], 100.0, CPU)
     stored = read_classifier(results[3].folder).residual
@@ -122,9 +123,9 @@ def test_fits_go_round_the_views_of_a_cache(
     rows, base = contents.splits[4, 2].train, contents.text.embeddings.mean(axis=1)
     labels = contents.labels[rows]
     expected = {
-        ("walk", 3): TrainingSet.of_views(views[rows].swapaxes(0, 1), labels),
-        ("walk", 2): TrainingSet.of_views(views[rows, :2].swapaxes(0, 1), labels),
-        ("average", 2): TrainingSet.of(views[rows, :2].mean(axis=1), labels),  # of un-normalised features
+        ("walk", 3): TrainingSet.from_views(views[rows].swapaxes(0, 1), labels),
+        ("walk", 2): TrainingSet.from_views(views[rows, :2].swapaxes(0, 1), labels),
+        ("average", 2): TrainingSet.from_features(views[rows, :2].mean(axis=1), labels),  # of un-normalised features
     }
     for (use, count), training in expected.items():
         recipe = RECIPE.changed(views=count, view_use=use)

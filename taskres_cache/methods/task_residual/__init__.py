@@ -1,1 +1,1 @@
-"""The fast trainer of task residuals: closed-form gradients, stacked fits."""
+"""The fast trainer of task residuals: closed-form gradients, many fits per step."""

@@ -1,4 +1,4 @@
-"""The steps of one epoch, one after the other; on a GPU as one graph that the host launches as a whole.
+"""The steps of one epoch in sequence; on a GPU as one CUDA graph.
 
 Axes: K fits, B images of a batch.
 """
@@ -10,17 +10,20 @@ from torch import Tensor
 
 from taskres_cache.methods.task_residual.step import Step
 
-CAPTURED_STEPS = 512  # the longest epoch that is captured
+CAPTURED_STEPS = 512  # longer epochs are not captured as a graph
 
 
 class Epoch:
-    """All steps of an epoch over buffers that stay where they are.
+    """All steps of an epoch, over buffers whose addresses never change.
 
     Parameters
     ----------
-    step : what takes one step.
-    labels : (rows,) int64 of the step's directions.
-    shape : (K, steps, B).
+    step : Step
+        Takes one step.
+    labels : Tensor of shape (rows,), int64
+        Labels of the step's directions.
+    shape : (int, int, int)
+        K, steps, B.
     """
 
     def __init__(self, step: Step, labels: Tensor, shape: tuple[int, int, int]) -> None:
@@ -32,9 +35,9 @@ class Epoch:
         self._graph = self._captured() if labels.is_cuda and shape[1] <= CAPTURED_STEPS else None
 
     def run(self, order: Tensor) -> Tensor:
-        """Take the steps over rows (K, steps, B), and return each fit's mean loss (K,).
+        """Take the steps over rows (K, steps, B), and return the mean loss of each fit (K,).
 
-        A likelihood that is too small for its type counts as the smallest one, so that a loss beyond 87 reads 87.
+        A likelihood below the smallest number of its type counts as that number, so a loss above 87 reads 87.
         """
         self._rows.copy_(order, non_blocking=True)
         self._row_labels.copy_(self._labels[self._rows][..., None])
@@ -50,14 +53,14 @@ class Epoch:
             self._step(*batch)
 
     def _captured(self) -> "torch.cuda.CUDAGraph":
-        """Return the epoch as a CUDA graph: one launch an epoch instead of some twenty a step."""
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with warnings.catch_warnings(), torch.cuda.stream(beside):
+        """Return the epoch as a CUDA graph: one launch per epoch instead of about twenty per step."""
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with warnings.catch_warnings(), torch.cuda.stream(side_stream):
             warnings.simplefilter("ignore")
-            # A rehearsal, in which the libraries set up what cannot be set up while a graph is recorded.
+            # A warm-up step: libraries initialise on first use, which cannot happen while a graph is recorded.
             self._step(self._rows[:, 0], self._row_labels[:, 0], self._likelihoods[:, 0])
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._take_steps()

@@ -1,6 +1,6 @@
-"""One optimisation step of K fits at once: two products, and everything else in place.
+"""One optimisation step of K fits at once: two matrix products, and everything else in place.
 
-Nothing goes through autograd, no array of a product's size is allocated twice, and the host waits for nothing.
+There is no autograd, no array of a product's size is allocated twice, and the host never waits for the device.
 
 Axes: K fits, B images of a batch, C classes, D embedding, W width of the text tower.
 """
@@ -29,22 +29,28 @@ ADAM_EPS = 1e-8
 
 
 class Step(ABC):
-    """The steps of K fits of one shape, whatever it is that they train.
+    """The steps of K fits of one shape.
 
     Parameters
     ----------
-    directions, lengths : (rows, D) normalised image features and (rows,) their lengths before, those of several
-        training sets one below the other; the directions' floating type is that of the products' operands.
-    batch : the arrays to work in; the likelihoods and the gradients of the parts follow from it.
-    parts : what is trained, by name.
-    alpha : of the residuals among the parts; None where there are none.
-    weight_decays : (K,).
+    directions : Tensor of shape (rows, D)
+        Normalised image features, in the type of the products' operands; several training sets one below the other.
+    lengths : Tensor of shape (rows,)
+        Their lengths before normalising.
+    batch : Batch
+        Buffers that the parts work in.
+    parts : mapping of str to Part
+        What is trained, by name.
+    alpha : Alpha or None
+        Weights of the residuals among the parts; None if there are none.
+    weight_decays : sequence of float, of length K
+        Weight decay of each fit.
 
     Notes
     -----
     With `v = w/|w|`, cosines `<f, v>` and `e = softmax - onehot`, the mean cross-entropy has the gradient
-    `dL/dw = s/B * (sum_b e f - v * sum_b e <f, v>) / |w|`. The products run on `w` as it is: division by `|w|` is a
-    scaling of columns of (B, C). What follows for each part stands in `tuned`.
+    `dL/dw = s/B * (sum_b e f - v * sum_b e <f, v>) / |w|`. The products use the un-normalised `w`: division by `|w|`
+    scales the columns of (B, C). The gradient of each part is in `parts.py`.
     """
 
     def __init__(
@@ -66,9 +72,12 @@ class Step(ABC):
 
         Parameters
         ----------
-        rows : (K, B) of the directions.
-        labels : (K, B, 1) int64, those of the rows.
-        likelihoods : (K, B, 1), written: the probability that each image's own class had.
+        rows : Tensor of shape (K, B), int64
+            Rows of the directions.
+        labels : Tensor of shape (K, B, 1), int64
+            Labels of the rows.
+        likelihoods : Tensor of shape (K, B, 1)
+            Output: the probability of each image's label.
         """
         batch, flat = self._batch, rows.reshape(-1)
         torch.index_select(self._directions, 0, flat, out=batch.images.view(len(flat), -1))
@@ -86,7 +95,7 @@ class Step(ABC):
             optimiser.step()
 
     def _forward(self) -> None:
-        """Write the logits and, where the errors are to be, the softmax of the batch."""
+        """Compute the logits of the batch, and their softmax in the buffer of the errors."""
         batch = self._batch
         torch.linalg.vector_norm(batch.weights, dim=-1, keepdim=True, out=batch.scale)  # (K, C, 1)
         batch.scale.reciprocal_().mul_(batch.logit_scale)
@@ -95,21 +104,21 @@ class Step(ABC):
         torch.softmax(batch.logits, dim=-1, out=batch.errors)  # (K, B, C)
 
     def values(self, fit: int) -> dict[str, Tensor]:
-        """Return what a fit has come to so far, part by part and alpha; the tensors themselves, which change."""
+        """Return the current parts and alpha of a fit by name; views, which later steps change."""
         alpha = {} if self.alpha is None else {"alpha": self.alpha.value[fit]}
         return {name: part.value[fit] for name, part in self.parts.items()} | alpha
 
     @abstractmethod
     def head(self, fit: int) -> Head:
-        """Return the classifier of a fit as it is now."""
+        """Return the current classifier of a fit."""
 
     def set_rates(self, rates: Sequence[float]) -> None:
-        """Set each fit's learning rate."""
+        """Set the learning rate of each fit."""
         for optimiser, rate in zip(self._optimisers, rates, strict=True):
             optimiser.set_rate(rate)
 
     def restart(self) -> None:
-        """Go back to where the fits began: what a rehearsal did is forgotten."""
+        """Reset all fits to their initial state, as after a warm-up step."""
         for part in self.parts.values():
             part.restart()
         for optimiser in self._optimisers:
@@ -126,16 +135,20 @@ class Step(ABC):
 
 
 class ResidualStep(Step):
-    """The steps of K residuals: of the text, the image side, or both, as the recipes say.
+    """The steps of K residuals: of the text side, the image side, or both.
 
     Parameters
     ----------
-    directions, lengths : see `Step`.
-    base : (C, D), or (K, C, D) for bases of their own, un-normalised; its floating type is the one that everything is
-        computed in.
-    logit_scale : the multiplier s of the cosines.
-    recipes : (K,) of one alpha rule and one kind of residual; alpha, rate and decay are each fit's own.
-    batch_size : B.
+    directions, lengths : Tensor
+        As in `Step`.
+    base : Tensor of shape (C, D) or (K, C, D)
+        Un-normalised, shared or per fit. Its floating type is used for all computation.
+    logit_scale : float
+        Multiplier s of the cosines.
+    recipes : sequence of Recipe, of length K
+        Of one alpha rule and one kind of residual; alpha, learning rate and weight decay may differ.
+    batch_size : int
+        B.
     """
 
     def __init__(
@@ -149,14 +162,14 @@ class ResidualStep(Step):
     ) -> None:
         batch = Batch.empty(directions, (len(recipes), batch_size, base.shape[-2]), base, logit_scale)
         alpha, kind = Alpha(recipes, batch_size, base), recipes[0].residual
-        # The image side first: on the way back the text side uses up what it looks at.
+        # The image side first: the gradient of the text side overwrites what that of the image side reads.
         image: dict[str, Part] = {} if kind == "text" else {"image_residual": ImageResidual(alpha, batch)}
         text: dict[str, Part] = {} if kind == "image" else {"residual": TextResidual(base, alpha, batch)}
         super().__init__(directions, lengths, batch, image | text, alpha, [recipe.weight_decay for recipe in recipes])
         self._base = base.expand_as(batch.weights)
 
     def head(self, fit: int) -> Head:
-        """Return the classifier of a fit: `base + alpha * residual`, and `alpha * image_residual` if it trains one."""
+        """Return the current classifier of a fit: weights `base + alpha * residual`, shift `alpha * image_residual`."""
         values = self.values(fit)
         alpha, base = values["alpha"], self._base[fit]
         weights = add_residual(base, values["residual"], alpha) if "residual" in values else base
@@ -165,13 +178,18 @@ class ResidualStep(Step):
 
 
 class ProjectionStep(Step):
-    """The steps of K text projections, as an enhanced base has them.
+    """The steps of K text projections of enhanced bases.
 
     Parameters
     ----------
-    directions, lengths : see `Step`.
-    pre_projection, projection : (C, W) and (W, D), whose product is the base to start from.
-    logit_scale, recipes, batch_size : see `ResidualStep`.
+    directions, lengths : Tensor
+        As in `Step`.
+    pre_projection : Tensor of shape (C, W)
+        Input of the projection, mean over templates.
+    projection : Tensor of shape (W, D)
+        The projection to start from.
+    logit_scale, recipes, batch_size : float, sequence of Recipe, int
+        As in `ResidualStep`.
     """
 
     def __init__(
@@ -191,31 +209,33 @@ class ProjectionStep(Step):
         self._pre_projection = pre_projection
 
     def head(self, fit: int) -> Head:
-        """Return the base (C, D) that the projection of a fit yields."""
+        """Return the base (C, D) of the current projection of a fit as a classifier."""
         return Head(self._pre_projection @ self.values(fit)["projection"], self._batch.logit_scale)
 
 
 class FusedAdam:
-    """torch's fused Adam, decay added to the gradient (not AdamW), over gradients that are written in place.
+    """torch's fused Adam over gradients that are written in place; weight decay is added to the gradient (not AdamW).
 
-    The functional form, since the optimiser's own bookkeeping takes as long as a step of a small fit.
+    It uses the functional form: the bookkeeping of `torch.optim.Adam` takes as long as a step of a small fit.
 
     Parameters
     ----------
-    parameters, gradients : of equal shapes; both are kept, and read or written at every step.
-    weight_decay : times the parameter, added to its gradient.
+    parameters, gradients : sequence of Tensor
+        Of equal shapes; every step reads the gradients and writes the parameters.
+    weight_decay : float
+        Times the parameter, added to its gradient.
     """
 
     def __init__(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], weight_decay: float) -> None:
         self._parameters, self._gradients, self._weight_decay = list(parameters), list(gradients), weight_decay
-        self._means = [torch.zeros_like(one) for one in parameters]
-        self._squares = [torch.zeros_like(one) for one in parameters]
-        self._steps = [torch.zeros((), device=one.device) for one in parameters]
-        on_gpu = parameters[0].is_cuda  # where a captured step has its rate in a tensor, for the host to write another
+        self._means = [torch.zeros_like(parameter) for parameter in parameters]
+        self._squares = [torch.zeros_like(parameter) for parameter in parameters]
+        self._steps = [torch.zeros((), device=parameter.device) for parameter in parameters]
+        on_gpu = parameters[0].is_cuda  # a captured step reads its learning rate from a tensor, which the host rewrites
         self._rate: float | Tensor = torch.zeros((), device=parameters[0].device) if on_gpu else 0.0
 
     def step(self) -> None:
-        """Move the parameters against their gradients."""
+        """Update the parameters."""
         adam(
             self._parameters, self._gradients, self._means, self._squares, [], self._steps,
             fused=True, foreach=False, capturable=isinstance(self._rate, Tensor), amsgrad=False, maximize=False,
@@ -223,13 +243,13 @@ class FusedAdam:
         )  # fmt: skip
 
     def set_rate(self, rate: float) -> None:
-        """Set the learning rate of the steps to come."""
+        """Set the learning rate of the next steps."""
         if isinstance(self._rate, Tensor):
             self._rate.fill_(rate)
         else:
             self._rate = rate
 
     def restart(self) -> None:
-        """Forget every step."""
+        """Reset the moments and step counts."""
         for state in (*self._means, *self._squares, *self._steps):
             state.zero_()

@@ -8,8 +8,10 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from taskres_cache.errors import FitError, OptionError
-from taskres_cache.methods.task_residual.loop import Fit, FitTask, epoch_order, fit_residuals, stacks
-from taskres_cache.methods.training_data import TrainingSet, ValidationSet
+from taskres_cache.methods.task_residual.loop import epoch_order, fit_residuals
+from taskres_cache.methods.task_residual.stacking import stacks
+from taskres_cache.methods.task_residual.task import Fit, FitTask
+from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
 from taskres_cache.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -21,14 +23,14 @@ def few_shots(count: int, classes: int, dim: int) -> tuple[TrainingSet, np.ndarr
     labels = rng.integers(0, classes, count)
     centres = rng.normal(size=(classes, dim))
     features = 5 * centres[labels] + 15 * rng.normal(size=(count, dim))  # far apart enough for real gradients
-    return TrainingSet.of(features, labels), 0.3 * (centres + 0.5 * rng.normal(size=(classes, dim)))
+    return TrainingSet.from_features(features, labels), 0.3 * (centres + 0.5 * rng.normal(size=(classes, dim)))
 
 
 def train_and_val() -> tuple[TrainingSet, ValidationSet, np.ndarray]:
     both, _ = few_shots(90, classes=5, dim=12)
     base = 0.3 * np.random.default_rng(8).normal(size=(5, 12))  # that knows nothing, so that there is much to learn
     features, labels = both.directions[0], both.labels
-    return TrainingSet.of(features[:40], labels[:40]), ValidationSet(features[40:], labels[40:]), base
+    return TrainingSet.from_features(features[:40], labels[:40]), ValidationSet(features[40:], labels[40:]), base
 
 
 def fit_alone(training: TrainingSet, base: np.ndarray, recipe: Recipe, epochs: int, seed: int) -> Fit:
@@ -109,7 +111,7 @@ def test_rows_that_fill_no_batch_are_dropped(count: int, batch: int, shape: tupl
 
 def test_a_fit_that_diverges_says_so() -> None:
     training, base = few_shots(20, classes=5, dim=12)
-    with pytest.raises(FitError, match="diverged in epoch .* with lr 1e\\+300"):
+    with pytest.raises(FitError, match="became NaN or infinite in epoch .* with lr 1e\\+300"):
         fit_alone(training, base, Recipe(lr=1e300), epochs=5, seed=1)
 
 
@@ -117,12 +119,12 @@ def tasks_of_a_grid(dtype: type = np.float64) -> list[FitTask]:
     """Three sizes, two seeds with training sets of their own, four recipes that differ in what is each fit's own."""
     base = few_shots(50, classes=5, dim=12)[1].astype(dtype)
     sets = [
-        TrainingSet.of(*one)
+        TrainingSet.from_features(*one)
         for one in (
             (few.directions[0, :n], few.labels[:n]) for n in (50, 50, 30, 16) for few in [few_shots(60, 5, 12)[0]]
         )
     ]
-    sets[1] = TrainingSet.of(sets[1].directions[0, ::-1].copy(), sets[1].labels[::-1].copy())
+    sets[1] = TrainingSet.from_features(sets[1].directions[0, ::-1].copy(), sets[1].labels[::-1].copy())
     recipes = [
         Recipe(alpha=alpha, lr=lr, weight_decay=decay, batch_size=16)
         for alpha, lr, decay in ((0.5, 2e-3, 5e-4), (2.0, 5e-3, 0.0))
@@ -225,7 +227,7 @@ def test_tf32_is_refused_where_there_is_none() -> None:
 def test_epoch_e_takes_view_e_mod_v(views: int) -> None:
     rng = np.random.default_rng(views)
     one, base = few_shots(50, classes=5, dim=12)
-    several = TrainingSet.of_views(
+    several = TrainingSet.from_views(
         np.stack([rng.permutation(one.directions[0], axis=1) for _ in range(views)]), one.labels
     )
     fitted = fit_alone(several, base, Recipe(batch_size=16), epochs=30, seed=3)
@@ -239,7 +241,7 @@ def test_fits_with_views_are_stacked_with_their_like() -> None:
     rng = np.random.default_rng(1)
     one, base = few_shots(48, classes=5, dim=12)
     stacks_of_views = [
-        TrainingSet.of_views(np.stack([rng.permutation(one.directions[0], axis=1) for _ in range(count)]), one.labels)
+        TrainingSet.from_views(np.stack([rng.permutation(one.directions[0], axis=1) for _ in range(count)]), one.labels)
         for count in (3, 3, 1)
     ]
     recipe = Recipe(batch_size=16)
@@ -254,7 +256,7 @@ def test_views_in_pieces_are_the_first_of_each_image() -> None:
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(20, 4, 12)).astype(np.float32), np.arange(20) % 5
     pieces = ((positions, features[positions]) for positions in np.array_split(rng.permutation(20), 3))
-    read = TrainingSet.read_views(pieces, labels, 12, views=3)
+    read = TrainingSet.from_view_pieces(pieces, labels, 12, views=3)
     expected = features[:, :3] / np.linalg.norm(features[:, :3], axis=-1, keepdims=True)
     assert read.directions.shape == (3, 20, 12)
     assert np.allclose(read.lengths, np.linalg.norm(features[:, :3], axis=-1).T)
@@ -264,7 +266,7 @@ def test_views_in_pieces_are_the_first_of_each_image() -> None:
 def test_features_that_were_handed_in_stay_as_they_were() -> None:
     features = np.random.default_rng(0).normal(size=(20, 12))
     before = features.copy()
-    training = TrainingSet.of(features, np.arange(20) % 5)
+    training = TrainingSet.from_features(features, np.arange(20) % 5)
     normalised = training.directions.copy()
     fit_alone(training, few_shots(20, classes=5, dim=12)[1], Recipe(), epochs=1, seed=1)
     assert np.array_equal(features, before)
@@ -277,7 +279,7 @@ def test_a_training_set_in_pieces_is_the_set_at_once() -> None:
     features, labels = rng.normal(size=(20, 12)).astype(np.float32), np.arange(20) % 5
     order = rng.permutation(20)
     pieces = ((positions, features[positions]) for positions in np.array_split(order, 3))
-    read, whole = TrainingSet.read(pieces, labels, 12), TrainingSet.of(features, labels)
+    read, whole = TrainingSet.from_pieces(pieces, labels, 12), TrainingSet.from_features(features, labels)
     assert np.array_equal(read.directions, whole.directions)
     assert np.array_equal(read.lengths, whole.lengths)
     assert np.array_equal(read.labels, labels)

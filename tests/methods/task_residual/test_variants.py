@@ -14,7 +14,8 @@ from taskres_cache.caches.contents import CacheContents, TextBases
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import OptionError, RunError
-from taskres_cache.methods.task_residual.loop import Fit, try_residuals
+from taskres_cache.methods.task_residual.loop import try_residuals
+from taskres_cache.methods.task_residual.task import Fit
 from taskres_cache.methods.temperature import fit_temperature
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.base_files import read_base
