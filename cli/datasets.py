@@ -87,13 +87,13 @@ def verify(
 
 def _described(entry: "Entry", root: Path) -> dict[str, Any]:
     """Return the facts of a known data set as plain values."""
-    lacks = entry.missing(root)
+    missing = entry.missing(root)
     return {
         "name": entry.name,
         "title": entry.title,
-        "complete": not lacks,
-        "lacks": list(lacks),
-        "warnings": [] if lacks else list(entry.warnings(root)),
+        "complete": not missing,
+        "lacks": list(missing),
+        "warnings": [] if missing else list(entry.warnings(root)),
         "steps": list(entry.steps(root)),
         "backbone": asdict(entry.backbone),
     }
@@ -134,6 +134,8 @@ def _as_published(count: int, published: int | None) -> str:
 
 def _faults_found(result: "Verification", published: "Counts | None") -> str:
     """Return what is wrong and the remedy, as one line."""
-    faults = [f"{len(result.faults)} images are missing or do not open"] if result.faults else []
+    from .console import image_count
+
+    faults = [f"{image_count(len(result.faults))} missing or unreadable"] if result.faults else []
     differ = ["the counts differ from the published ones"] if published not in (None, result.counts) else []
     return "; ".join([*faults, *differ]) + "; unpack the archives again and get the split file (see `taskres datasets`)"

@@ -29,6 +29,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from taskres_cache.datasets import Dataset
     from taskres_cache.extraction.extract import Extraction
 
 
@@ -69,8 +70,7 @@ def extract(
     Example: taskres extract photos --backbone ViT-B-16 --views 10
     """
     from taskres_cache.caches.contents import cache_path
-    from taskres_cache.datasets import default_backbone, load_dataset
-    from taskres_cache.datasets.prompts import read_templates
+    from taskres_cache.datasets import default_backbone
     from taskres_cache.encoders.loading import load_backbone
     from taskres_cache.extraction.extract import ExtractOptions
     from taskres_cache.extraction.extract import extract as extract_features
@@ -89,9 +89,7 @@ def extract(
         workers=workers,
         unreadable="skip" if skip_unreadable else "fail",
     )
-    images = load_dataset(dataset, root, split_seed, name)
-    if templates is not None:
-        images = replace(images, templates=read_templates(templates))
+    images = _dataset(dataset, root, split_seed, name, templates)
     default = default_backbone(images.name)
     encoder = load_backbone(backbone or default.name, pretrained or default.pretrained, device, precision)
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
@@ -103,6 +101,15 @@ def extract(
         done = extract_features(images, encoder, options, path, display, ranks)
     if ranks.first:
         _report(done, "eval RUN --on" if images.test_only else "fit")
+
+
+def _dataset(name_or_folder: str, root: Path, split_seed: int, name: str | None, templates: str | None) -> "Dataset":
+    """Return the data set, with the prompts of `--templates` if there are any."""
+    from taskres_cache.datasets import load_dataset
+    from taskres_cache.datasets.prompts import read_templates
+
+    dataset = load_dataset(name_or_folder, root, split_seed, name)
+    return dataset if templates is None else replace(dataset, templates=read_templates(templates))
 
 
 def _report(done: "Extraction", command: str) -> None:

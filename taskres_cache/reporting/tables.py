@@ -31,7 +31,7 @@ class Table:
         """Return the table in GitHub's Markdown, below its title as a heading."""
         rule = ["---" if position < self.left else "---:" for position in range(len(self.columns))]
         lines = [_markdown_row(cells) for cells in (self.columns, rule, *self.rows)]
-        return "\n".join([f"## {self.title}", "", *lines]) + "\n"
+        return "\n".join([f"## {', '.join(self.title.splitlines())}", "", *lines]) + "\n"
 
     def as_csv(self) -> str:
         """Return the table as comma-separated values with a header line."""

@@ -345,7 +345,7 @@ def test_verify_opens_every_image_and_counts(here: Path, taskres: Taskres) -> No
     assert faults[0]["fault"] == "missing"
     printed = taskres("datasets", "verify", "oxford_flowers", "--root", here)
     assert f"jpg/{gone} ({file} val[1]): missing" in printed.out
-    assert "2 images are missing or do not open" in printed.err
+    assert "2 images missing or unreadable" in printed.err
 
 
 def test_verify_of_what_is_whole(here: Path, taskres: Taskres) -> None:

@@ -14,7 +14,11 @@ def test_markdown_aligns_numbers_and_escapes_bars() -> None:
     )
 
 
-def test_csv_is_read_back() -> None:
+def test_a_title_of_two_lines_is_one_heading() -> None:
+    assert Table("digits\naccuracy", ("name",), ()).as_markdown().startswith("## digits, accuracy\n")
+
+
+def test_csv_round_trip() -> None:
     assert list(csv.reader(StringIO(TABLE.as_csv()))) == [list(TABLE.columns), *map(list, TABLE.rows)]
 
 
