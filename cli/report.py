@@ -46,19 +46,19 @@ def report(
 
     Example: taskres report runs/glyph-clip-bundled/digits --out digits.html
     """
-    from taskres_cache.reporting.report import refuse_unknown_kinds, write_report
+    from taskres_cache.reporting.report import check_suffixes, write_report
     from taskres_cache.reporting.studies import gather_studies
     from taskres_cache.system.devices import choose_device
 
     from .console import say
 
     files = [*([out or Path("report.html")] if out or not to else []), *(to or [])]
-    refuse_unknown_kinds(files)
+    check_suffixes(files)
     studies = gather_studies(runs, cache_dir, choose_device(device))
     heading = title or f"Task residuals on {', '.join(dict.fromkeys(study.title for study in studies))}"
     for study in studies:
-        if study.unseen:
-            say(f"note: {study.title}: no per-class results: {study.unseen}")
+        if study.analysis_error:
+            say(f"note: {study.title}: no per-class results: {study.analysis_error}")
     for file in files:
         write_report(studies, heading, images, file)
         say(f"written: {file}")

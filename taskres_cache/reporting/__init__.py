@@ -1,1 +1,1 @@
-"""What came of runs, for people to read: tables, and reports as a page, as Markdown, as CSV, as a picture."""
+"""Reports of runs: tables, an HTML page, Markdown, CSV and pictures, with published results for comparison."""

@@ -1,6 +1,6 @@
-"""Charts as SVG that takes its colours and letters from the page around it, so that they follow light and dark.
+"""Charts as SVG. Colours and fonts come from the style sheet of the page, so that light and dark mode work.
 
-Lengths are in units of the chart's own coordinates; the page scales it to its width.
+Lengths are in units of the chart; the page scales it to its width.
 """
 
 import math
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from taskres_cache.reporting.published_results import Figures
+from taskres_cache.reporting.published_results import PublishedResults
 from taskres_cache.reporting.tables import in_shots, percent
 from taskres_cache.runs.measures import Reliability
 from taskres_cache.runs.results import Summary
@@ -16,12 +16,24 @@ from taskres_cache.runs.results import Summary
 WIDTH, HEIGHT = 760.0, 400.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 28.0, 20.0, 52.0
 SQUARE = 300.0
-SERIES = 8  # colours that the page knows
+SERIES = 8  # colours in page.css
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A method over shots: its summaries, the test accuracy of each run as (shots, percent), its colour's number."""
+    """One method over shots.
+
+    Parameters
+    ----------
+    name : str
+        Name of the method.
+    summaries : sequence of Summary
+        By shots.
+    dots : sequence of (int, float)
+        Shots and test accuracy in percent of each run.
+    colour : int
+        Number of its colour.
+    """
 
     name: str
     summaries: Sequence[Summary]
@@ -29,10 +41,10 @@ class Curve:
     colour: int
 
 
-def accuracy_curves(curves: Sequence[Curve], published: Sequence[Figures]) -> str:
-    """Return test accuracy over shots: mean, band of one deviation, a dot a run, zero-shot, what others published."""
+def accuracy_curves(curves: Sequence[Curve], published: Sequence[PublishedResults]) -> str:
+    """Return test accuracy over shots: mean, band of one deviation, one dot per run, zero-shot, published results."""
     shots = sorted({row.shots for curve in curves for row in curve.summaries})
-    compared = [[(k, figures.accuracy[k]) for k in shots if k in figures.accuracy] for figures in published]
+    compared = [[(k, one.accuracy[k]) for k in shots if k in one.accuracy] for one in published]
     zero_shot = curves[0].summaries[0].zero_shot_accuracy
     shown = [y for points in (*compared, *(curve.dots for curve in curves)) for _, y in points]
     edges = [edge for curve in curves for row in curve.summaries for edge in _band_of(row)]
@@ -49,7 +61,7 @@ def accuracy_curves(curves: Sequence[Curve], published: Sequence[Figures]) -> st
 
 
 def reliability_diagram(found: Reliability, title: str) -> str:
-    """Return accuracy over confidence, a bar a bin, beside the diagonal on which both are the same."""
+    """Return accuracy over confidence, one bar per bin, with the diagonal on which both are equal."""
     side, bins = SQUARE - LEFT - RIGHT, len(found.counts)
     floor = TOP + side
     chart = _chart(SQUARE, floor + BOTTOM, title)
@@ -60,8 +72,8 @@ def reliability_diagram(found: Reliability, title: str) -> str:
         accuracy, confidence, count = found.accuracies[place], found.confidences[place], int(found.counts[place])
         x, width = LEFT + side * place / bins, side / bins
         bar = {"x": x + 1, "y": floor - side * accuracy, "width": width - 2, "height": max(side * accuracy, 1.5)}
-        told = f"{count} predictions with confidence {100 * confidence:.1f} %: {100 * accuracy:.1f} % right"
-        _add(chart, "rect", {**bar, "class": "bar", "opacity": _weight(count, int(found.counts.max()))}, told)
+        tooltip = f"{count} predictions with confidence {100 * confidence:.1f} %: {100 * accuracy:.1f} % correct"
+        _add(chart, "rect", {**bar, "class": "bar", "opacity": _opacity(count, int(found.counts.max()))}, tooltip)
         level = floor - side * confidence
         _add(chart, "line", {"x1": x + 1, "x2": x + width - 1, "y1": level, "y2": level, "class": "level"})
     _add(chart, "line", {"x1": LEFT, "y1": floor, "x2": LEFT + side, "y2": TOP, "class": "diagonal"})
@@ -69,12 +81,12 @@ def reliability_diagram(found: Reliability, title: str) -> str:
         _label(chart, LEFT + side * share, floor + 20, f"{100 * share:.0f}", "middle")
         _label(chart, LEFT - 8, floor - side * share + 4, f"{100 * share:.0f}", "end")
     _label(chart, LEFT + side / 2, floor + 40, "confidence in %", "middle")
-    _turned_label(chart, 18, TOP + side / 2, "right in %")
+    _turned_label(chart, 18, TOP + side / 2, "accuracy in %")
     return ElementTree.tostring(chart, encoding="unicode")
 
 
 def nice_ticks(lowest: float, highest: float, about: int = 5) -> list[float]:
-    """Return round numbers, equally far apart, from at or below `lowest` to at or above `highest`."""
+    """Return evenly spaced round numbers that cover `lowest` to `highest`."""
     span = max(highest - lowest, 1.0)
     power = 10 ** math.floor(math.log10(span / about))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * about >= span)
@@ -83,7 +95,7 @@ def nice_ticks(lowest: float, highest: float, about: int = 5) -> list[float]:
 
 
 class _Plane:
-    """Where shots and accuracies lie: shots by their logarithm, as the field draws them."""
+    """Positions of shots (on a logarithmic axis) and accuracies in the chart."""
 
     def __init__(self, shots: Sequence[int], ticks: Sequence[float]) -> None:
         self._first, self._lowest = math.log2(shots[0]), ticks[0]
@@ -92,13 +104,13 @@ class _Plane:
         self._alone = len(shots) == 1
 
     def x(self, shots: int) -> float:
-        """Return how far right a number of shots lies; a single one in the middle."""
+        """Return the x of a shot count; a single one is in the middle."""
         inset, width = 18.0, WIDTH - LEFT - RIGHT
         share = 0.5 if self._alone else (math.log2(shots) - self._first) / self._across
         return round(LEFT + inset + share * (width - 2 * inset), 2)
 
     def y(self, accuracy: float) -> float:
-        """Return how far down an accuracy lies."""
+        """Return the y of an accuracy."""
         return round(HEIGHT - BOTTOM - (accuracy - self._lowest) / self._up * (HEIGHT - TOP - BOTTOM), 2)
 
 
@@ -110,7 +122,7 @@ def _axes(chart: ElementTree.Element, plane: _Plane, shots: Sequence[int], ticks
         _label(chart, LEFT - 10, level + 4, f"{tick:.{decimals}f}", "end")
     for count in shots:
         _label(chart, plane.x(count), HEIGHT - BOTTOM + 22, str(count), "middle")
-    _label(chart, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "shots (images a class)", "middle")
+    _label(chart, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "shots (images per class)", "middle")
     _turned_label(chart, 18, (TOP + HEIGHT - BOTTOM) / 2, "test accuracy in %")
 
 
@@ -123,7 +135,7 @@ def _zero_shot_line(chart: ElementTree.Element, plane: _Plane, accuracy: float) 
 
 
 def _curve(chart: ElementTree.Element, plane: _Plane, curve: Curve) -> None:
-    """Draw a method: its band, a dot for each run, and on top the line of means with its points."""
+    """Draw a method: the band, one dot per run, and on top the line of means."""
     colour = f"series-{curve.colour % SERIES}"
     rows = curve.summaries
     if len(rows) > 1 and any(row.std_test_accuracy for row in rows):
@@ -137,8 +149,8 @@ def _curve(chart: ElementTree.Element, plane: _Plane, curve: Curve) -> None:
     for row, (x, y) in zip(rows, means, strict=True):
         spread = "" if row.std_test_accuracy is None else f" ± {percent(row.std_test_accuracy)}"
         seeds = ", ".join(map(str, row.seeds))
-        told = f"{curve.name}, {in_shots(row.shots)}: {percent(row.mean_test_accuracy)}{spread} % (seeds {seeds})"
-        _add(chart, "circle", {"cx": x, "cy": y, "r": 4.5, "class": f"mean {colour}"}, told)
+        tooltip = f"{curve.name}, {in_shots(row.shots)}: {percent(row.mean_test_accuracy)}{spread} % (seeds {seeds})"
+        _add(chart, "circle", {"cx": x, "cy": y, "r": 4.5, "class": f"mean {colour}"}, tooltip)
 
 
 def _published(chart: ElementTree.Element, plane: _Plane, points: Sequence[tuple[int, float]]) -> None:
@@ -146,19 +158,19 @@ def _published(chart: ElementTree.Element, plane: _Plane, points: Sequence[tuple
     if len(places) > 1:
         _add(chart, "polyline", {"points": _points(places), "class": "published"})
     for (x, y), (shots, accuracy) in zip(places, points, strict=True):
-        rhombus = [(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)]
-        told = f"published, {in_shots(shots)}: {percent(accuracy)} %"
-        _add(chart, "polygon", {"points": _points(rhombus), "class": "published-mark"}, told)
+        diamond = [(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)]
+        tooltip = f"published, {in_shots(shots)}: {percent(accuracy)} %"
+        _add(chart, "polygon", {"points": _points(diamond), "class": "published-mark"}, tooltip)
 
 
 def _band_of(row: Summary) -> tuple[float, float]:
-    """Return the mean less and plus one deviation."""
+    """Return the mean minus and plus one deviation."""
     deviation = row.std_test_accuracy or 0.0
     return row.mean_test_accuracy - deviation, min(row.mean_test_accuracy + deviation, 100.0)
 
 
-def _weight(count: int, most: int) -> str:
-    """Return how solid a bin's bar is: one of few images is faint, and never gone."""
+def _opacity(count: int, most: int) -> str:
+    """Return the opacity of a bin's bar: bins with few images are faint, but visible."""
     return f"{0.35 + 0.65 * math.sqrt(count / most):.2f}"
 
 
@@ -168,12 +180,14 @@ def _chart(width: float, height: float, title: str) -> ElementTree.Element:
     return chart
 
 
-def _add(parent: ElementTree.Element, name: str, attributes: dict[str, object], told: str = "") -> ElementTree.Element:
-    """Add an element; what is told of it shows when somebody points at it."""
+def _add(
+    chart: ElementTree.Element, name: str, attributes: dict[str, object], tooltip: str = ""
+) -> ElementTree.Element:
+    """Add an element, with a tooltip if there is one."""
     plain = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in attributes.items()}
-    added = ElementTree.SubElement(parent, name, plain)
-    if told:
-        ElementTree.SubElement(added, "title").text = told
+    added = ElementTree.SubElement(chart, name, plain)
+    if tooltip:
+        ElementTree.SubElement(added, "title").text = tooltip
     return added
 
 

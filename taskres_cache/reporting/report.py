@@ -1,20 +1,20 @@
-"""A report as files: a page, Markdown, CSV, or a picture of the curves, by the file's suffix."""
+"""Write a report as a page, as Markdown, as CSV or as a picture of the curves; the suffix of the file decides."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from taskres_cache.errors import OptionError
-from taskres_cache.reporting.curves_png import as_picture, refuse_without_matplotlib
+from taskres_cache.reporting.curves_png import as_png, require_matplotlib
 from taskres_cache.reporting.page import as_page
 from taskres_cache.reporting.sections import (
-    all_gains_table,
-    as_made,
+    errors_table,
     every_run_table,
-    figures_table,
-    mistakes_table,
+    gains_table,
     overview_table,
     pairs_table,
+    published_table,
+    recipe_and_provenance,
     study_tables,
 )
 from taskres_cache.reporting.studies import Study
@@ -25,76 +25,93 @@ from taskres_cache.system.version import __version__
 SUFFIXES = (".html", ".md", ".csv", ".png")
 
 
-def refuse_unknown_kinds(files: Sequence[Path]) -> None:
-    """Refuse files that no report can be written as, before any work is done.
-
-    Raises
-    ------
-    OptionError : a suffix that is not known.
-    MissingExtraError : a picture, and no matplotlib to draw it.
-    """
-    unknown = [str(file) for file in files if file.suffix.lower() not in SUFFIXES]
-    if unknown:
-        raise OptionError(f"{', '.join(unknown)}: a report is written as one of {', '.join(SUFFIXES)}; name it so")
-    if any(file.suffix.lower() == ".png" for file in files):
-        refuse_without_matplotlib()
-
-
-def write_report(studies: Sequence[Study], title: str, root: Path | None, file: Path) -> None:
-    """Write a report as what the file's suffix says, whole or not at all.
+def check_suffixes(files: Sequence[Path]) -> None:
+    """Check that a report can be written to files, before any work is done.
 
     Parameters
     ----------
-    studies, title : what it is about, and what it is called.
-    root : where the images are now, for their thumbnails.
-    file : `.html`, `.md`, `.csv` or `.png`.
+    files : sequence of Path
+        Files of a report.
 
     Raises
     ------
-    OptionError, MissingExtraError : see `refuse_unknown_kinds`.
-    StorageError : the file cannot be written.
+    OptionError
+        A suffix is unknown.
+    MissingExtraError
+        A file is a picture and matplotlib is not installed.
     """
-    refuse_unknown_kinds([file])
-    written: dict[str, Callable[[], bytes]] = {
+    unknown = [str(file) for file in files if file.suffix.lower() not in SUFFIXES]
+    if unknown:
+        known = ", ".join(SUFFIXES)
+        raise OptionError(f"cannot write a report to {', '.join(unknown)}; use one of the suffixes {known}")
+    if any(file.suffix.lower() == ".png" for file in files):
+        require_matplotlib()
+
+
+def write_report(studies: Sequence[Study], title: str, root: Path | None, file: Path) -> None:
+    """Write a report; the file appears complete or not at all.
+
+    Parameters
+    ----------
+    studies : sequence of Study
+        The content.
+    title : str
+        The heading.
+    root : Path or None
+        Where the images are now, see `thumbnails.find_images`.
+    file : Path
+        The file to write, with suffix `.html`, `.md`, `.csv` or `.png`.
+
+    Raises
+    ------
+    OptionError
+        The suffix is unknown.
+    MissingExtraError
+        The file is a picture and matplotlib is not installed.
+    StorageError
+        The file could not be written.
+    """
+    check_suffixes([file])
+    formats: dict[str, Callable[[], bytes]] = {
         ".html": lambda: as_page(studies, title, root, datetime.now()).encode(),
         ".md": lambda: as_markdown(studies, title).encode(),
         ".csv": lambda: every_run_table(studies).as_csv().encode(),
-        ".png": lambda: as_picture(studies),
+        ".png": lambda: as_png(studies),
     }
-    content = written[file.suffix.lower()]()
+    content = formats[file.suffix.lower()]()
     with replaced(file) as temporary:
         temporary.write_bytes(content)
 
 
 def as_markdown(studies: Sequence[Study], title: str) -> str:
-    """Return a report in Markdown: the tables of the page, without its pictures."""
+    """Return a report in Markdown: the tables of the page, without pictures."""
     parts = [f"# {title}\n"]
     if len(studies) > 1:
         parts.append(overview_table(studies).as_markdown())
     for study in studies:
         parts += _study_in_markdown(study)
-    parts.append(f"Made by taskres-cache {__version__}; nothing was chosen by test accuracy.\n")
+    parts.append(f"Made by taskres-cache {__version__}. Nothing was chosen by test accuracy.\n")
     return "\n".join(parts)
 
 
 def _study_in_markdown(study: Study) -> list[str]:
     prefix = f"{study.title}, {study.backbone} ({study.pretrained})"
     tables = [_titled(table, f"{prefix}, {table.title}") for table in study_tables(study)]
-    published, closer = figures_table(study.figures), study.closer
-    tables += [_titled(published, f"{prefix}: published, for comparison")] if published else []
+    published, analysis = published_table(study.published), study.analysis
+    tables += [_titled(published, f"{prefix}: published results")] if published else []
     parts = [table.as_markdown() for table in tables]
-    sources = dict.fromkeys(f"{one.source.title}, {one.source.where}: {one.source.url}\n" for one in study.figures)
+    sources = dict.fromkeys(f"{one.source.title}, {one.source.where}: {one.source.url}\n" for one in study.published)
     parts += list(sources)
-    if closer is None:
-        return [*parts, f"Classes and confusions are not shown: {study.unseen}\n"]
-    which = f"{prefix}, {closer.classifier.recipe.method_name()}, {in_shots(closer.classifier.shots)}"
-    parts.append(_titled(all_gains_table(closer.gains), f"{which}: gain per class").as_markdown())
-    if closer.pairs:
-        parts.append(_titled(pairs_table(closer.pairs), f"{which}: the most confused pairs").as_markdown())
-    if closer.mistakes:
-        parts.append(_titled(mistakes_table(closer.mistakes), f"{which}: the most certain mistakes").as_markdown())
-    made = tuple((fact.name, fact.value) for fact in as_made(closer.classifier))
-    parts.append(Table(f"{which}: how it was made", ("what", "value"), made, left=2).as_markdown())
+    if analysis is None:
+        return [*parts, f"Results per class are missing: {study.analysis_error}\n"]
+    fit = f"{prefix}, {analysis.classifier.recipe.method_name()}, {in_shots(analysis.classifier.shots)}"
+    parts.append(_titled(gains_table(analysis.gains), f"{fit}: gain per class").as_markdown())
+    if analysis.pairs:
+        parts.append(_titled(pairs_table(analysis.pairs), f"{fit}: most confused pairs").as_markdown())
+    if analysis.errors:
+        parts.append(_titled(errors_table(analysis.errors), f"{fit}: most confident errors").as_markdown())
+    facts = tuple((fact.name, fact.value) for fact in recipe_and_provenance(analysis.classifier))
+    parts.append(Table(f"{fit}: recipe and provenance", ("name", "value"), facts, left=2).as_markdown())
     return parts
 
 

@@ -1,60 +1,69 @@
-"""The parts of a report that are words and numbers, whatever it is written as: tables, facts, recipe, provenance."""
+"""The parts of a report that are words and numbers, for every output format: key facts, tables, recipe, provenance."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taskres_cache.recipe import Recipe
-from taskres_cache.reporting.closer_look import ClassGain, ConfusedPair, Mistake
-from taskres_cache.reporting.published_results import Figures
+from taskres_cache.reporting.analysis import ClassGain, ConfusedPair, Misclassification
+from taskres_cache.reporting.published_results import PublishedResults
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.results import Summary
 from taskres_cache.runs.run import Classifier, Run
 
+LISTED_FIELDS = ("alpha", "lr", "weight_decay", "batch_size", "epochs")  # of a recipe, always in the report
+
 
 @dataclass(frozen=True)
 class Fact:
-    """A name, a value, and what there is to say of it.
+    """A name and a value, with a note.
 
     Parameters
     ----------
-    changed : whether it differs from the paper's recipe.
-    code : whether it is for programs rather than for people.
+    name, value : str
+        What the reader sees.
+    note : str
+        An explanation of the value.
+    changed : bool
+        Whether it differs from the paper's recipe.
+    code : bool
+        Whether the value is shown as code.
     """
 
     name: str
     value: str
-    told: str = ""
+    note: str = ""
     changed: bool = False
     code: bool = False
 
 
-def facts_of(study: Study) -> list[Fact]:
-    """Return what one wants to know first of a study: where it began, where it ended, and what that took.
+def key_facts(study: Study) -> list[Fact]:
+    """Return the main results of a study: zero-shot, test accuracy, gain, calibration and fit time.
 
-    The method is that of the closer look, or the first: the best by test accuracy would be a choice by test accuracy.
+    They are of the analysed method, or of the first one. To show the method with the best test accuracy would be a
+    choice by test accuracy.
     """
-    method = study.summaries[0].method if study.closer is None else study.closer.classifier.recipe.method_name()
+    method = study.summaries[0].method if study.analysis is None else study.analysis.classifier.recipe.method_name()
     last = study.methods.get(method, list(study.summaries))[-1]
     seeds = f"over {len(last.seeds)} seeds" if len(last.seeds) > 1 else f"seed {last.seeds[0]}"
     spread = seeds if last.std_test_accuracy is None else f"± {percent(last.std_test_accuracy)} {seeds}"
     facts = [
-        Fact("zero-shot", f"{percent(last.zero_shot_accuracy)} %", "the text classifier alone"),
+        Fact("zero-shot", f"{percent(last.zero_shot_accuracy)} %", "text classifier alone"),
         Fact(in_shots(last.shots), f"{percent(last.mean_test_accuracy)} %", spread),
         Fact("gain", signed(last.gain), "points over zero-shot"),
     ]
     if last.mean_calibration_error is not None:
-        told = "with the temperature, mean of the fits"
-        facts.append(Fact("calibration error", f"{percent(last.mean_calibration_error)} %", told))
+        note = "with the temperature, mean over fits"
+        facts.append(Fact("calibration error", f"{percent(last.mean_calibration_error)} %", note))
     if last.mean_fit_seconds is not None:
-        facts.append(Fact("time of a fit", _seconds(last.mean_fit_seconds), f"{len(study.runs)} runs in this study"))
+        facts.append(Fact("fit time", _seconds(last.mean_fit_seconds), f"{len(study.runs)} runs in this study"))
     return facts
 
 
 def overview_table(studies: Sequence[Study]) -> Table:
-    """Return a row for each study and method, with what its largest shot count comes to."""
+    """Return one row per study and method, with the results of the largest shot count."""
     rows = [
         (
             study.title,
@@ -62,7 +71,7 @@ def overview_table(studies: Sequence[Study]) -> Table:
             method,
             str(summaries[-1].shots),
             percent(summaries[-1].zero_shot_accuracy),
-            _test_of(summaries[-1]),
+            _test_accuracy(summaries[-1]),
             signed(summaries[-1].gain),
         )
         for study in studies
@@ -73,16 +82,17 @@ def overview_table(studies: Sequence[Study]) -> Table:
 
 
 def study_tables(study: Study) -> list[Table]:
-    """Return a table over shots for each method of a study, and what val chose where it had a choice."""
+    """Return a table over shots for each method of a study, and one of what was chosen by validation accuracy."""
     tables = []
     for method, summaries in study.methods.items():
         tables.append(_method_table(method, summaries))
-        chosen = [run.metrics for run in sorted(study.runs, key=_place) if run.metrics.method == method]
+        chosen = [run.metrics for run in sorted(study.runs, key=_order) if run.metrics.method == method]
         tables += [choice_table(chosen, method)] if all(metrics.chosen is not None for metrics in chosen) else []
     return tables
 
 
 def _method_table(method: str, summaries: Sequence[Summary]) -> Table:
+    """Return the table of a method in a report."""
     has_base = summaries[0].base != "regular"
     rows = tuple(
         (
@@ -90,7 +100,7 @@ def _method_table(method: str, summaries: Sequence[Summary]) -> Table:
             ", ".join(map(str, row.seeds)),
             *([percent(row.mean_base_accuracy)] if has_base else []),
             percent(row.mean_val_accuracy),
-            _test_of(row),
+            _test_accuracy(row),
             signed(row.gain),
             percent(row.mean_top5_accuracy),
             percent(row.mean_calibration_error),
@@ -99,20 +109,20 @@ def _method_table(method: str, summaries: Sequence[Summary]) -> Table:
         for row in summaries
     )
     base = ["base %"] if has_base else []
-    columns = ("shots", "seeds", *base, "val %", "test %", "gain", "top-5 %", "ECE %", "time of a fit")
+    columns = ("shots", "seeds", *base, "val %", "test %", "gain", "top-5 %", "ECE %", "fit time")
     return Table(method, columns, rows, left=0)
 
 
 def method_table(summaries: Sequence[Summary], title: str) -> Table:
-    """Return one method's accuracy over shots, with that of its base where that is not zero-shot's own."""
-    own_base = summaries[0].base != "regular"
-    base = ["base %"] if own_base else []
+    """Return the accuracy of one method over shots, with that of its base unless the base is zero-shot."""
+    has_base = summaries[0].base != "regular"
+    base = ["base %"] if has_base else []
     rows = tuple(
         (
             str(row.shots),
             ",".join(map(str, row.seeds)),
             percent(row.zero_shot_accuracy),
-            *([percent(row.mean_base_accuracy)] if own_base else []),
+            *([percent(row.mean_base_accuracy)] if has_base else []),
             percent(row.mean_val_accuracy),
             percent(row.mean_test_accuracy),
             percent(row.std_test_accuracy),
@@ -125,7 +135,7 @@ def method_table(summaries: Sequence[Summary], title: str) -> Table:
 
 
 def choice_table(all_metrics: Sequence[Metrics], title: str) -> Table:
-    """Return what val accuracy chose for each shot count and seed, from how many, and what it came to."""
+    """Return what validation accuracy chose for each shot count and seed, and from how many candidates."""
     rows = tuple(
         (
             str(metrics.shots),
@@ -138,25 +148,25 @@ def choice_table(all_metrics: Sequence[Metrics], title: str) -> Table:
         for metrics in all_metrics
         if metrics.chosen is not None
     )
-    columns = ("shots", "seed", "alpha", "lr", "weight decay", "out of", "val %", "test %")
-    return Table(f"{title}: chosen by val accuracy", columns, rows, left=0)
+    columns = ("shots", "seed", "alpha", "lr", "weight decay", "candidates", "val %", "test %")
+    return Table(f"{title}: chosen by validation accuracy", columns, rows, left=0)
 
 
-def figures_table(figures: Sequence[Figures]) -> Table | None:
-    """Return what others have published, a column for each shot count; None where nothing is known."""
-    if not figures:
+def published_table(published: Sequence[PublishedResults]) -> Table | None:
+    """Return published results with one column per shot count, or None if there are none."""
+    if not published:
         return None
-    shots = sorted({count for one in figures for count in one.accuracy})
+    shots = sorted({count for one in published for count in one.accuracy})
     rows = tuple(
         (one.method, one.setting, *(percent(one.accuracy.get(count)) for count in shots), one.source.where)
-        for one in figures
+        for one in published
     )
     headings = ["zero-shot" if count == 0 else in_shots(count) for count in shots]
-    return Table("", ("method", "setting", *headings, "from"), rows, left=2)
+    return Table("", ("method", "setting", *headings, "source"), rows, left=2)
 
 
-def all_gains_table(gains: Sequence[ClassGain]) -> Table:
-    """Return every class in label order."""
+def gains_table(gains: Sequence[ClassGain]) -> Table:
+    """Return the gain of every class, in label order."""
     rows = tuple(
         (row.name, str(row.images), percent(row.zero_shot), percent(row.adapted), signed(row.gain)) for row in gains
     )
@@ -165,29 +175,31 @@ def all_gains_table(gains: Sequence[ClassGain]) -> Table:
 
 def pairs_table(pairs: Sequence[ConfusedPair]) -> Table:
     """Return the most confused pairs of classes."""
-    rows = tuple((pair.name, pair.taken_for, f"{pair.images:.1f}", percent(pair.share)) for pair in pairs)
-    return Table("", ("images of", "taken for", "images a fit", "% of the class"), rows, left=2)
+    rows = tuple((pair.true_class, pair.predicted_class, f"{pair.images:.1f}", percent(pair.share)) for pair in pairs)
+    return Table("", ("true class", "predicted as", "images per fit", "% of class"), rows, left=2)
 
 
-def mistakes_table(mistakes: Sequence[Mistake]) -> Table:
-    """Return the most certain mistakes in words."""
-    rows = tuple((one.path, one.name, one.taken_for, f"{one.confidence:.1f}", str(one.fits)) for one in mistakes)
-    return Table("", ("image", "is", "taken for", "% sure", "fits"), rows, left=3)
+def errors_table(errors: Sequence[Misclassification]) -> Table:
+    """Return the most confident errors."""
+    rows = tuple(
+        (one.path, one.true_class, one.predicted_class, f"{one.confidence:.1f}", str(one.fits)) for one in errors
+    )
+    return Table("", ("image", "true class", "predicted as", "confidence %", "fits"), rows, left=3)
 
 
 def every_run_table(studies: Sequence[Study]) -> Table:
-    """Return a row for each run with all of its numbers, for other programs as well."""
+    """Return one row per run with all numbers; other programs read it as CSV."""
     columns = (
         "dataset", "backbone", "pretrained", "classes", "method", "shots", "seed", "zero_shot", "base", "val", "test",
         "top5", "calibration_error", "temperature", "fit_seconds", "folder",
     )  # fmt: skip
     rows = [
-        _run_row(study, run.metrics, str(run.folder)) for study in studies for run in sorted(study.runs, key=_place)
+        _run_row(study, run.metrics, str(run.folder)) for study in studies for run in sorted(study.runs, key=_order)
     ]
     return Table("", columns, tuple(rows), left=5)
 
 
-def _place(run: Run) -> tuple[str, int, int]:
+def _order(run: Run) -> tuple[str, int, int]:
     return run.metrics.method, run.metrics.shots, run.metrics.seed
 
 
@@ -201,40 +213,37 @@ def _run_row(study: Study, metrics: Metrics, folder: str) -> tuple[str, ...]:
     return (*names, str(metrics.shots), str(metrics.seed), *cells, folder)
 
 
-def as_made(classifier: Classifier) -> list[Fact]:
-    """Return recipe and provenance of a fit, what differs from the paper's recipe marked."""
-    made_from, recipe = classifier.provenance, classifier.recipe
+def recipe_and_provenance(classifier: Classifier) -> list[Fact]:
+    """Return recipe and provenance of a fit; deviations from the paper's recipe are marked."""
+    source, recipe = classifier.provenance, classifier.recipe
     deviations = recipe.deviations()
     epochs = f"{recipe.epochs_for(classifier.shots)} epochs"
-    marked = [
+    facts = [
         Fact("base", recipe.base, changed=recipe.base != "regular"),
         Fact("alpha", f"{classifier.alpha:g}", changed="alpha" in deviations or recipe.alpha_rule != "fixed"),
         Fact("optimiser", _optimiser(recipe), changed=bool({"lr", "weight_decay", "batch_size"} & set(deviations))),
         Fact("length", epochs, changed="epochs" in deviations or recipe.patience is not None),
     ]
-    others = {name: value for name, value in deviations.items() if name not in SAID_ALREADY}
-    marked += [Fact(name.replace("_", " "), str(value), changed=True) for name, value in others.items()]
+    others = {name: value for name, value in deviations.items() if name not in LISTED_FIELDS}
+    facts += [Fact(name.replace("_", " "), str(value), changed=True) for name, value in others.items()]
     return [
-        *marked,
+        *facts,
         Fact("prompts", "  ".join(classifier.templates)),
-        Fact("backbone", f"{made_from.backbone} ({made_from.pretrained}), built as {made_from.model_config}"),
-        Fact("weights", made_from.weights_sha256, code=True),
-        Fact("logit scale", f"{made_from.logit_scale:g}"),
-        Fact("preprocessing", json.dumps(made_from.preprocess), code=True),
-        Fact("precision of the features", made_from.precision),
-        Fact("split", made_from.split),
-        Fact("versions", ", ".join(f"{name} {number}" for name, number in made_from.versions.items()) or "unknown"),
+        Fact("backbone", f"{source.backbone} ({source.pretrained}), open_clip model {source.model_config}"),
+        Fact("weights", source.weights_sha256, code=True),
+        Fact("logit scale", f"{source.logit_scale:g}"),
+        Fact("preprocessing", json.dumps(source.preprocess), code=True),
+        Fact("feature precision", source.precision),
+        Fact("split", source.split),
+        Fact("versions", ", ".join(f"{name} {number}" for name, number in source.versions.items()) or "unknown"),
     ]
 
 
-SAID_ALREADY = ("alpha", "lr", "weight_decay", "batch_size", "epochs")
-
-
 def _optimiser(recipe: Recipe) -> str:
-    return f"Adam, peak rate {recipe.lr:g}, weight decay {recipe.weight_decay:g}, batches of {recipe.batch_size}"
+    return f"Adam, learning rate {recipe.lr:g}, weight decay {recipe.weight_decay:g}, batch size {recipe.batch_size}"
 
 
-def _test_of(row: Summary) -> str:
+def _test_accuracy(row: Summary) -> str:
     return with_deviation(row.mean_test_accuracy, row.std_test_accuracy)
 
 

@@ -1,4 +1,4 @@
-"""Small pictures of a cache's images, as far as the images are still where they were and as they were."""
+"""Thumbnails of a cache's images, for images that still exist and have not changed."""
 
 from base64 import b64encode
 from dataclasses import dataclass
@@ -10,29 +10,31 @@ from taskres_cache.datasets import ENTRIES
 from taskres_cache.datasets.images import ImageFolder, ImageSource, Orientation
 from taskres_cache.errors import TaskresError
 
-SIDE = 192  # pixels, twice what the page shows
-PIXELATED = 64  # an image smaller than this is shown by its pixels rather than blurred
+SIDE = 192  # pixels, twice the size on the page
+PIXELATED = 64  # smaller images are enlarged without smoothing
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image in a data: address, and whether it is so small that its pixels are to be seen."""
+    """An image as a data: address, and whether to enlarge it without smoothing."""
 
     address: str
     pixelated: bool
 
 
-def find_images(made_from: Provenance, root: Path | None) -> ImageSource | None:
-    """Return where the images of a cache are now; None when they are nowhere to be found.
+def find_images(provenance: Provenance, root: Path | None) -> ImageSource | None:
+    """Return the images of a cache, or None if they are not found.
 
     Parameters
     ----------
-    made_from : of the cache, which records the folder that it was made from.
-    root : where a user says that they are: the folder itself, or the folder above all known data sets.
+    provenance : Provenance
+        Of the cache; it records the folder of the images.
+    root : Path or None
+        Where the user says that the images are: their folder, or the folder above all known data sets.
     """
-    orientation: Orientation = "stored" if made_from.preprocess.get("orientation") == "stored" else "exif"
-    recorded = Path(made_from.images_folder) if made_from.images_folder else None
-    entry = ENTRIES.get(made_from.dataset)
+    orientation: Orientation = "stored" if provenance.preprocess.get("orientation") == "stored" else "exif"
+    recorded = Path(provenance.images_folder) if provenance.images_folder else None
+    entry = ENTRIES.get(provenance.dataset)
     if entry is not None and not entry.missing(root or Path(".")):
         try:
             return entry.read(root or Path(".")).source
@@ -43,12 +45,12 @@ def find_images(made_from: Provenance, root: Path | None) -> ImageSource | None:
 
 
 def thumbnail(source: ImageSource, path: str, stamp: str) -> Thumbnail | None:
-    """Return a small picture of an image; None where it is gone, cannot be read, or is no longer the one that was."""
+    """Return the thumbnail of an image; None if it is missing, cannot be read or has changed."""
     try:
         if source.stamp(path) != stamp:
             return None
         image = source.read(path)
-    except Exception:  # noqa: BLE001  broken files make Pillow's many decoders raise nearly anything
+    except Exception:  # noqa: BLE001  Pillow's decoders raise nearly anything for a broken file
         return None
     pixelated = max(image.size) < PIXELATED
     image.thumbnail((SIDE, SIDE))

@@ -107,9 +107,9 @@ def test_search_shows_the_chosen_values(extracted: Path, taskres: Taskres) -> No
     assert len(run["candidates"]) == 4
     assert run["chosen"] in run["candidates"]
     printed = taskres("fit", "photos", "--shots", "1,2", "--seeds", "1,2", "--epochs", "3", *arguments).out
-    assert printed.count("chosen by val accuracy") == 1
-    table = printed.split("chosen by val accuracy")[1]
-    assert all(column in table for column in ("alpha", "lr", "weight decay", "out of"))
+    assert printed.count("chosen by validation accuracy") == 1
+    table = printed.split("chosen by validation accuracy")[1]
+    assert all(column in table for column in ("alpha", "lr", "weight decay", "candidates"))
     rows = [line.split()[:2] for line in table.partition("─\n")[2].splitlines() if line]
     assert [(int(shots), int(seed)) for shots, seed in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     refused = taskres("fit", "photos", *QUICK, "--search", "--alpha", "learn")

@@ -1,4 +1,4 @@
-"""Where charts put things, worked out by hand."""
+"""Positions in charts, worked out by hand."""
 
 from xml.etree import ElementTree
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from taskres_cache.reporting.curves_svg import Curve, accuracy_curves, nice_ticks, reliability_diagram
-from taskres_cache.reporting.published_results import Figures, Source
+from taskres_cache.reporting.published_results import PublishedResults, Source
 from taskres_cache.runs.measures import reliability
 from taskres_cache.runs.results import Summary
 
@@ -20,7 +20,7 @@ from taskres_cache.runs.results import Summary
         (0.0, 100.0, [0, 20, 40, 60, 80, 100]),
     ],
 )
-def test_ticks_are_round_and_hold_everything(lowest: float, highest: float, expected: list[float]) -> None:
+def test_ticks_are_round_and_cover_the_range(lowest: float, highest: float, expected: list[float]) -> None:
     ticks = nice_ticks(lowest, highest)
     assert ticks[0] <= lowest
     assert ticks[-1] >= highest
@@ -33,7 +33,7 @@ def summary(shots: int, mean: float, deviation: float | None) -> Summary:
     return Summary("m", shots, (1, 2), 60.0, 60.0, None, mean, deviation)
 
 
-def drawn(*curves: Curve, published: tuple[Figures, ...] = ()) -> ElementTree.Element:
+def drawn(*curves: Curve, published: tuple[PublishedResults, ...] = ()) -> ElementTree.Element:
     return ElementTree.fromstring(accuracy_curves(curves, published))
 
 
@@ -41,13 +41,13 @@ def of_kind(chart: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
     return [element for element in chart.iter() if kind in element.get("class", "").split()]
 
 
-def test_means_lie_between_their_ticks_and_shots_by_their_logarithm() -> None:
+def test_positions_of_means_and_of_shots_by_their_logarithm() -> None:
     rows = [summary(shots, mean, 1.0) for shots, mean in ((1, 70.0), (2, 75.0), (4, 80.0))]
     chart = drawn(Curve("m", rows, [(1, 70.0)], 0))
     means = of_kind(chart, "mean")
     x = [float(mean.get("cx", "")) for mean in means]
     y = [float(mean.get("cy", "")) for mean in means]
-    assert x[1] - x[0] == pytest.approx(x[2] - x[1])  # a doubling is a doubling
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1])  # a doubling of shots has one width
     assert y[0] - y[1] == pytest.approx(y[1] - y[2])
     zero_shot = float(of_kind(chart, "zero-shot")[0].get("y1", ""))
     assert zero_shot - y[0] == pytest.approx(2 * (y[0] - y[1]))  # 60 is twice as far below 70 as 70 below 75
@@ -61,27 +61,27 @@ def test_means_lie_between_their_ticks_and_shots_by_their_logarithm() -> None:
     assert float(of_kind(chart, "dot")[0].get("cy", "")) == y[0]
 
 
-def test_one_seed_has_no_band_and_one_shot_count_stands_in_the_middle() -> None:
+def test_one_seed_has_no_band_and_one_shot_count_is_in_the_middle() -> None:
     chart = drawn(Curve("m", [summary(16, 70.0, None)], [(16, 70.0)], 9))
     assert of_kind(chart, "band") == []
     (mean,) = of_kind(chart, "mean")
     grid = of_kind(chart, "grid")[0]
     assert float(mean.get("cx", "")) == (float(grid.get("x1", "")) + float(grid.get("x2", ""))) / 2
-    assert mean.get("class") == "mean series-1"  # colours go round
+    assert mean.get("class") == "mean series-1"  # colours repeat
 
 
-def test_published_figures_are_drawn_where_there_are_such_shots() -> None:
+def test_published_results_are_drawn_at_the_shots_of_the_runs() -> None:
     source = Source("title", "https://example.org", "Table 1")
     published = (
-        Figures("zero-shot", "s", "d", {0: 60.0}, source),
-        Figures("TaskRes", "s", "d", {1: 71.0, 2: 75.0, 16: 90.0}, source),
+        PublishedResults("zero-shot", "s", "d", {0: 60.0}, source),
+        PublishedResults("TaskRes", "s", "d", {1: 71.0, 2: 75.0, 16: 90.0}, source),
     )
     chart = drawn(Curve("m", [summary(1, 70.0, None), summary(2, 75.0, None)], [], 0), published=published)
     marks = of_kind(chart, "published-mark")
     assert [mark[0].text for mark in marks] == ["published, 1 shot: 71.00 %", "published, 2 shots: 75.00 %"]
 
 
-def test_names_cannot_break_out_of_a_chart() -> None:
+def test_names_are_escaped() -> None:
     name = '<script>alert("&")</script>'
     chart = drawn(Curve(name, [summary(1, 70.0, None)], [], 0))
     assert [element for element in chart.iter() if element.tag == "script"] == []
@@ -97,4 +97,4 @@ def test_a_reliability_diagram_by_hand() -> None:
     assert [float(bar.get("height", "")) for bar in (first, second)] == pytest.approx([side / 2, side])
     levels = [float(level.get("y1", "")) - float(frame.get("y", "")) for level in of_kind(chart, "level")]
     assert levels == pytest.approx([0.75 * side, 0.25 * side])
-    assert first[0].text == "2 predictions with confidence 25.0 %: 50.0 % right"
+    assert first[0].text == "2 predictions with confidence 25.0 %: 50.0 % correct"

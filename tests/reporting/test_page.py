@@ -1,4 +1,4 @@
-"""What the page shows of numbers that are known: bars, cells, facts."""
+"""What the page shows for known numbers: bars, cells, facts."""
 
 import re
 from dataclasses import replace
@@ -11,7 +11,7 @@ import pytest
 
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.recipe import Recipe
-from taskres_cache.reporting.closer_look import ClassGain, CloserLook
+from taskres_cache.reporting.analysis import Analysis, ClassGain
 from taskres_cache.reporting.page import as_page
 from taskres_cache.reporting.studies import Study
 from taskres_cache.runs.measures import reliability
@@ -27,26 +27,26 @@ def run(shots: int, seed: int, test: float) -> Run:
     return Run(Path("runs") / str(seed), metrics)
 
 
-def closer_look(provenance: Provenance, gains: list[ClassGain], confusion: np.ndarray) -> CloserLook:
+def analysis_of(provenance: Provenance, gains: list[ClassGain], confusion: np.ndarray) -> Analysis:
     names = tuple(gain.name for gain in gains)
     weights = np.ones((len(names), 2), np.float32)
     recipe = Recipe(alpha=2.0, lr=0.01)
     classifier = Classifier(weights, weights, names, ("a {}.",), 2.0, recipe, 16, 1, provenance)
     nothing = reliability(np.array([0.5]), np.array([True]))
-    return CloserLook(classifier, (1,), "the only one", 10, tuple(gains), confusion, (), (), nothing, nothing, (1.0,))
+    return Analysis(classifier, (1,), "the only one", 10, tuple(gains), confusion, (), (), nothing, nothing, (1.0,))
 
 
-def page_of(closer: CloserLook | None) -> str:
+def page_of(analysis: Analysis | None) -> str:
     runs = (run(1, 1, 70.0), run(16, 1, 80.0), run(16, 2, 82.0))
     summaries = tuple(summarise(one.metrics for one in runs))
-    study = Study("toy", "tower", "random", "all", runs, summaries, (), closer)
+    study = Study("toy", "tower", "random", "all", runs, summaries, (), analysis)
     return as_page([study], "A title", None, datetime(2026, 11, 24))
 
 
-def test_gains_lie_on_one_scale(provenance: Provenance) -> None:
+def test_gains_share_one_scale(provenance: Provenance) -> None:
     gains = [ClassGain("up", 5, 50.0, 80.0), ClassGain("down", 5, 50.0, 40.0), ClassGain("still", 5, 50.0, 50.0)]
-    page = page_of(closer_look(provenance, gains, np.eye(3)))
-    # From -10 to +30: zero lies a quarter of the way; a bar to the left of it ends there.
+    page = page_of(analysis_of(provenance, gains, np.eye(3)))
+    # From -10 to +30, zero is at 25 %; a bar to the left ends there.
     assert "--zero-at: 25.00%" in page
     bars = re.findall(
         r'title="(\w+)">.*?class="bar (\w+)" style="left: ([\d.]+)%; width: ([\d.]+)%".*?<b>(.*?)</b>', page
@@ -59,63 +59,63 @@ def test_gains_lie_on_one_scale(provenance: Provenance) -> None:
     assert "50.00 → 80.00" in page
 
 
-def test_of_many_classes_the_ends_are_drawn(provenance: Provenance) -> None:
+def test_the_largest_and_smallest_gains_of_many_classes_are_drawn(provenance: Provenance) -> None:
     gains = [ClassGain(f"c{number:03}", 1, 0.0, float(number)) for number in range(100)]
-    page = page_of(closer_look(provenance, gains, np.eye(100)))
+    page = page_of(analysis_of(provenance, gains, np.eye(100)))
     drawn = re.findall(r'class="name" title="(\w+)"', page)
     assert drawn == [f"c{number:03}" for number in (*range(99, 87, -1), *range(11, -1, -1))]
-    assert "76 classes in between" in page
+    assert "76 more classes" in page
     assert "All 100 classes" in page
     assert "c050" in page  # in the table of all
 
 
-def test_cells_are_percent_of_their_row(provenance: Provenance) -> None:
+def test_cells_are_percent_of_the_true_class(provenance: Provenance) -> None:
     gains = [ClassGain(name, 8, 50.0, 50.0) for name in ("jay", "owl")]
-    page = page_of(closer_look(provenance, gains, np.array([[6.0, 2.0], [0.0, 5.0]])))
+    page = page_of(analysis_of(provenance, gains, np.array([[6.0, 2.0], [0.0, 5.0]])))
     cells = re.findall(r'<td(?: class="([\w ]+)" style="--share: ([\d.]+)")? title="(.*?)">(.*?)</td>', page)
     assert cells == [
-        ("hit deep", "75.0", "jay taken for jay: 75.00 %", "75"),
-        ("miss", "25.0", "jay taken for owl: 25.00 %", "25"),
-        ("", "", "owl taken for jay: never", ""),
-        ("hit deep", "100.0", "owl taken for owl: 100.00 %", "100"),
+        ("hit deep", "75.0", "jay predicted as jay: 75.00 %", "75"),
+        ("miss", "25.0", "jay predicted as owl: 25.00 %", "25"),
+        ("", "", "owl predicted as jay: 0.00 %", ""),
+        ("hit deep", "100.0", "owl predicted as owl: 100.00 %", "100"),
     ]
 
 
-def test_of_many_classes_the_confused_ones_are_drawn(provenance: Provenance) -> None:
+def test_the_most_confused_of_many_classes_are_drawn(provenance: Provenance) -> None:
     confusion = 10.0 * np.eye(60)
     confusion[7, 41], confusion[50, 3] = 4.0, 2.0
     gains = [ClassGain(f"c{number:02}", 10, 50.0, 50.0) for number in range(60)]
-    page = page_of(closer_look(provenance, gains, confusion))
+    page = page_of(analysis_of(provenance, gains, confusion))
     assert re.findall(r'<th scope="row" title="(\w+)"', page) == ["c03", "c07", "c41", "c50"]
-    assert "Of 60 classes the 4 that are confused most" in page
+    assert "Only the 4 most confused of 60 classes" in page
 
 
-def test_facts_are_of_the_most_shots(provenance: Provenance) -> None:
+def test_key_facts_are_of_the_most_shots(provenance: Provenance) -> None:
     page = page_of(None)
     facts = re.findall(r"<dt>(.*?)</dt><dd>(.*?)<small>(.*?)</small>", page)
     assert facts[:3] == [
-        ("zero-shot", "60.00 %", "the text classifier alone"),
+        ("zero-shot", "60.00 %", "text classifier alone"),
         ("16 shots", "81.00 %", "± 1.41 over 2 seeds"),
         ("gain", "+21.00", "points over zero-shot"),
     ]
-    assert ("time of a fit", "0.25 s", "3 runs in this study") in facts
+    assert ("fit time", "0.25 s", "3 runs in this study") in facts
     assert "24 November 2026" in page
-    assert "3 fits of a task residual on cached features, 0.8 s of training in all." in page
+    assert "3 fits of a task residual on cached features, 0.8 s of training in total." in page
 
 
-def test_what_is_not_the_papers_stands_out(provenance: Provenance) -> None:
+def test_deviations_from_the_paper_are_marked(provenance: Provenance) -> None:
     named = replace(provenance, split="given, by <us>")
-    page = page_of(closer_look(named, [ClassGain(n, 1, 0.0, 0.0) for n in ("jay", "owl")], np.eye(2)))
-    made = dict(re.findall(r"<dt>(.*?)</dt><dd(.*?)</dd>", page))
-    assert made["alpha"] == ' class="changed">2'
-    assert made["optimiser"] == ' class="changed">Adam, peak rate 0.01, weight decay 0.0005, batches of 256'
-    assert made["base"] == ">regular"
-    assert made["length"] == ">200 epochs"
-    assert made["split"] == ">given, by &lt;us&gt;"
+    page = page_of(analysis_of(named, [ClassGain(n, 1, 0.0, 0.0) for n in ("jay", "owl")], np.eye(2)))
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd(.*?)</dd>", page))
+    assert facts["alpha"] == ' class="changed">2'
+    assert facts["optimiser"] == ' class="changed">Adam, learning rate 0.01, weight decay 0.0005, batch size 256'
+    assert facts["base"] == ">regular"
+    assert facts["length"] == ">200 epochs"
+    assert facts["split"] == ">given, by &lt;us&gt;"
 
 
 @pytest.mark.parametrize("missing", [{"seconds": Seconds()}, {"images": ImageCounts()}, {"val_accuracy": None}])
-def test_runs_of_earlier_versions_say_less(missing: dict[str, Any]) -> None:
+def test_runs_of_earlier_versions_are_shown(missing: dict[str, Any]) -> None:
     complete = (run(1, 1, 70.0), run(16, 1, 80.0))
     runs = tuple(replace(one, metrics=replace(one.metrics, **missing)) for one in complete)
     study = Study(

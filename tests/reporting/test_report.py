@@ -1,4 +1,4 @@
-"""`taskres report` as a user meets it, and its page in a real browser where one is installed."""
+"""`taskres report` as a user runs it, and its page in Chromium if that is installed."""
 
 import re
 import shutil
@@ -23,14 +23,14 @@ VOID = {"meta", "br", "img", "line", "circle", "polygon", "polyline", "rect", "l
 
 @pytest.fixture
 def fitted(here: Path, photos: Path, taskres: Taskres) -> Path:
-    """Runs on photos of noise, which no classifier gets right."""
+    """Runs on photos of noise, where every classifier makes errors."""
     assert taskres("extract", photos, *BUNDLED, "--shots", "1,2", "--seeds", "1,2").status == 0
     fit = ("fit", "photos", "--shots", "1,2", "--seeds", "1,2", "--epochs", "3", "--device", "cpu")
     assert taskres(*fit, "--base", "regular,enhanced").status == 0
     return here / "runs"
 
 
-def written(taskres: Taskres, *arguments: object) -> str:
+def page_of(taskres: Taskres, *arguments: object) -> str:
     outcome: Outcome = taskres("report", *arguments, "--device", "cpu")
     assert outcome.status == 0, outcome.err
     assert outcome.out == ""
@@ -38,7 +38,7 @@ def written(taskres: Taskres, *arguments: object) -> str:
 
 
 class Elements(HTMLParser):
-    """Collects elements with their attributes, and refuses a page whose elements do not close."""
+    """Collects elements with their attributes, and checks that all elements are closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class Elements(HTMLParser):
             assert self._open.pop() == tag
 
 
-def test_a_page_needs_nothing_from_anywhere(fitted: Path, taskres: Taskres) -> None:
-    page = written(taskres, fitted)
+def test_a_page_is_self_contained(fitted: Path, taskres: Taskres) -> None:
+    page = page_of(taskres, fitted)
     elements = Elements(page).found
     assert [tag for tag, _ in elements if tag in ("script", "link", "iframe", "object")] == []
     assert all((attributes["src"] or "").startswith("data:image/") for tag, attributes in elements if tag == "img")
@@ -69,36 +69,36 @@ def test_a_page_needs_nothing_from_anywhere(fitted: Path, taskres: Taskres) -> N
     assert "@import" not in page
     headings = re.findall(r"<h3>(.*?)</h3>", page)
     assert headings == [
-        "Accuracy over shots", "What each class gains", "What is taken for what", "The most certain mistakes",
-        "How far its confidence can be believed", "How it was made",
+        "Accuracy over shots", "Gain per class", "Confusion matrix", "Most confident errors", "Calibration",
+        "Recipe and provenance",
     ]  # fmt: skip
     for method in ("taskres-regular-epochs3", "taskres-enhanced-epochs3"):
         assert f"<h4>{method}</h4>" in page
-    for said in ("zero-shot", "été", "glyph-clip (bundled)", "Adam, peak rate 0.002", "All 8 runs"):
-        assert said in page
+    for text in ("zero-shot", "été", "glyph-clip (bundled)", "Adam, learning rate 0.002", "All 8 runs"):
+        assert text in page
 
 
-def test_mistakes_have_thumbnails_of_the_very_images(fitted: Path, photos: Path, taskres: Taskres) -> None:
-    page = written(taskres, fitted)
-    assert page.count("<img src=") == page.count("taken for <span") > 2
+def test_errors_have_thumbnails_of_unchanged_images(fitted: Path, photos: Path, taskres: Taskres) -> None:
+    page = page_of(taskres, fitted)
+    assert page.count("<img src=") == page.count("predicted as <span") > 2
     for file in photos.rglob("*.*"):
-        save_image(file, seed=9)  # another image of that name is not the one that was mistaken
-    assert "<img" not in written(taskres, fitted)
+        save_image(file, seed=9)  # a different image of the same name
+    assert "<img" not in page_of(taskres, fitted)
     assert '<td class="word">été/image' in Path("report.html").read_text()
 
 
-def test_images_are_found_where_a_user_says(fitted: Path, photos: Path, taskres: Taskres) -> None:
-    shown = written(taskres, fitted).count("<img")
+def test_images_that_moved_are_found_with_an_option(fitted: Path, photos: Path, taskres: Taskres) -> None:
+    shown = page_of(taskres, fitted).count("<img")
     moved = photos.rename(photos.with_name("elsewhere"))
-    assert "<img" not in written(taskres, fitted)
-    assert written(taskres, fitted, "--images", moved).count("<img") == shown
+    assert "<img" not in page_of(taskres, fitted)
+    assert page_of(taskres, fitted, "--images", moved).count("<img") == shown
 
 
-def test_other_kinds_of_files(fitted: Path, here: Path, taskres: Taskres) -> None:
+def test_other_file_formats(fitted: Path, here: Path, taskres: Taskres) -> None:
     pytest.importorskip("matplotlib")
     outcome = taskres("report", fitted, "--to", "a.md", "--to", "a.csv", "--to", "a.png", "--device", "cpu")
     assert outcome.status == 0, outcome.err
-    assert not (here / "report.html").exists()  # only what was asked for
+    assert not (here / "report.html").exists()  # only what was requested
     markdown = (here / "a.md").read_text()
     assert "## photos, glyph-clip (bundled), taskres-regular-epochs3" in markdown
     assert "gain per class" in markdown
@@ -111,13 +111,11 @@ def test_other_kinds_of_files(fitted: Path, here: Path, taskres: Taskres) -> Non
     assert (0x24, 0x56, 0xC9) in colours  # the first method's line
 
 
-def test_what_cannot_be_is_one_line(
-    fitted: Path, here: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_are_one_line(fitted: Path, here: Path, taskres: Taskres, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "report.html").write_text("mine")
     unknown = taskres("report", fitted, "--to", "a.pdf")
     assert unknown.status == 2
-    assert "a.pdf: a report is written as one of .html, .md, .csv, .png" in one_line(unknown)
+    assert "cannot write a report to a.pdf; use one of the suffixes .html, .md, .csv, .png" in one_line(unknown)
     nothing = taskres("report", here / "cache")
     assert nothing.status == 1
     assert "no classifier.safetensors at or below" in one_line(nothing)
@@ -129,34 +127,34 @@ def test_what_cannot_be_is_one_line(
     assert (here / "report.html").read_text() == "mine"
 
 
-def test_without_the_cache_the_rest_is_there(fitted: Path, here: Path, taskres: Taskres) -> None:
+def test_a_report_without_the_cache(fitted: Path, here: Path, taskres: Taskres) -> None:
     shutil.rmtree(here / "cache")
     outcome = taskres("report", fitted, "--device", "cpu")
     assert outcome.status == 0
-    assert "note: photos: no closer look" in outcome.err
+    assert "note: photos: no per-class results" in outcome.err
     page = (here / "report.html").read_text()
     Elements(page)
-    assert "cannot be asked again" in page
+    assert "Results per class are missing: " in page
     assert "Accuracy over shots" in page
-    assert "What each class gains" not in page
+    assert "Gain per class" not in page
 
 
-def test_published_figures_stand_beside_ours(fitted: Path, here: Path, photos: Path, taskres: Taskres) -> None:
+def test_published_results_are_shown_with_ours(fitted: Path, here: Path, photos: Path, taskres: Taskres) -> None:
     assert taskres("extract", photos, *BUNDLED, "--shots", "16", "--seeds", "1").status == 0
-    held = FeatureCache(here / "cache" / "glyph-clip-bundled" / "photos.h5").contents()
-    named = replace(held.provenance, dataset="dtd", backbone="ViT-B-16", pretrained="openai")
-    write_cache(here / "cache" / "ViT-B-16-openai" / "dtd.h5", replace(held, provenance=named))
+    stored = FeatureCache(here / "cache" / "glyph-clip-bundled" / "photos.h5").contents()
+    named = replace(stored.provenance, dataset="dtd", backbone="ViT-B-16", pretrained="openai")
+    write_cache(here / "cache" / "ViT-B-16-openai" / "dtd.h5", replace(stored, provenance=named))
     assert taskres("fit", "dtd", "--shots", "1,16", "--epochs", "3", "--device", "cpu").status == 0
-    page = written(taskres, here / "runs" / "ViT-B-16-openai")
-    assert "Published, for comparison" in page
+    page = page_of(taskres, here / "runs" / "ViT-B-16-openai")
+    assert "Published results" in page
     assert "published, 16 shots: 71.50 %" in page  # in the chart
     assert "<td>71.50</td>" in page  # in the table
     assert 'href="https://arxiv.org/abs/2609.36680"' in page
     assert "2026, Table 8" in page
-    assert "Published" not in written(taskres, here / "runs" / "glyph-clip-bundled")
+    assert "Published" not in page_of(taskres, here / "runs" / "glyph-clip-bundled")
 
 
-def test_names_cannot_break_a_page(here: Path, taskres: Taskres) -> None:
+def test_names_are_escaped(here: Path, taskres: Taskres) -> None:
     rng, names = np.random.default_rng(0), np.array(['<b>"jay"</b>', "owl & | co", "</style><script>alert(1)</script>"])
     labels = np.tile([0, 1, 2], 8)
     features = {f"{part}_features": rng.normal(size=(24, 4)) for part in ("train", "val", "test")}
@@ -164,13 +162,13 @@ def test_names_cannot_break_a_page(here: Path, taskres: Taskres) -> None:
     np.savez(here / "birds.npz", **features, **numbered, classnames=names, text_features=rng.normal(size=(3, 4)))
     assert taskres("import", "birds.npz", "--name", "birds").status == 0
     assert taskres("fit", "birds", "--shots", "2", "--device", "cpu").status == 0
-    page = written(taskres, "runs", "--title", "<i>mine</i>")
+    page = page_of(taskres, "runs", "--title", "<i>mine</i>")
     assert [tag for tag, _ in Elements(page).found if tag in ("script", "i")] == []
     assert "&lt;b&gt;&#34;jay&#34;&lt;/b&gt;" in page
     assert "&lt;i&gt;mine&lt;/i&gt;" in page
 
 
-def test_as_an_installed_command(fitted: Path, here: Path) -> None:
+def test_the_installed_command(fitted: Path, here: Path) -> None:
     command = [str(Path(sys.executable).with_name("taskres")), "report", "runs", "--out", "deep/er/page.html"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=here)
     assert done.returncode == 0, done.stderr
@@ -180,7 +178,7 @@ def test_as_an_installed_command(fitted: Path, here: Path) -> None:
 
 
 def browsed(folder: Path, page: Path, *arguments: str) -> str:
-    """Return what a real browser prints of a page."""
+    """Return what Chromium prints for a page."""
     quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
     silent = ("--disable-background-networking", "--disable-component-update", "--hide-scrollbars")
     own = f"--user-data-dir={folder / 'profile'}"
@@ -188,9 +186,9 @@ def browsed(folder: Path, page: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_a_real_browser_shows_it_at_two_widths_light_and_dark(fitted: Path, here: Path, taskres: Taskres) -> None:
-    page = written(taskres, fitted)
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_chromium_shows_the_page_at_two_widths_light_and_dark(fitted: Path, here: Path, taskres: Taskres) -> None:
+    page = page_of(taskres, fitted)
     measuring = "<script>document.title = [innerWidth, document.documentElement.scrollWidth, document.images.length]"
     loaded = "+ ' ' + [...document.images].every(image => image.naturalWidth > 0)</script></body>"
     measured = here / "measured.html"
@@ -206,7 +204,7 @@ def test_a_real_browser_shows_it_at_two_widths_light_and_dark(fitted: Path, here
         dom = browsed(here, measured, f"--window-size={width},1600", "--dump-dom")
         numbers, complete = re.findall(r"<title>(.*?) (.*?)</title>", dom)[0]
         inner, needed, images = map(int, numbers.split(","))
-        assert needed <= inner  # nothing sticks out to the side
+        assert needed <= inner  # no horizontal overflow
         assert images == page.count("<img") > 0
         assert complete == "true"
     assert corners == {(255, 255, 255), (0x14, 0x16, 0x1B)}
