@@ -26,6 +26,7 @@ autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 add_module_names = False
+default_role = "code"  # `name` in a docstring
 python_maximum_signature_line_length = 72
 numpydoc_show_class_members = False
 numpydoc_attributes_as_param_list = True
