@@ -222,7 +222,8 @@ def _thumbnails(analysis: Analysis, source: ImageSource | None) -> list[dict[str
             "path": one.path,
             "true_class": one.true_class,
             "predicted_class": one.predicted_class,
-            "confidence": f"confidence {one.confidence:.1f} %" + (f", {one.fits} of {fits} fits" if fits > 1 else ""),
+            "confidence": f"confidence {one.confidence:.1f} %",
+            "fits": f"{one.fits} of {fits} fits" if fits > 1 else "",
             "image": image,
         }
         for one, image in zip(analysis.errors, images, strict=True)
