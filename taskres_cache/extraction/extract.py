@@ -93,14 +93,15 @@ def extract(
     --------
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
-    >>> from taskres_cache import extract, load_backbone, load_dataset
+    >>> from taskres_cache import FeatureCache, extract, load_backbone, load_dataset
     >>> from taskres_cache.extraction.extract import ExtractOptions
     >>> digits = load_dataset("digits")
     >>> backbone = load_backbone("glyph-clip", "bundled", device="cpu")
     >>> with TemporaryDirectory() as folder:
     ...     done = extract(digits, backbone, ExtractOptions(shots=(1,), seeds=(1,)), Path(folder) / "digits.h5")
-    >>> done.images == done.encoded
-    True
+    ...     features, labels = FeatureCache(done.path).test()
+    >>> done.encoded, features.shape, labels.shape
+    (379, (359, 64), (359,))
     """
     options, ranks = options or ExtractOptions(), ranks or Ranks()
     path = path or cache_path(Path("cache"), backbone.name, backbone.pretrained, dataset.name)

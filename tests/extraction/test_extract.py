@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.datasets import Dataset, labels_of, load_dataset, sample_few_shot
+from taskres_cache.datasets import PAPER_SEEDS, PAPER_SHOTS, Dataset, labels_of, load_dataset, sample_few_shot
 from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import (
@@ -59,6 +59,17 @@ def test_cache_has_the_splits_and_the_features_of_each_image(
         assert np.allclose(contents.image_features[row], alone, atol=1e-4 * np.abs(alone).max())
     assert contents.provenance.preprocess["orientation"] == "exif"
     assert contents.provenance.weights_sha256 == glyph_clip.weights_sha256
+
+
+def test_options_and_path_have_defaults(dataset: Dataset, glyph_clip: Backbone, here: Path) -> None:
+    done = extract(dataset, glyph_clip)
+    assert done.path == Path("cache/glyph-clip-bundled/photos.h5")
+    assert set(FeatureCache(done.path).splits) == {(shots, seed) for shots in PAPER_SHOTS for seed in PAPER_SEEDS}
+
+
+def test_path_may_be_a_string(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+    assert extract(dataset, glyph_clip, OPTIONS, str(path)).path == path
+    assert path.exists()
 
 
 def test_text_features_are_those_of_the_prompts(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
