@@ -1,9 +1,9 @@
-"""Stage two as a scikit-learn estimator: the same training loop and recipe, on features in memory.
+"""Stage two as a scikit-learn estimator: the same training loop and recipe, for features in memory.
 
 Axes: N images, C classes, T templates, D embedding.
 """
 
-from __future__ import annotations  # so that help() speaks of ArrayLike by its name
+from __future__ import annotations  # keeps the name ArrayLike in signatures that help() shows
 
 import warnings
 from collections.abc import Iterator
@@ -31,45 +31,72 @@ from taskres_cache.runs.finding import METRICS_FILE
 from taskres_cache.runs.run import Classifier, read_classifier, read_metrics
 from taskres_cache.system.devices import choose_device
 
-PIECE = 4096  # images whose logits are computed at once
-AS_TENSORS_NEED: dict[str, Any] = {"dtype": np.float32, "order": "C", "force_writeable": True}
+CHUNK = 4096  # images per call of the head
+ARRAY_CHECKS: dict[str, Any] = {"dtype": np.float32, "order": "C", "force_writeable": True}
 
 
 class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier by cosine whose weights are `text_features + alpha * residual`; the residual is what is trained.
+    """Cosine classifier with weights `text_features + alpha * residual`, of which the residual is trained.
 
     Parameters
     ----------
-    text_features : (C, D) or (C, T, D) un-normalised, a row for each class in the order of the sorted classes; of T
-        templates the mean is taken. None takes the mean of each class's training features, which needs no text.
-    alpha : weight of the residual. What it does follows the size of the base's coordinates: the paper's 0.5 is right
-        for about 0.3 a coordinate, as OpenAI's text features have.
-    lr : peak rate of Adam.
-    epochs : passes over the training images. None is the paper's rule, 100 up to 4 shots and 200 from 8 on, where
-        shots are the images of the largest class: in a few-shot split every class has that many, or all it has.
-    batch_size : images a step.
-    weight_decay : L2 decay, added to the gradient.
-    residual : what is trained: "text", "image" (one row, added to every image before it is normalised) or "both".
-    logit_scale : the multiplier of the cosines; a checkpoint has its own, `FeatureCache.provenance.logit_scale`.
-    random_state : of the order of the images; an int is the seed itself, as `taskres fit --seeds` takes it.
-    device : to compute on: "auto", "cpu", "cuda", "mps".
+    text_features : array-like of shape (C, D) or (C, T, D), optional
+        Un-normalised, classes in sorted order; the mean over templates is used. None for the mean of the training
+        features of each class, which needs no text.
+    alpha : float, default 0.5
+        Weight of the residual. Its effect depends on the size of the base's coordinates: the paper's 0.5 is right for
+        about 0.3 per coordinate, as in OpenAI's text features.
+    lr : float, default 2e-3
+        Peak learning rate of Adam.
+    epochs : int, optional
+        Passes over the training images. None for the paper's rule: 100 up to 4 shots, 200 from 8 shots on, where shots
+        are the images of the largest class.
+    batch_size : int, default 256
+        Images per step.
+    weight_decay : float, default 5e-4
+        L2 weight decay, added to the gradient.
+    residual : {"text", "image", "both"}, default "text"
+        What is trained; "image" is one row, added to all image features before they are normalised.
+    logit_scale : float, default 100.0
+        Multiplier of the cosines; that of a checkpoint is `FeatureCache.provenance.logit_scale`.
+    random_state : int, RandomState or None, default 0
+        Seed of the order of the images; an int is the seed itself, as in `taskres fit --seeds`.
+    device : str, default "auto"
+        "auto", "cpu", "cuda" or "mps".
 
     Attributes
     ----------
-    classes_ : (C,) sorted.
-    n_features_in_ : D.
-    text_features_ : (C, D) float32, un-normalised: the base.
-    residual_ : (C, D) float32; zero where the image side alone is trained.
-    image_residual_ : (D,) float32, or None where the text side alone is trained.
-    alpha_, logit_scale_ : as they were when it was fitted.
-    temperature_ : by which logits are divided to become probabilities; 1 after `fit`, which sees no val images.
-    loss_curve_ : the mean loss of each epoch; an estimator from a run has none.
+    classes_ : ndarray of shape (C,)
+        Sorted labels.
+    n_features_in_ : int
+        D.
+    text_features_ : ndarray of shape (C, D), float32
+        The base, un-normalised.
+    residual_ : ndarray of shape (C, D), float32
+        Zero if only the image side is trained.
+    image_residual_ : ndarray of shape (D,), float32, or None
+        None if only the text side is trained.
+    alpha_, logit_scale_ : float
+        As used in the fit.
+    temperature_ : float
+        Divides the logits of probabilities; 1 after `fit`, which has no validation images.
+    loss_curve_ : tuple of float
+        Mean loss of each epoch; missing in an estimator made from a run.
 
     Notes
     -----
-    Images `X` (N, D) are un-normalised features of the encoder that made `text_features`; everything is computed in
-    float32. An image of zeros has no direction: `fit` leaves it out and warns, and its logits are 0, each class as
-    probable as the others. Source: Yu et al., CVPR 2023.
+    `X` (N, D) holds un-normalised image features of the encoder that made `text_features`. All computations are in
+    float32. A row of zeros has no direction: `fit` leaves it out with a warning, and it gets equal probabilities for
+    all classes. Source: Yu et al., Task Residual for Tuning Vision-Language Models, CVPR 2023.
+
+    Examples
+    --------
+    >>> from taskres_cache import FeatureCache, TaskResClassifier
+    >>> cache = FeatureCache("cache/glyph-clip-bundled/digits.h5")
+    >>> scale = cache.provenance.logit_scale
+    >>> classifier = TaskResClassifier(cache.text_features, alpha=2.0, logit_scale=scale, random_state=1)
+    >>> classifier.fit(*cache.train(shots=16, seed=1)).score(*cache.test())
+    0.9805...
     """
 
     def __init__(
@@ -99,10 +126,26 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def from_run(cls, folder: str | Path) -> Self:
-        """Return the classifier of a run, fitted, its temperature included; raises RunError where there is none.
+        """Return a run as a fitted estimator, with its temperature.
 
-        Its classes are the class names, sorted, and so are the rows of all that it holds. Its parameters are those that
-        the run was fitted with, or came to where it chose; text_features is its base.
+        Classes are the class names, sorted. Parameters are those that the run used or chose; text_features is its base.
+
+        Parameters
+        ----------
+        folder : str or Path
+            A run folder, or its `classifier.safetensors`.
+
+        Raises
+        ------
+        RunError
+            There is no run, or it is damaged.
+
+        Examples
+        --------
+        >>> from taskres_cache import TaskResClassifier
+        >>> folder = "runs/glyph-clip-bundled/digits/taskres-regular-alpha2/shots_16/seed_1"
+        >>> TaskResClassifier.from_run(folder).get_params()["alpha"]
+        2.0
         """
         run, folder = read_classifier(Path(folder)), Path(folder)
         names = np.array(run.classnames)
@@ -115,20 +158,34 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return estimator
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Train the residual on image features (N, D), un-normalised, and what they are (N,), and return the estimator.
+        """Train the residual.
+
+        Parameters
+        ----------
+        X : array-like of shape (N, D)
+            Un-normalised image features.
+        y : array-like of shape (N,)
+            Labels.
+
+        Returns
+        -------
+        TaskResClassifier
+            The estimator itself.
 
         Raises
         ------
-        ValueError : a parameter that cannot be used, a single class, no image with a direction, or text_features of
-            other classes, of another width or without direction.
-        FitError : the loss became NaN or infinite.
+        ValueError
+            A parameter is invalid, there is only one class, no image has a direction, or text_features has other
+            classes, another width or a row without direction.
+        FitError
+            The loss became NaN or infinite.
         """
-        image_features, y = validate_data(self, X, y, **AS_TENSORS_NEED)
+        image_features, y = validate_data(self, X, y, **ARRAY_CHECKS)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise EstimatorError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least 2 to tell apart")
-        image_features, labels = _with_direction(image_features, labels)
+            raise EstimatorError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least 2")
+        image_features, labels = _drop_zero_rows(image_features, labels)
         base, recipe = self._base(image_features, labels), self._recipe()
         epochs = recipe.epochs_for(int(np.bincount(labels).max()))
         training = TrainingSet.from_features(image_features, labels)
@@ -140,58 +197,58 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
-        """Return the class (N,) of each image."""
-        places = [cosines.argmax(dim=-1).cpu().numpy() for cosines in self._cosines(X)]
-        classes: np.ndarray = self.classes_[np.concatenate(places)]
+        """Return the predicted class (N,) of each image."""
+        columns = [cosines.argmax(dim=-1).cpu().numpy() for cosines in self._cosines(X)]
+        classes: np.ndarray = self.classes_[np.concatenate(columns)]
         return classes
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Return the probability (N, C) of each class, calibrated where the temperature of a run is known."""
-        tempered = (self.logit_scale_ / self.temperature_ * cosines for cosines in self._cosines(X))
-        return np.concatenate([piece.softmax(dim=-1).cpu().numpy() for piece in tempered])
+        """Return the probabilities (N, C); they are calibrated if the estimator is made from a run."""
+        logits = (self.logit_scale_ / self.temperature_ * cosines for cosines in self._cosines(X))
+        return np.concatenate([chunk.softmax(dim=-1).cpu().numpy() for chunk in logits])
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
-        """Return the logits (N, C), without temperature; of two classes the second's less the first's (N,)."""
-        found = np.concatenate([(self.logit_scale_ * cosines).cpu().numpy() for cosines in self._cosines(X)])
-        return found if len(self.classes_) > 2 else found[:, 1] - found[:, 0]
+        """Return the logits (N, C) without temperature; for two classes their difference (N,), second minus first."""
+        logits = np.concatenate([(self.logit_scale_ * cosines).cpu().numpy() for cosines in self._cosines(X)])
+        return logits if len(self.classes_) > 2 else logits[:, 1] - logits[:, 0]
 
     def _cosines(self, X: ArrayLike) -> Iterator[Tensor]:
-        """Yield the cosines (n, C) of one piece of the images after another; 0 for an image without direction."""
+        """Yield the cosines (n, C) of one chunk of images at a time; 0 for an image without direction."""
         check_is_fitted(self)
-        image_features = validate_data(self, X, reset=False, **AS_TENSORS_NEED)
+        image_features = validate_data(self, X, reset=False, **ARRAY_CHECKS)
         device = choose_device(self.device)
         head = Head.of_arrays(
             self.text_features_, self.logit_scale_, self.residual_, self.image_residual_, self.alpha_
         ).to(device)
-        for rows in gen_batches(len(image_features), PIECE):
+        for rows in gen_batches(len(image_features), CHUNK):
             images = torch.from_numpy(image_features[rows]).to(device)
             yield head.cosines(images).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # (n, C)
 
     def _base(self, image_features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the base (C, D) that the parameters say, an array of its own."""
+        """Return the base (C, D) as a new array."""
         shape = len(self.classes_), image_features.shape[1]
         base = _class_means(image_features, labels, shape[0]) if self.text_features is None else self._regular(shape)
         directed = _has_direction(base)
         if not directed.all():
             name = "the mean of the images" if self.text_features is None else "the row of text_features"
             unusable = self.classes_.tolist()[directed.argmin()]
-            raise EstimatorError(f"{name} of class {unusable!r} has no direction: it is all zero, or beyond float32")
+            raise EstimatorError(f"{name} of class {unusable!r} has no direction: it is zero, or too large for float32")
         return base
 
     def _regular(self, shape: tuple[int, int]) -> np.ndarray:
         """Return text_features as (C, D)."""
-        need = {**AS_TENSORS_NEED, "allow_nd": True, "copy": True}
-        text: np.ndarray = check_array(self.text_features, input_name="text_features", **need)
+        checks = {**ARRAY_CHECKS, "allow_nd": True, "copy": True}
+        text: np.ndarray = check_array(self.text_features, input_name="text_features", **checks)
         base = regular_base(text) if text.ndim == 3 else text
         if base.shape != shape:
             raise EstimatorError(
-                f"text_features has shape {text.shape}, expected {shape} or ({shape[0]}, T, {shape[1]}): a row for "
-                "each class of y in sorted order, as wide as X"
+                f"text_features has shape {text.shape}, expected {shape} or ({shape[0]}, T, {shape[1]}): one row per "
+                "class of y in sorted order, as wide as X"
             )
         return base
 
     def _recipe(self) -> Recipe:
-        """Return the parameters as a recipe; raises what scikit-learn's users expect of one that cannot be used."""
+        """Return the parameters as a recipe; raises TypeError or ValueError for an invalid one, as in scikit-learn."""
         for name in ("alpha", "lr", "weight_decay", "logit_scale"):
             check_scalar(getattr(self, name), name, Real)
         for name in ("batch_size", *(() if self.epochs is None else ("epochs",))):
@@ -206,12 +263,12 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _parameters(run: Classifier, folder: Path) -> dict[str, Any]:
-    """Return the parameters, beside text_features, of an estimator that was fitted as a run was."""
+    """Return the parameters that fit the run again, without text_features."""
     recipe, lr, weight_decay = run.recipe, run.recipe.lr, run.recipe.weight_decay
     if recipe.lrs or recipe.weight_decays:
         chosen = read_metrics(folder if folder.is_dir() else folder.parent).chosen
         if chosen is None:
-            raise RunError(f"{folder / METRICS_FILE} does not say what was chosen; fit the run again")
+            raise RunError(f"{folder / METRICS_FILE} does not record what was chosen; fit the run again")
         lr, weight_decay = chosen.lr, chosen.weight_decay
     same = {name: getattr(recipe, name) for name in ("epochs", "batch_size", "residual")}
     how = {"alpha": run.alpha, "lr": lr, "weight_decay": weight_decay}
@@ -219,28 +276,28 @@ def _parameters(run: Classifier, folder: Path) -> dict[str, Any]:
 
 
 def _class_means(image_features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return the mean (C, D) of the images of each class, un-normalised as they are; zero for a class without any."""
+    """Return the mean (C, D) of the un-normalised images of each class; zero for a class without images."""
     means = np.zeros((classes, image_features.shape[1]), np.float32)
     for label in np.unique(labels):
         means[label] = image_features[labels == label].mean(axis=0, dtype=np.float64)
     return means
 
 
-def _with_direction(image_features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images that have a direction, with their labels; a warning names the first of the others."""
+def _drop_zero_rows(image_features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images that have a direction, and their labels; a warning names the first one left out."""
     directed = _has_direction(image_features)
     if directed.all():
         return image_features, labels
     if not directed.any():
-        raise EstimatorError("every row of X is zero, or beyond float32, and has no direction to learn from")
+        raise EstimatorError("no row of X has a direction: all are zero, or too large for float32")
     count, first = len(directed) - directed.sum(), directed.argmin()
-    warnings.warn(f"{count} rows of X, row {first} first, have no direction and are left out", stacklevel=3)
+    warnings.warn(f"{count} rows of X have no direction and are left out, the first is row {first}", stacklevel=3)
     return image_features[directed], labels[directed]
 
 
 def _has_direction(features: np.ndarray) -> np.ndarray:
-    """Return whether each row (.., D) has a length that is neither zero nor infinite in float32."""
-    squares = np.einsum("nd,nd->n", features, features)  # without a second array of the features' size
+    """Return for each row (.., D) whether its length is neither zero nor infinite in float32."""
+    squares = np.einsum("nd,nd->n", features, features)  # needs no second array of this size
     directed: np.ndarray = (squares > 0) & np.isfinite(squares)
     return directed
 

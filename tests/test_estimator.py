@@ -1,4 +1,4 @@
-"""TaskResClassifier: scikit-learn's own checks, and that it is the fit that `taskres fit` makes."""
+"""TaskResClassifier: scikit-learn's estimator checks, and the same results as `taskres fit`."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Let the hundreds of small fits take no turns with each other's threads."""
+    """Use one thread: the fits are small and many."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def _one_thread() -> Iterator[None]:
         TaskResClassifier(device="cpu", residual="image", epochs=20),
     ]
 )
-def test_scikit_learns_own_checks(estimator: BaseEstimator, check: Callable[[BaseEstimator], None]) -> None:
+def test_estimator_checks_of_scikit_learn(estimator: BaseEstimator, check: Callable[[BaseEstimator], None]) -> None:
     check(estimator)
 
 
@@ -70,7 +70,7 @@ def run_of(cache: FeatureCache, shots: int, seed: int, out: Path, **choices: Any
         (4, 1, {"residual": "image", "epochs": 7, "batch_size": 16, "weight_decay": 0.0}),
     ],
 )
-def test_a_fit_is_the_fit_of_taskres_to_the_last_bit(
+def test_a_fit_equals_taskres_fit_to_the_last_bit(
     digits: FeatureCache, tmp_path: Path, shots: int, seed: int, choices: dict[str, Any]
 ) -> None:
     run = run_of(digits, shots, seed, tmp_path, **choices)
@@ -90,7 +90,7 @@ def test_a_fit_is_the_fit_of_taskres_to_the_last_bit(
     assert 100 * estimator.score(*digits.test()) == pytest.approx(run.metrics.test_accuracy, abs=1e-9)
 
 
-def test_a_run_is_read_as_a_fitted_estimator(digits: FeatureCache, tmp_path: Path) -> None:
+def test_from_run_returns_a_fitted_estimator(digits: FeatureCache, tmp_path: Path) -> None:
     run = run_of(digits, 4, 2, tmp_path, alpha=1.5, epochs=30, residual="both")
     stored, estimator = read_classifier(run.folder), TaskResClassifier.from_run(str(run.folder))
     image_features, labels = digits.test()
@@ -106,12 +106,12 @@ def test_a_run_is_read_as_a_fitted_estimator(digits: FeatureCache, tmp_path: Pat
     assert np.array_equal(estimator.predict(image_features), estimator.classes_[expected.argmax(dim=-1).numpy()])
 
 
-def test_the_parameters_of_a_run_fit_it_again(digits: FeatureCache, tmp_path: Path) -> None:
+def test_the_parameters_of_from_run_fit_the_run_again(digits: FeatureCache, tmp_path: Path) -> None:
     run = run_of(digits, 4, 2, tmp_path, alpha=1.5, epochs=30, residual="both", lr=0.01)
     estimator = TaskResClassifier.from_run(run.folder / "classifier.safetensors")
-    said = estimator.get_params()
-    assert np.array_equal(said.pop("text_features"), digits.text_features)
-    assert said == {
+    parameters = estimator.get_params()
+    assert np.array_equal(parameters.pop("text_features"), digits.text_features)
+    assert parameters == {
         "alpha": 1.5,
         "batch_size": 256,
         "device": "auto",
@@ -143,19 +143,19 @@ def test_classes_of_a_run_are_sorted_with_their_rows(cache_file: Path, contents:
     assert np.abs(again.residual_).max() > 0.01
 
 
-def test_what_a_run_chose_is_what_its_estimator_says(cache_file: Path, tmp_path: Path) -> None:
+def test_from_run_has_the_parameters_that_the_run_chose(cache_file: Path, tmp_path: Path) -> None:
     cache = FeatureCache(cache_file)
     searching = Recipe(epochs=10).searching(alphas=(0.7, 3.0), lrs=(0.03, 0.3), weight_decays=(0.0, 0.02))
     (run,) = fit_each(cache, [(4, 1)], [searching], CPU, tmp_path)
-    said, chosen = TaskResClassifier.from_run(run.folder).get_params(), run.metrics.chosen
-    assert {name: said[name] for name in ("alpha", "lr", "weight_decay")} == {
+    parameters, chosen = TaskResClassifier.from_run(run.folder).get_params(), run.metrics.chosen
+    assert {name: parameters[name] for name in ("alpha", "lr", "weight_decay")} == {
         name: getattr(chosen, name) for name in ("alpha", "lr", "weight_decay")
     }
-    assert said["lr"] in (0.03, 0.3)
-    assert TaskResClassifier.from_run(run.folder / "classifier.safetensors").get_params()["lr"] == said["lr"]
+    assert parameters["lr"] in (0.03, 0.3)
+    assert TaskResClassifier.from_run(run.folder / "classifier.safetensors").get_params()["lr"] == parameters["lr"]
 
 
-def test_no_run_is_one_clear_error(tmp_path: Path) -> None:
+def test_from_run_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"holds no classifier\.safetensors; pass a run folder"):
         TaskResClassifier.from_run(tmp_path)
 
@@ -173,20 +173,20 @@ def test_without_text_the_base_is_the_mean_of_each_class(few: tuple[np.ndarray, 
     assert estimator.classes_.tolist() == ["a", "b", "c"]
 
 
-def test_of_several_templates_the_mean_is_the_base(few: tuple[np.ndarray, np.ndarray], contents: CacheContents) -> None:
+def test_the_base_is_the_mean_over_templates(few: tuple[np.ndarray, np.ndarray], contents: CacheContents) -> None:
     embeddings = contents.text.embeddings
     of_templates, of_mean = (TaskResClassifier(text, epochs=5).fit(*few) for text in (embeddings, embeddings.mean(1)))
     assert np.array_equal(of_templates.text_features_, embeddings.mean(axis=1))
     assert np.array_equal(of_templates.residual_, of_mean.residual_)
 
 
-def test_what_is_fitted_is_the_estimators_own(few: tuple[np.ndarray, np.ndarray], contents: CacheContents) -> None:
+def test_a_fitted_estimator_shares_no_arrays(few: tuple[np.ndarray, np.ndarray], contents: CacheContents) -> None:
     text, images = contents.text.embeddings.mean(axis=1), few[0].copy()
     estimator = TaskResClassifier(text, epochs=5).fit(images, few[1])
-    said = estimator.decision_function(few[0])
+    logits = estimator.decision_function(few[0])
     text[:] = images[:] = 1.0
     estimator.set_params(logit_scale=1.0, alpha=9.0)
-    assert np.array_equal(estimator.decision_function(few[0]), said)
+    assert np.array_equal(estimator.decision_function(few[0]), logits)
 
 
 @pytest.mark.parametrize(("counts", "epochs"), [((4, 4), 100), ((8, 8), 200), ((8, 3), 200), ((1, 7), 100)])
@@ -214,7 +214,7 @@ def test_random_states(few: tuple[np.ndarray, np.ndarray]) -> None:
     assert np.array_equal(residual(None), first)
 
 
-def test_of_two_classes_the_decision_is_one_number(few: tuple[np.ndarray, np.ndarray]) -> None:
+def test_two_classes_have_one_decision_value(few: tuple[np.ndarray, np.ndarray]) -> None:
     image_features, labels = few[0], few[1] == "a"
     estimator = TaskResClassifier(epochs=5, logit_scale=10.0).fit(image_features, labels)
     decision, shares = estimator.decision_function(image_features), estimator.predict_proba(image_features)
@@ -223,7 +223,7 @@ def test_of_two_classes_the_decision_is_one_number(few: tuple[np.ndarray, np.nda
     assert np.array_equal(estimator.predict(image_features), decision > 0)
 
 
-def test_many_images_are_as_each_alone(few: tuple[np.ndarray, np.ndarray]) -> None:
+def test_many_images_are_predicted_in_chunks(few: tuple[np.ndarray, np.ndarray]) -> None:
     estimator = TaskResClassifier(epochs=5).fit(*few)
     many = np.random.default_rng(0).normal(size=(9000, 8)).astype(np.float32)
     together = estimator.decision_function(many)
@@ -240,13 +240,11 @@ def test_many_images_are_as_each_alone(few: tuple[np.ndarray, np.ndarray]) -> No
 
 @pytest.mark.parametrize("residual", ["text", "both"])
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1e30])
-def test_images_without_direction_teach_nothing(
-    few: tuple[np.ndarray, np.ndarray], residual: str, value: float
-) -> None:
+def test_images_without_direction_are_left_out(few: tuple[np.ndarray, np.ndarray], residual: str, value: float) -> None:
     image_features, labels = few
     none = np.full((2, 8), value, np.float32)
     plain = TaskResClassifier(residual=residual, epochs=9).fit(image_features, labels)
-    with pytest.warns(UserWarning, match="2 rows of X, row 12 first, have no direction and are left out"):
+    with pytest.warns(UserWarning, match="2 rows of X have no direction and are left out, the first is row 12"):
         estimator = TaskResClassifier(residual=residual, epochs=9).fit(
             np.concatenate([image_features, none]), np.concatenate([labels, ["a", "b"]])
         )
@@ -279,21 +277,21 @@ WRONG_PARAMETERS: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("parameters", "error", "message"), WRONG_PARAMETERS)
-def test_parameters_that_cannot_be_used(
+def test_invalid_parameters(
     few: tuple[np.ndarray, np.ndarray], parameters: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         TaskResClassifier(**parameters).fit(*few)
 
 
-def test_errors_are_both_ours_and_scikit_learns(few: tuple[np.ndarray, np.ndarray]) -> None:
+def test_errors_are_taskres_errors_and_value_errors(few: tuple[np.ndarray, np.ndarray]) -> None:
     for wrong in (lambda: TaskResClassifier(lr=0.0).fit(*few), lambda: TaskResClassifier().fit(few[0], ["a"] * 12)):
         with pytest.raises(TaskresError) as caught:
             wrong()
         assert isinstance(caught.value, ValueError)
     with pytest.raises(ValueError, match="the mean of the images of class 'b' has no direction"):
         TaskResClassifier().fit(np.vstack([np.eye(2), -np.eye(2)]), ["a", "b", "c", "b"])
-    with pytest.raises(ValueError, match="every row of X is zero"):
+    with pytest.raises(ValueError, match="no row of X has a direction"):
         TaskResClassifier().fit(np.zeros((4, 3)), [0, 1, 0, 1])
     with pytest.raises(FitError, match="became NaN or infinite in epoch"):
         TaskResClassifier(alpha=1e38, lr=1e30, epochs=20).fit(*few)
@@ -303,13 +301,13 @@ def test_errors_are_both_ours_and_scikit_learns(few: tuple[np.ndarray, np.ndarra
         TaskResClassifier().predict_proba(few[0])
 
 
-def test_it_survives_pickling(few: tuple[np.ndarray, np.ndarray]) -> None:
+def test_pickling(few: tuple[np.ndarray, np.ndarray]) -> None:
     estimator = TaskResClassifier(epochs=5, residual="both").fit(*few)
     again = pickle.loads(pickle.dumps(estimator))
     assert np.array_equal(again.predict_proba(few[0]), estimator.predict_proba(few[0]))
 
 
-def test_a_grid_search_chooses_alpha_on_train_alone(digits: FeatureCache) -> None:
+def test_a_grid_search_over_alpha(digits: FeatureCache) -> None:
     image_features, labels = digits.train(4, 1)
     scale, folds = digits.provenance.logit_scale, StratifiedKFold(4, shuffle=True, random_state=0)
     plain = TaskResClassifier(digits.text_features, logit_scale=scale, device="cpu")
@@ -325,7 +323,7 @@ def test_a_grid_search_chooses_alpha_on_train_alone(digits: FeatureCache) -> Non
     assert search.score(*digits.test()) == alone.score(*digits.test()) > 0.9
 
 
-def test_it_is_a_step_of_a_pipeline(few: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_step_of_a_pipeline(few: tuple[np.ndarray, np.ndarray]) -> None:
     pipeline = make_pipeline(FunctionTransformer(lambda features: 2 * features), TaskResClassifier(epochs=5))
     doubled = TaskResClassifier(epochs=5).fit(2 * few[0], few[1])
     assert np.array_equal(pipeline.fit(*few).predict_proba(few[0]), doubled.predict_proba(2 * few[0]))
