@@ -24,7 +24,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from taskres_cache.benchmark.benchmark import Outcome
+    from taskres_cache.benchmark.pipeline import Outcome
 
 
 def benchmark(
@@ -58,7 +58,7 @@ def benchmark(
 
     Example: taskres benchmark --root /data --datasets "caltech101 dtd"
     """
-    from taskres_cache.benchmark.benchmark import LeftOut, Places, benchmark_entries, run_benchmark
+    from taskres_cache.benchmark.pipeline import Folders, LeftOut, benchmark_entries, run_benchmark
     from taskres_cache.encoders.loading import load_backbone
     from taskres_cache.extraction.extract import ExtractOptions
 
@@ -72,10 +72,10 @@ def benchmark(
     default = entries[0].backbone
     checkpoint = backbone or default.name, pretrained or default.pretrained
     encoder = cache(lambda: load_backbone(*checkpoint, device, precision))
-    places = Places(root or Path("."), cache_dir, out)
+    folders = Folders(root or Path("."), cache_dir, out)
     outcomes = []
     with kept_when_interrupted(), progress() as display:
-        for outcome in run_benchmark(entries, encoder, options, places, display):
+        for outcome in run_benchmark(entries, encoder, options, folders, display):
             say(_outcome_lines(outcome))
             outcomes.append(outcome)
     if all(isinstance(outcome, LeftOut) for outcome in outcomes):
@@ -89,15 +89,15 @@ def benchmark(
 
 def _outcome_lines(outcome: "Outcome") -> str:
     """Return the result of a data set as one line, with its notes below."""
-    from taskres_cache.benchmark.benchmark import LeftOut, Measured
+    from taskres_cache.benchmark.pipeline import DatasetResult, LeftOut
 
     if isinstance(outcome, LeftOut):
         return f"{outcome.name}: left out{', failed' if outcome.failed else ''}: {outcome.reason}"
-    if isinstance(outcome, Measured):
+    if isinstance(outcome, DatasetResult):
         notes = "".join(f"\n  note: {note}" for note in outcome.notes)
         best = outcome.summaries[-1]
         return (
-            f"{outcome.name}: {len(outcome.runs)} runs, {outcome.already} of them reused; "
+            f"{outcome.name}: {len(outcome.runs)} runs, {outcome.reused} of them reused; "
             f"{best.shots} shots: {best.mean_test_accuracy:.2f} %, zero-shot {best.zero_shot_accuracy:.2f} %{notes}"
         )
     return f"{outcome.name}: {outcome.mean_test_accuracy:.2f} %, zero-shot {outcome.zero_shot_accuracy:.2f} %"

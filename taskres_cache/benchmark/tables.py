@@ -1,49 +1,48 @@
-"""The benchmark's tables over data sets."""
+"""Tables of a benchmark over data sets, as Markdown and CSV."""
 
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from taskres_cache.benchmark.benchmark import SOURCE_OF_SHIFTED, LeftOut, Measured, Outcome, Shifted
+from taskres_cache.benchmark.pipeline import SHIFT_SOURCE, DatasetResult, LeftOut, Outcome, ShiftResult
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
 from taskres_cache.runs.results import Summary
 from taskres_cache.system.files import replaced
 
 
 def benchmark_tables(outcomes: Sequence[Outcome], title: str) -> list[Table]:
-    """Return the tables that there is something to put into: accuracy, gain, deviation, shifted data sets."""
-    measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
-    shifted = [outcome for outcome in outcomes if isinstance(outcome, Shifted)]
+    """Return the tables that have rows: accuracy, gain, deviation over seeds, shifted data sets."""
+    results = [outcome for outcome in outcomes if isinstance(outcome, DatasetResult)]
+    shifted = [outcome for outcome in outcomes if isinstance(outcome, ShiftResult)]
     tables = []
-    if measured:
-        tables += [_accuracy_table(measured, title), _gain_table(measured, title)]
-    if measured and len(measured[0].summaries[0].seeds) > 1:
-        tables.append(_deviation_table(measured, title))
+    if results:
+        tables += [_accuracy_table(results, title), _gain_table(results, title)]
+    if results and len(results[0].summaries[0].seeds) > 1:
+        tables.append(_deviation_table(results, title))
     if shifted:
         tables.append(_shifted_table(shifted, title))
     return tables
 
 
 def benchmark_records(outcomes: Sequence[Outcome]) -> Table:
-    """Return every number in one plain table, a line for each data set and shot count, for other programs."""
+    """Return all numbers in one table, one row per data set and shot count; other programs read it as CSV."""
     columns = ("dataset", "trained_on", "shots", "seeds", "zero_shot", "val", "test_mean", "test_std", "gain")
     rows = []
     for outcome in outcomes:
-        if isinstance(outcome, Measured):
+        if isinstance(outcome, DatasetResult):
             rows += [_record(outcome.name, outcome.name, row, row.mean_val_accuracy) for row in outcome.summaries]
-        elif isinstance(outcome, Shifted):
-            rows.append(_record(outcome.name, SOURCE_OF_SHIFTED, outcome, None))
+        elif isinstance(outcome, ShiftResult):
+            rows.append(_record(outcome.name, SHIFT_SOURCE, outcome, None))
     return Table("benchmark", columns, tuple(rows), left=2)
 
 
 def benchmark_markdown(outcomes: Sequence[Outcome], title: str) -> str:
-    """Return the tables, how they were made, and what was left out and why, in Markdown."""
-    metrics = [run.metrics for outcome in outcomes if isinstance(outcome, Measured) for run in outcome.runs]
+    """Return the tables, weights and versions, notes, and the data sets left out, in Markdown."""
+    results = [outcome for outcome in outcomes if isinstance(outcome, DatasetResult)]
+    metrics = [run.metrics for result in results for run in result.runs]
     versions = ", ".join(f"{library} {number}" for library, number in metrics[0].versions.items()) if metrics else ""
     weights = f"Weights {metrics[0].weights_sha256[:16]}, {versions}.\n" if metrics else ""
-    notes = [
-        f"- {outcome.name}: {note}" for outcome in outcomes if isinstance(outcome, Measured) for note in outcome.notes
-    ]
+    notes = [f"- {result.name}: {note}" for result in results for note in result.notes]
     left_out = [f"- {outcome.name}: {outcome.reason}" for outcome in outcomes if isinstance(outcome, LeftOut)]
     parts = [f"# {title}\n", weights, *(table.as_markdown() for table in benchmark_tables(outcomes, title))]
     for heading, lines in (("Notes", notes), ("Left out", left_out)):
@@ -52,7 +51,7 @@ def benchmark_markdown(outcomes: Sequence[Outcome], title: str) -> str:
 
 
 def write_benchmark(outcomes: Sequence[Outcome], title: str, folder: Path) -> list[Path]:
-    """Write `benchmark.md` and `benchmark.csv`, each whole or not at all; raises StorageError when it cannot."""
+    """Write `benchmark.md` and `benchmark.csv` and return their paths; raises StorageError if that fails."""
     contents = {
         "benchmark.md": benchmark_markdown(outcomes, title),
         "benchmark.csv": benchmark_records(outcomes).as_csv(),
@@ -63,50 +62,50 @@ def write_benchmark(outcomes: Sequence[Outcome], title: str, folder: Path) -> li
     return [folder / name for name in contents]
 
 
-def _record(name: str, trained_on: str, row: Summary | Shifted, val: float | None) -> tuple[str, ...]:
+def _record(name: str, trained_on: str, row: Summary | ShiftResult, val: float | None) -> tuple[str, ...]:
     seeds = " ".join(map(str, row.seeds))
     numbers = (row.zero_shot_accuracy, val, row.mean_test_accuracy, row.std_test_accuracy, row.gain)
     return (name, trained_on, str(row.shots), seeds, *("" if number is None else f"{number:.4f}" for number in numbers))
 
 
-def _accuracy_table(measured: Sequence[Measured], title: str) -> Table:
-    """Return zero-shot and each shot count of each data set, mean over seeds, and the average over data sets."""
-    zero_shots = [outcome.summaries[0].zero_shot_accuracy for outcome in measured]
-    rows = _rows_over_shots(measured, lambda row: row.mean_test_accuracy, percent)
+def _accuracy_table(results: Sequence[DatasetResult], title: str) -> Table:
+    """Return the mean over seeds per data set and shot count, with zero-shot, and the average over data sets."""
+    zero_shots = [outcome.summaries[0].zero_shot_accuracy for outcome in results]
+    rows = _rows_over_shots(results, lambda row: row.mean_test_accuracy, percent)
     with_zero_shot = [
         (name, percent(zero_shot), *cells)
         for (name, *cells), zero_shot in zip(rows, [*zero_shots, statistics.mean(zero_shots)], strict=True)
     ]
-    columns = ("data set", "zero-shot", *_shot_columns(measured))
+    columns = ("data set", "zero-shot", *_shot_columns(results))
     return Table(f"{title}: test accuracy in %, mean over seeds", columns, tuple(with_zero_shot))
 
 
-def _gain_table(measured: Sequence[Measured], title: str) -> Table:
-    rows = _rows_over_shots(measured, lambda row: row.gain, signed)
-    return Table(f"{title}: gain over zero-shot in points", ("data set", *_shot_columns(measured)), tuple(rows))
+def _gain_table(results: Sequence[DatasetResult], title: str) -> Table:
+    rows = _rows_over_shots(results, lambda row: row.gain, signed)
+    return Table(f"{title}: gain over zero-shot in points", ("data set", *_shot_columns(results)), tuple(rows))
 
 
-def _deviation_table(measured: Sequence[Measured], title: str) -> Table:
-    rows = _rows_over_shots(measured, lambda row: row.std_test_accuracy or 0.0, percent)
-    heading = f"{title}: standard deviation over seeds {' '.join(map(str, measured[0].summaries[0].seeds))}"
-    return Table(heading, ("data set", *_shot_columns(measured)), tuple(rows))
+def _deviation_table(results: Sequence[DatasetResult], title: str) -> Table:
+    rows = _rows_over_shots(results, lambda row: row.std_test_accuracy or 0.0, percent)
+    heading = f"{title}: standard deviation over seeds {' '.join(map(str, results[0].summaries[0].seeds))}"
+    return Table(heading, ("data set", *_shot_columns(results)), tuple(rows))
 
 
 def _rows_over_shots(
-    measured: Sequence[Measured], number: Callable[[Summary], float], written: Callable[[float], str]
+    results: Sequence[DatasetResult], number: Callable[[Summary], float], formatted: Callable[[float], str]
 ) -> list[tuple[str, ...]]:
-    """Return one number for each data set and shot count, and a last row of averages over data sets."""
-    numbers = [[number(row) for row in outcome.summaries] for outcome in measured]
+    """Return one row per data set and one column per shot count, with a last row of averages."""
+    numbers = [[number(row) for row in outcome.summaries] for outcome in results]
     averages = [statistics.mean(column) for column in zip(*numbers, strict=True)]
-    names = [*(outcome.name for outcome in measured), f"average of {len(measured)}"]
-    return [(name, *map(written, row)) for name, row in zip(names, [*numbers, averages], strict=True)]
+    names = [*(outcome.name for outcome in results), f"average of {len(results)}"]
+    return [(name, *map(formatted, row)) for name, row in zip(names, [*numbers, averages], strict=True)]
 
 
-def _shot_columns(measured: Sequence[Measured]) -> list[str]:
-    return [in_shots(row.shots) for row in measured[0].summaries]
+def _shot_columns(results: Sequence[DatasetResult]) -> list[str]:
+    return [in_shots(row.shots) for row in results[0].summaries]
 
 
-def _shifted_table(shifted: Sequence[Shifted], title: str) -> Table:
+def _shifted_table(shifted: Sequence[ShiftResult], title: str) -> Table:
     rows = [
         (
             row.name,
@@ -120,5 +119,6 @@ def _shifted_table(shifted: Sequence[Shifted], title: str) -> Table:
     test = statistics.mean(row.mean_test_accuracy for row in shifted)
     gain = statistics.mean(row.gain for row in shifted)
     rows.append((f"average of {len(shifted)}", percent(zero_shot), percent(test), signed(gain)))
-    heading = f"{title}: classifiers of {SOURCE_OF_SHIFTED}, {in_shots(shifted[0].shots)}, on shifted test sets, in %"
+    shots = in_shots(shifted[0].shots)
+    heading = f"{title}: classifiers fitted on {SHIFT_SOURCE}, {shots}, on shifted test sets, in %"
     return Table(heading, ("data set", "zero-shot", "test", "gain"), tuple(rows))

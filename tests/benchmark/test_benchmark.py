@@ -1,4 +1,4 @@
-"""The paper's benchmark from one root, as a user runs it: extract, fit, evaluate, tables, and going on."""
+"""The paper's benchmark from one root, as a user runs it: extract, fit, evaluate, tables, and continuing."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from taskres_cache.benchmark.benchmark import benchmark_entries
+from taskres_cache.benchmark.pipeline import benchmark_entries
 from taskres_cache.errors import UnknownNameError
 from tests.conftest import Taskres, as_the_protocol_says, one_line
 from tests.datasets.paper.miniatures import LAYOUTS, MISSILES, write_all, write_miniature_with_split
@@ -22,7 +22,7 @@ CACHES, RUNS = Path("cache/glyph-clip-bundled"), Path("runs/glyph-clip-bundled")
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All fifteen data sets in miniature; to be read only."""
+    """All fifteen data sets in miniature; tests must not write here."""
     root = tmp_path_factory.mktemp("root")
     write_all(root)
     return root
@@ -35,7 +35,7 @@ def stored_split(cache: Path, shots: int, seed: int, part: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["caltech101", "stanford_cars", "ucf101"])
-def test_few_shot_splits_are_coops(name: str, here: Path, taskres: Taskres) -> None:
+def test_few_shot_splits_are_those_of_coop(name: str, here: Path, taskres: Taskres) -> None:
     split = write_miniature_with_split(name, here)
     assert taskres("extract", name, "--root", here, *GLYPH, "--shots", "1,2,4", "--seeds", "1,2,3").status == 0
     prefix = f"{LAYOUTS[name][1][1]}/".lstrip("/")
@@ -46,7 +46,7 @@ def test_few_shot_splits_are_coops(name: str, here: Path, taskres: Taskres) -> N
                 assert stored_split(CACHES / f"{name}.h5", shots, seed, part) == expected
 
 
-def test_imagenet_draws_train_only(pristine: Path, here: Path, taskres: Taskres) -> None:
+def test_imagenet_splits_have_training_images_only(pristine: Path, here: Path, taskres: Taskres) -> None:
     assert taskres("extract", "imagenet", "--root", pristine, *GLYPH, "--shots", "2", "--seeds", "1").status == 0
     assert len(stored_split(CACHES / "imagenet.h5", 2, 1, "train")) == 8
     assert stored_split(CACHES / "imagenet.h5", 2, 1, "val") == []
@@ -56,7 +56,7 @@ def test_imagenet_draws_train_only(pristine: Path, here: Path, taskres: Taskres)
         assert json.loads(file.attrs["preprocess"])["orientation"] == "stored"
 
 
-def test_one_benchmark_over_everything(pristine: Path, here: Path, taskres: Taskres) -> None:
+def test_a_benchmark_over_all_data_sets(pristine: Path, here: Path, taskres: Taskres) -> None:
     arguments = ("benchmark", "--root", pristine, *GLYPH, "--shots", "1,2", "--seeds", "1,2")
     first = taskres(*arguments)
     assert first.status == 0
@@ -66,7 +66,7 @@ def test_one_benchmark_over_everything(pristine: Path, here: Path, taskres: Task
     assert [row["dataset"] for row in rows[22:]] == ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
     assert {(row["trained_on"], row["shots"]) for row in rows[22:]} == {("imagenet", "2")}
 
-    # The numbers are those that the runs themselves say.
+    # The numbers are those of the runs.
     for row in rows[:22]:
         found = [
             json.loads(path.read_text()) for path in RUNS.glob(f"{row['dataset']}/*/shots_{row['shots']}/*/*.json")
@@ -86,7 +86,7 @@ def test_one_benchmark_over_everything(pristine: Path, here: Path, taskres: Task
     assert "average of 4" in markdown
     assert "average of 11" in first.out
 
-    # Again: nothing is done twice, and the tables are the same.
+    # A second time nothing is done again, and the tables are the same.
     stamps = {path: path.stat().st_mtime_ns for path in [*CACHES.iterdir(), *RUNS.rglob("*.safetensors")]}
     again = taskres(*arguments)
     assert again.out == first.out
@@ -94,13 +94,13 @@ def test_one_benchmark_over_everything(pristine: Path, here: Path, taskres: Task
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert (RUNS / "benchmark.md").read_text() == markdown
 
-    # More seeds cost what is new.
+    # With more seeds, only new runs are fitted.
     more = taskres(*arguments[:-1], "1,2,3", "--datasets", "dtd imagenet_a")
     assert "dtd: 6 runs, 4 of them reused" in more.err
-    assert "imagenet_a: " in more.err  # on the runs of imagenet that are there
+    assert "imagenet_a: " in more.err  # tests the existing runs of imagenet
 
 
-def test_a_benchmark_goes_on_without_what_fails_or_lacks(here: Path, taskres: Taskres) -> None:
+def test_a_benchmark_leaves_out_what_fails_or_is_missing(here: Path, taskres: Taskres) -> None:
     for name in ("dtd", "eurosat"):
         write_miniature_with_split(name, here)
     broken = json.loads((here / "dtd" / "split_zhou_DescribableTextures.json").read_text())
@@ -109,20 +109,20 @@ def test_a_benchmark_goes_on_without_what_fails_or_lacks(here: Path, taskres: Ta
     shutil.copytree(here / "eurosat", here / "caltech-101")
     outcome = taskres("benchmark", "--root", here, *GLYPH, "--shots", "1", "--seeds", "1")
     assert outcome.status == 1
-    said = outcome.err.splitlines()
-    assert f"oxford_pets: left out: {here} lacks oxford_pets/" in said
-    assert f"caltech101: left out: {here} lacks caltech-101/101_ObjectCategories/" in said
-    (fault,) = [line for line in said if line.startswith("dtd: left out, failed: ")]
+    lines = outcome.err.splitlines()
+    assert f"oxford_pets: left out: missing below {here}: oxford_pets/" in lines
+    assert f"caltech101: left out: missing below {here}: caltech-101/101_ObjectCategories/" in lines
+    (fault,) = [line for line in lines if line.startswith("dtd: left out, failed: ")]
     assert f"images/{gone} (dtd/split_zhou_DescribableTextures.json test[0]) not found below" in fault
     assert "imagenet_a: left out: " in outcome.err
     markdown = (RUNS / "benchmark.md").read_text()
     assert "| eurosat |" in markdown
     assert "| average of 1 |" in markdown
     assert "## Left out" in markdown
-    assert f"- oxford_pets: {here} lacks oxford_pets/" in markdown
+    assert f"- oxford_pets: missing below {here}: oxford_pets/" in markdown
 
 
-def test_a_benchmark_of_nothing(here: Path, taskres: Taskres) -> None:
+def test_a_benchmark_without_data_sets(here: Path, taskres: Taskres) -> None:
     nothing = taskres("benchmark", "--root", here, *GLYPH)
     assert nothing.status == 1
     assert "no data set could be measured" in nothing.err
@@ -132,7 +132,7 @@ def test_a_benchmark_of_nothing(here: Path, taskres: Taskres) -> None:
     assert "did you mean 'caltech101'" in one_line(unknown)
 
 
-def test_an_encoder_that_cannot_be_had_ends_a_benchmark_in_one_line(here: Path, taskres: Taskres) -> None:
+def test_an_encoder_that_does_not_load_ends_a_benchmark(here: Path, taskres: Taskres) -> None:
     for name in ("dtd", "eurosat"):
         write_miniature_with_split(name, here)
     unknown = taskres("benchmark", "--root", here, "--datasets", "dtd eurosat", "--backbone", "RN5")
@@ -144,7 +144,7 @@ def test_an_encoder_that_cannot_be_had_ends_a_benchmark_in_one_line(here: Path, 
     assert "broken.pt does not load" in one_line(broken)
 
 
-def test_a_run_of_other_numbers_is_fitted_again(here: Path, taskres: Taskres) -> None:
+def test_a_run_with_other_inputs_is_fitted_again(here: Path, taskres: Taskres) -> None:
     arguments = ("benchmark", "--device", "cpu", "--shots", "1,2", "--seeds", "1")
     assert "2 runs, 0 of them reused" in taskres(*arguments).err
     one, two = sorted(RUNS.glob("digits/*/shots_*/seed_1"))
@@ -159,7 +159,7 @@ def test_a_run_of_other_numbers_is_fitted_again(here: Path, taskres: Taskres) ->
     assert "2 runs, 2 of them reused" in taskres(*arguments).err
 
 
-def test_entries_of_a_benchmark() -> None:
+def test_benchmark_entries() -> None:
     everything = [entry.name for entry in benchmark_entries(None)]
     assert everything == list(LAYOUTS)
     assert [entry.name for entry in benchmark_entries(["imagenet_a", "dtd", "dtd"])] == ["dtd", "imagenet_a"]
@@ -178,7 +178,7 @@ def imagenet_run(pristine: Path, here: Path, taskres: Taskres) -> Path:
     return next(RUNS.glob("imagenet/*/shots_4/seed_1"))
 
 
-def test_domain_generalisation_keeps_the_right_rows(imagenet_run: Path, taskres: Taskres) -> None:
+def test_domain_generalisation_uses_the_rows_of_the_tested_classes(imagenet_run: Path, taskres: Taskres) -> None:
     from safetensors.numpy import load_file
 
     sets = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
@@ -196,7 +196,7 @@ def test_domain_generalisation_keeps_the_right_rows(imagenet_run: Path, taskres:
     assert len({result["test_accuracy"] for result in results}) > 1
 
 
-def test_a_run_is_not_tested_on_other_checkpoints_or_classes(
+def test_a_run_is_not_tested_on_a_different_checkpoint_or_unknown_classes(
     imagenet_run: Path, pristine: Path, here: Path, taskres: Taskres
 ) -> None:
     taskres("extract", "dtd", "--root", pristine, *GLYPH, "--shots", "1", "--seeds", "1")
@@ -211,13 +211,13 @@ def test_a_run_is_not_tested_on_other_checkpoints_or_classes(
     assert "another checkpoint than the run: weights_sha256" in one_line(refused)
 
 
-def test_a_set_that_is_there_to_be_tested_on_cannot_be_fitted(imagenet_run: Path, taskres: Taskres) -> None:
+def test_a_test_only_data_set_cannot_be_fitted(imagenet_run: Path, taskres: Taskres) -> None:
     refused = taskres("fit", "imagenet_a")
     assert refused.status == 2
     assert "test images only" in one_line(refused)
 
 
-def test_on_means_the_cache_of_the_runs_own_checkpoint(imagenet_run: Path, here: Path, taskres: Taskres) -> None:
+def test_on_takes_the_cache_of_the_runs_checkpoint(imagenet_run: Path, here: Path, taskres: Taskres) -> None:
     (here / "cache" / "another-one").mkdir()
     shutil.copy(CACHES / "imagenet_a.h5", here / "cache" / "another-one")
     found = json.loads(taskres("eval", imagenet_run, "--on", "imagenet_a", "--device", "cpu", "--json").out)
@@ -228,7 +228,7 @@ def test_on_means_the_cache_of_the_runs_own_checkpoint(imagenet_run: Path, here:
 # Zero-shot, prompts, base-to-new
 
 
-def test_zero_shot_in_three_forms(pristine: Path, here: Path, taskres: Taskres) -> None:
+def test_three_forms_of_zero_shot(pristine: Path, here: Path, taskres: Taskres) -> None:
     taskres("extract", "imagenet_sketch", "--root", pristine, *GLYPH)
     results = json.loads(taskres("eval", "imagenet_sketch", "--zero-shot", "--device", "cpu", "--json").out)
     with h5py.File(CACHES / "imagenet_sketch.h5") as file:
@@ -250,7 +250,7 @@ def test_zero_shot_in_three_forms(pristine: Path, here: Path, taskres: Taskres) 
     assert taskres("eval", "imagenet_sketch", "--zero-shot", "--on", "x").status == 2
 
 
-def test_prompts_of_ones_own_and_the_fields_ensembles(pristine: Path, here: Path, taskres: Taskres) -> None:
+def test_own_templates_and_published_ensembles(pristine: Path, here: Path, taskres: Taskres) -> None:
     def templates(*choice: object) -> list[str]:
         outcome = taskres("extract", "dtd", "--root", pristine, *GLYPH, "--shots", "1", "--seeds", "1", *choice)
         assert outcome.status == 0, outcome.err
@@ -276,7 +276,7 @@ def test_prompts_of_ones_own_and_the_fields_ensembles(pristine: Path, here: Path
     assert "did you mean 'imagenet-80'" in one_line(unknown)
 
 
-def test_base_classes_are_trained_and_tested_alone(here: Path, taskres: Taskres) -> None:
+def test_base_classes_are_fitted_and_tested_alone(here: Path, taskres: Taskres) -> None:
     split = write_miniature_with_split("ucf101", here)
     taskres("extract", "ucf101", "--root", here, *GLYPH, "--shots", "2", "--seeds", "1")
     fitted = taskres("fit", "ucf101", "--shots", "2", "--classes", "base", "--epochs", "5", "--device", "cpu", "--json")
@@ -302,7 +302,7 @@ def test_base_classes_are_trained_and_tested_alone(here: Path, taskres: Taskres)
 # `taskres datasets`
 
 
-def test_datasets_says_what_is_complete_and_what_lacks(here: Path, taskres: Taskres) -> None:
+def test_datasets_lists_what_is_complete_and_what_is_missing(here: Path, taskres: Taskres) -> None:
     write_miniature_with_split("dtd", here)
     write_miniature_with_split("eurosat", here)
     (here / "eurosat" / "split_zhou_EuroSAT.json").unlink()
@@ -348,7 +348,7 @@ def test_verify_opens_every_image_and_counts(here: Path, taskres: Taskres) -> No
     assert "2 images missing or unreadable" in printed.err
 
 
-def test_verify_of_what_is_whole(here: Path, taskres: Taskres) -> None:
+def test_verify_a_complete_data_set(here: Path, taskres: Taskres) -> None:
     outcome = taskres("datasets", "verify", "digits")
     assert outcome.status == 0
     assert "1,079" in outcome.out
