@@ -1,1 +1,1 @@
-"""What `taskres doctor` asks: what is installed, what of it works here, and the remedy for what does not."""
+"""`taskres doctor`: what is installed, what works here, and how to fix the rest."""
