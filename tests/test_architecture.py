@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "caches": {"datasets"},
     "extraction": {"caches", "encoders", "datasets"},
     "runs": {"methods", "caches", "encoders", "datasets", "heads", "recipe"},
-    "doctor": {"runs", "caches"},
+    "doctor": set(),
     "estimator": {"runs", "methods", "caches", "heads", "recipe"},
     "exporting": {"runs", "caches", "encoders", "heads"},
     "reporting": {"runs", "caches", "datasets", "recipe"},
