@@ -172,7 +172,7 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         ("taskres_cache.datasets.named_files", {"torch", "numpy", "h5py", "open_clip"}),
         ("taskres_cache.exporting.tensors", {"onnx", "onnxruntime", "open_clip", "typer", "rich"}),
         ("taskres_cache.doctor.installation", {"torch", "open_clip", "h5py", "numpy"}),
-        ("taskres_cache.runs.measures", {"torch", "h5py", "open_clip"}),
+        ("taskres_cache.runs.scores", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.runs.calibration", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.caches.contents", {"torch", "h5py", "open_clip"}),
         ("taskres_cache.caches.header", {"torch", "h5py", "open_clip"}),

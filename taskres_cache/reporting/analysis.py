@@ -14,8 +14,8 @@ from taskres_cache.caches.class_halves import open_cache
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import RunError
 from taskres_cache.runs.evaluation import class_rows, predictions_of, text_head
-from taskres_cache.runs.measures import Predictions, Reliability, class_accuracies, confusion_matrix, reliability
 from taskres_cache.runs.run import Classifier, Run, own_cache
+from taskres_cache.runs.scores import Predictions, Reliability, class_accuracies, confusion_matrix, reliability
 
 MAX_PAIRS, MAX_ERRORS = 12, 24
 

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 from taskres_cache.reporting.published_results import PublishedResults
 from taskres_cache.reporting.tables import in_shots, percent
-from taskres_cache.runs.measures import Reliability
 from taskres_cache.runs.results import Summary
+from taskres_cache.runs.scores import Reliability
 
 WIDTH, HEIGHT = 760.0, 400.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 28.0, 20.0, 52.0

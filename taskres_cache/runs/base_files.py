@@ -1,4 +1,4 @@
-"""Bases that lie in files: the authors' `model.pth.tar`, and safetensors of ours. No code in a file is ever run.
+"""Bases read from files: the authors' `model.pth.tar`, and safetensors files. Code in a file is never run.
 
 Axes: C classes, D embedding, W width of the text tower.
 """
@@ -17,20 +17,24 @@ from safetensors import SafetensorError, safe_open
 from taskres_cache.errors import UnknownNameError, WeightsError
 from taskres_cache.recipe import BUILT_BASES
 
-# What a training script keeps beside its weights are objects of these; inert ones take their place.
+# Training scripts store objects of these modules next to the weights; inert placeholders replace them.
 TRAINING_STATE = ("torch.optim.", "dassl.optim.", "numpy.")
 
 
 @dataclass(frozen=True)
 class BaseFile:
-    """A base from a file.
+    """A base read from a file.
 
     Parameters
     ----------
-    path : the file.
-    sha256 : of the tensor that counts, as float32.
-    base : (C, D) un-normalised; None where the file has only a projection.
-    projection : (W, D); None where the file has only a base.
+    path : Path
+        The file.
+    sha256 : str
+        Digest of the base, or of the projection without a base, as float32.
+    base : ndarray of shape (C, D), float32, optional
+        Un-normalised; None if the file has only a projection.
+    projection : ndarray of shape (W, D), float32, optional
+        None if the file has only a base.
     """
 
     path: Path
@@ -41,127 +45,152 @@ class BaseFile:
     def base_for(
         self, pre_projection: np.ndarray | None, classes: int, dim: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the base (C, D) for a cache, and the projection (W, D) it was made with, if it was.
+        """Return the base (C, D) for a cache, and the projection (W, D) that it was computed with, if known.
 
         Parameters
         ----------
-        pre_projection : (C, W) of the cache, mean over templates; None where it has none.
-        classes, dim : C and D of the cache.
+        pre_projection : ndarray of shape (C, W), optional
+            The cache's text features before the projection, mean over templates; None if the cache has none.
+        classes, dim : int
+            C and D of the cache.
 
         Raises
         ------
-        WeightsError : a width or number of classes that is not the cache's.
+        WeightsError
+            The base or projection does not have the cache's shape, or the cache has no input for the projection.
         """
         if self.base is not None:
-            if self.base.shape != (classes, dim):
-                raise WeightsError(
-                    f"{self.path}: base has shape {self.base.shape}, expected {(classes, dim)}, classes x width of the "
-                    "cache; pass a base of the same classes and checkpoint"
-                )
-            made_with = self.projection
-            if made_with is None or pre_projection is None or made_with.shape != (pre_projection.shape[1], dim):
-                return self.base, None
-            return self.base, made_with
+            return self._base_of_shape((classes, dim)), self._known_projection(pre_projection, dim)
         assert self.projection is not None
         if pre_projection is None:
             raise WeightsError(
-                f"{self.path} holds a text projection, and the cache has no text/pre_projection to put it to; pass a "
-                "file with a base (C, D)"
+                f"{self.path} holds a text projection, but the cache has no text/pre_projection to apply it to; pass a "
+                "file with a base (classes, embedding)"
             )
         expected = (pre_projection.shape[1], dim)
         if self.projection.shape != expected:
             raise WeightsError(
-                f"{self.path}: the projection has shape {self.projection.shape}, expected {expected}, text width x "
-                "embedding of the cache; pass one of the same model"
+                f"{self.path}: projection has shape {self.projection.shape}, expected {expected}, text width and "
+                "embedding size of the cache; pass a projection of the cache's model"
             )
         return pre_projection @ self.projection, self.projection
 
+    def _base_of_shape(self, expected: tuple[int, int]) -> np.ndarray:
+        assert self.base is not None
+        if self.base.shape != expected:
+            raise WeightsError(
+                f"{self.path}: base has shape {self.base.shape}, expected {expected}, classes and embedding size of "
+                "the cache; pass a base of the same classes and checkpoint"
+            )
+        return self.base
+
+    def _known_projection(self, pre_projection: np.ndarray | None, dim: int) -> np.ndarray | None:
+        """Return the projection if it fits the cache."""
+        projection = self.projection
+        if projection is None or pre_projection is None or projection.shape != (pre_projection.shape[1], dim):
+            return None
+        return projection
+
 
 def read_base(name: str, classnames: tuple[str, ...], weights_sha256: str) -> BaseFile:
-    """Return the base of a file: a run folder, a safetensors file, or a checkpoint in the authors' format.
+    """Read a base from a run folder, a safetensors file, or a checkpoint in the authors' format.
 
     Parameters
     ----------
-    name : the path.
-    classnames, weights_sha256 : of the cache that it is for; a file that says something else of itself is refused.
+    name : str
+        Path of the file or folder.
+    classnames : tuple of str
+        Class names of the cache; a file with a base of other classes is refused.
+    weights_sha256 : str
+        Checkpoint of the cache; a file of another checkpoint is refused.
 
     Raises
     ------
-    UnknownNameError : there is no such file, and it is no other base either.
-    WeightsError : not a base, one of another checkpoint or other classes, or code where tensors should be.
+    UnknownNameError
+        The file does not exist.
+    WeightsError
+        The file is not a base, belongs to another checkpoint or other classes, or contains code.
     """
     path = Path(name)
     path = path / "classifier.safetensors" if path.is_dir() else path
     if not path.is_file():
-        raise UnknownNameError("base", name, BUILT_BASES, f"pass {', '.join(BUILT_BASES)}, or a file that is there")
+        raise UnknownNameError("base", name, BUILT_BASES, f"pass {', '.join(BUILT_BASES)}, or an existing file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path, classnames, weights_sha256)
     weight = _matrix(path, "state_dict.weight", _read_checkpoint(path))
-    return _as_file(path, None, np.ascontiguousarray(weight.T))  # the authors keep it as a linear layer does, (D, W)
+    return _as_file(path, None, np.ascontiguousarray(weight.T))  # stored as the weight of a linear layer, (D, W)
 
 
 def _read_safetensors(path: Path, classnames: tuple[str, ...], weights_sha256: str) -> BaseFile:
-    """Return the base where it is of the same classes, else the projection."""
+    """Return the base and projection of a file; the base only if it has the same classes."""
     try:
         with safe_open(path, framework="pt") as stored:
-            said = stored.metadata() or {}
+            metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in ("base", "projection") if name in stored.keys()}  # noqa: SIM118
-        named = json.loads(said.get("classnames", "null"))
+        named = json.loads(metadata.get("classnames", "null"))
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"{path} is no safetensors file ({' '.join(str(error).split())}); pass another") from error
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{path} is not a valid safetensors file ({reason}); pass another file") from error
     if not tensors:
-        raise WeightsError(f"{path} has neither a tensor `base` (classes x D) nor `projection` (text width x D)")
-    if said.get("weights_sha256", weights_sha256) != weights_sha256:
         raise WeightsError(
-            f"{path} was made with another checkpoint: weights_sha256 {said['weights_sha256'][:16]}, the cache has "
-            f"{weights_sha256[:16]}; pass a base of the cache's own"
+            f"{path} has neither a tensor `base` (classes, embedding) nor `projection` (text width, embedding); pass "
+            "another file"
+        )
+    made_with = metadata.get("weights_sha256", weights_sha256)
+    if made_with != weights_sha256:
+        raise WeightsError(
+            f"{path} was made with another checkpoint: weights_sha256 {made_with[:16]}, expected {weights_sha256[:16]} "
+            "of the cache; pass a base of the cache's checkpoint"
         )
     same_classes = named is None or tuple(named) == classnames
     if not same_classes and "projection" not in tensors:
-        raise WeightsError(f"{path} has the base of other classes ({', '.join(named[:3])}, ...) than the cache")
+        raise WeightsError(
+            f"{path} has a base of other classes ({', '.join(named[:3])}, ...), expected those of the cache "
+            f"({', '.join(classnames[:3])}, ...); pass a base of the same classes, in the same order"
+        )
     arrays = {name: _matrix(path, name, tensor) for name, tensor in tensors.items()}
     return _as_file(path, arrays.get("base") if same_classes else None, arrays.get("projection"))
 
 
 def _read_checkpoint(path: Path) -> torch.Tensor:
-    """Return `state_dict.weight` of a checkpoint as torch.save wrote it, without running anything that it holds."""
+    """Return `state_dict.weight` of a checkpoint written by torch.save, without running any code in it."""
     try:
-        with torch.serialization.safe_globals(_stand_ins(path)):
+        with torch.serialization.safe_globals(_placeholders(path)):
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} holds more than tensors, which could run code when it is read, so it is not opened; where you "
-            "trust it, save {'state_dict': {'weight': its tensor}} alone, and pass that"
+            f"{path} contains objects other than tensors, which can run code when read, so it was not opened; if you "
+            "trust it, save {'state_dict': {'weight': its tensor}} alone and pass that file"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{path} is no checkpoint ({reason}); pass a .pth.tar or .safetensors file") from error
+        raise WeightsError(f"{path} is not a checkpoint ({reason}); pass a .pth.tar or .safetensors file") from error
     state = stored.get("state_dict") if isinstance(stored, dict) else None
     weight = state.get("weight") if isinstance(state, dict) else None
     if not isinstance(weight, torch.Tensor):
-        has = ", ".join(map(str, list(stored)[:5])) if isinstance(stored, dict) else type(stored).__name__
-        raise WeightsError(f"{path} has no tensor state_dict.weight (it has {has}); pass an enhanced base")
+        found = ", ".join(map(str, list(stored)[:5])) if isinstance(stored, dict) else type(stored).__name__
+        raise WeightsError(f"{path} has no tensor state_dict.weight (found: {found}); pass an enhanced base of TaskRes")
     return weight
 
 
-def _stand_ins(path: Path) -> list[Any]:
-    """Return inert classes for those of a checkpoint's classes that belong to the state of a training."""
+def _placeholders(path: Path) -> list[Any]:
+    """Return inert classes that replace the classes of training state in a checkpoint."""
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (RuntimeError, ValueError, pickle.UnpicklingError, OSError):
-        return []  # an older format, or no checkpoint at all: the loader says what there is to say
+        return []  # an older format, or not a checkpoint: the loader raises the error
     containers = {"builtins.dict": dict, "collections.defaultdict": _plain_dict}
     inert = {name: type(name, (_Inert,), {}) for name in unknown if name.startswith(TRAINING_STATE)}
-    return [(stand_in, name) for name, stand_in in {**containers, **inert}.items() if name in unknown]
+    return [(placeholder, name) for name, placeholder in {**containers, **inert}.items() if name in unknown]
 
 
 def _plain_dict(*_: Any) -> dict[Any, Any]:
-    """Return what stands in for a dictionary with defaults."""
+    """Replace `collections.defaultdict` by an empty dictionary."""
     return {}
 
 
 class _Inert:
-    """Stands where an object was and does nothing, whatever it is built from."""
+    """Accepts any arguments and state, and does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> "_Inert":
         return super().__new__(cls)
@@ -174,19 +203,20 @@ class _Inert:
 
 
 def _matrix(path: Path, name: str, tensor: torch.Tensor) -> np.ndarray:
-    """Return a matrix as float32; raises WeightsError for anything that is none, or not finite."""
+    """Return a tensor as a float32 matrix; raise WeightsError if it is not a floating-point matrix or not finite."""
     if tensor.ndim != 2 or not tensor.is_floating_point():
         raise WeightsError(
             f"{path}: {name} has shape {tuple(tensor.shape)} and type {tensor.dtype}, expected a floating-point matrix"
+            "; pass another file"
         )
     array: np.ndarray = tensor.detach().float().numpy()
     if not np.isfinite(array).all():
-        raise WeightsError(f"{path}: {name} holds NaN or infinite values; pass another file")
+        raise WeightsError(f"{path}: {name} has NaN or infinite values; pass another file")
     return array
 
 
 def _as_file(path: Path, base: np.ndarray | None, projection: np.ndarray | None) -> BaseFile:
-    counts = base if base is not None else projection
-    assert counts is not None
-    digest = sha256(repr(counts.shape).encode() + np.ascontiguousarray(counts).tobytes()).hexdigest()
+    identifying = base if base is not None else projection
+    assert identifying is not None
+    digest = sha256(repr(identifying.shape).encode() + np.ascontiguousarray(identifying).tobytes()).hexdigest()
     return BaseFile(path, digest, base, projection)

@@ -1,4 +1,4 @@
-"""The text classifiers that a residual starts from: regular, enhanced on the task, or from a file.
+"""The text classifiers that a residual starts from: regular, enhanced on the training images, or from a file.
 
 Axes: C classes, T templates, D embedding, W width of the text tower.
 """
@@ -19,13 +19,17 @@ from taskres_cache.runs.base_files import BaseFile
 
 
 @dataclass(frozen=True)
-class Start:
-    """A base (C, D), un-normalised, and how it came about.
+class StartingBase:
+    """The base that a residual starts from.
 
     Parameters
     ----------
-    projection : (W, D) that it was made with, where that is not the checkpoint's own.
-    losses, kept_epochs, seconds : of the projection's tuning, if there was one.
+    base : ndarray of shape (C, D)
+        Un-normalised.
+    projection : ndarray of shape (W, D), optional
+        The projection that it was computed with; None if it is the checkpoint's.
+    losses, kept_epochs, seconds : tuple of float, int, float
+        Of the projection's tuning, as in `ProjectionFit`; empty and zero without tuning.
     """
 
     base: np.ndarray
@@ -36,19 +40,27 @@ class Start:
 
 
 class Bases:
-    """The bases of a cache, by what recipes ask for.
+    """The bases of a cache, as recipes need them.
 
     Parameters
     ----------
-    text : what the text tower says of the classes.
-    recipes : those that will ask.
-    file : the base of those that take it from a file.
-    logit_scale : the multiplier s of the cosines.
-    device : to tune on.
+    text : TextBases
+        Text features of the cache.
+    recipes : sequence of Recipe
+        The recipes that need bases.
+    file : BaseFile or None
+        The base for recipes with base "file".
+    logit_scale : float
+        Multiplier s of the cosines.
+    device : torch.device
+        Where enhanced bases are tuned.
 
     Raises
     ------
-    OptionError : an enhanced base of a cache that lacks what it is made from.
+    OptionError
+        A recipe needs an enhanced base, and the cache does not have its inputs.
+    WeightsError
+        The base file does not fit the cache.
     """
 
     def __init__(
@@ -62,10 +74,12 @@ class Bases:
         self.regular = regular_base(text.embeddings)  # (C, D)
         self.head = Head.of_arrays(self.regular, logit_scale)
         self._logit_scale, self._device = logit_scale, device
-        self._regular = Start(self.regular)  # one for all, so that fits can tell that they share it
+        self._regular = StartingBase(self.regular)  # one object, so that fits can tell that they share it
         self._projection = text.projection
         self._pre_projection = None if text.pre_projection is None else text.pre_projection.mean(axis=1)  # (C, W)
-        self._file = None if file is None else Start(*file.base_for(self._pre_projection, len(self.regular), self.dim))
+        self._file: StartingBase | None = None
+        if file is not None:
+            self._file = StartingBase(*file.base_for(self._pre_projection, len(self.regular), self.dim))
         self.file_name = None if file is None else str(file.path)
         if any(recipe.base in ("enhanced", "enhanced-only") for recipe in recipes) and text.projection is None:
             raise OptionError(
@@ -75,34 +89,34 @@ class Bases:
 
     @property
     def dim(self) -> int:
-        """D, the width of the features."""
+        """D, the size of the embedding."""
         return int(self.regular.shape[1])
 
     def sources(self, recipe: Recipe) -> list[np.ndarray]:
-        """Return the arrays that the base of a recipe is made from, for a digest of what a fit depends on."""
+        """Return the arrays that the base of a recipe is computed from, for a digest of the inputs of a fit."""
         if recipe.base == "regular":
             return [self.regular]
         from_file = () if self._file is None or recipe.base != "file" else (self._file.base,)
-        made_from = from_file or (self._pre_projection, self._projection)
-        return [self.regular, *(array for array in made_from if array is not None)]
+        inputs = from_file or (self._pre_projection, self._projection)
+        return [self.regular, *(array for array in inputs if array is not None)]
 
-    def starts(self, tasks: Sequence[Task]) -> list[Start]:
-        """Return what each task's residual starts from; tasks of the same images and recipe share an enhanced base."""
+    def of_tasks(self, tasks: Sequence[Task]) -> list[StartingBase]:
+        """Return the base of each task; tasks with the same images and recipe share an enhanced base."""
         wanted = {key: task for task in tasks if (key := _projection_key(task)) is not None}
         tuned = dict(zip(wanted, self._enhanced(list(wanted.values())), strict=True))
-        return [self._start(task, tuned) for task in tasks]
+        return [self._of_task(task, tuned) for task in tasks]
 
-    def _start(self, task: Task, tuned: dict[tuple[object, ...], Start]) -> Start:
+    def _of_task(self, task: Task, tuned: dict[tuple[object, ...], StartingBase]) -> StartingBase:
         key = _projection_key(task)
         if key is not None:
             return tuned[key]
         if task.recipe.base == "regular":
             return self._regular
         if self._file is None:
-            raise OptionError("a recipe with a base from a file needs that file")
+            raise OptionError("a recipe with base 'file' needs a base file; pass base_file")
         return self._file
 
-    def _enhanced(self, tasks: Sequence[Task]) -> list[Start]:
+    def _enhanced(self, tasks: Sequence[Task]) -> list[StartingBase]:
         """Return an enhanced base for each task, its projection tuned on the task's images."""
         if not tasks:
             return []
@@ -114,13 +128,15 @@ class Bases:
         ]
         fits = tune_projections(projections, self._pre_projection, self._projection, self._logit_scale, self._device)
         return [
-            Start(self._pre_projection @ fit.projection, fit.projection, fit.losses, fit.kept_epochs, fit.seconds)
+            StartingBase(
+                self._pre_projection @ fit.projection, fit.projection, fit.losses, fit.kept_epochs, fit.seconds
+            )
             for fit in fits
         ]
 
 
 def _projection_key(task: Task) -> tuple[object, ...] | None:
-    """Return by what the projection of a task is known; None where its base is not an enhanced one."""
+    """Return the key of the projection that a task tunes; None if its base is not enhanced."""
     if task.recipe.base not in ("enhanced", "enhanced-only"):
         return None
     return id(task.training), task.seed, task.recipe.for_projection()

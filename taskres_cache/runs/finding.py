@@ -1,4 +1,4 @@
-"""Where runs are: the folder of a run, and the runs at or below a path. Needs no torch."""
+"""The folder of a run, and the runs at or below a path. Does not need torch."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ METRICS_FILE = "metrics.json"
 
 
 def checkpoint_folder(above: Path, provenance: Provenance) -> Path:
-    """Return the folder of one checkpoint, below the folder of all runs or of all caches."""
+    """Return the folder of one checkpoint below the folder of all runs or of all caches."""
     return above / f"{provenance.backbone}-{provenance.pretrained}"
 
 
 def run_folder(out: Path, provenance: Provenance, recipe: Recipe, half: str, shots: int, seed: int) -> Path:
-    """Return the folder of a run; its name contains everything that distinguishes fits of one cache."""
+    """Return the folder of a run; its path contains everything that distinguishes fits of one cache."""
     method = recipe.method_name() + ("" if half == "all" else f"-{half}-classes")
     return checkpoint_folder(out, provenance) / provenance.dataset / method / f"shots_{shots}" / f"seed_{seed}"
 

@@ -1,4 +1,4 @@
-"""What `metrics.json` records, as a type: the inputs of a run, its accuracies, losses and times.
+"""The content of `metrics.json` as a type: the inputs of a run, its accuracies, losses and times.
 
 Axes: C classes.
 """
@@ -18,7 +18,15 @@ OMITTED_IF_NONE = ("base_tuning", "base_file", "chosen", "candidates")
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the projection of an enhanced base was tuned: the mean loss of each epoch, and the epochs it keeps."""
+    """How the projection of an enhanced base was tuned.
+
+    Parameters
+    ----------
+    epoch_losses : tuple of float
+        Mean training loss of each epoch.
+    kept_epochs : int
+        Number of epochs after which the projection was taken.
+    """
 
     epoch_losses: tuple[float, ...]
     kept_epochs: int
@@ -26,7 +34,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Images of each part; None in runs of earlier versions."""
+    """Number of images of each part; None in runs of earlier versions."""
 
     train: int | None = None
     val: int | None = None
@@ -44,56 +52,56 @@ class Seconds:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What `metrics.json` records about one run. Accuracies and calibration errors are in percent.
+    """The metrics of one run, as in `metrics.json`. Accuracies and calibration errors are in percent.
 
     Fields with a default may be missing in runs of earlier versions.
 
     Parameters
     ----------
     dataset, backbone, pretrained, weights_sha256 : str
-        The inputs of the run, as its cache records them.
+        Data set and checkpoint, as the cache records them.
     shots, seed : int
         The few-shot split.
     classes : {"all", "base", "new"}
         The classes of the data set that were used.
     method : str
-        Name of the method; distinct for recipes that differ.
+        Name of the method; differs between recipes that differ.
     recipe : Recipe, optional
-        How it was trained.
+        How the residual was trained.
     alpha, epochs : float, int
-        As used, after any choice.
+        The values used, after any choice.
     cache : str
         Path of the cache file.
     versions : dict of str to str
-        Library name -> version.
+        Version of each library.
     inputs_sha256 : str
-        Digest of text features, training, validation and test features and labels; equal inputs give equal digests.
+        Digest of the text, training, validation and test features and the labels; equal inputs have equal digests.
     zero_shot_accuracy, base_accuracy, test_accuracy : float
-        On the test images: of the text classifier, of the base, and of base + residual.
+        On the test images: the text classifier, the base, and base + residual.
     top5_accuracy, calibration_error, untempered_calibration_error : float
-        On the test images, of base + residual; the calibration error with the temperature and without.
+        On the test images, for base + residual; the calibration error with the temperature and without.
     zero_shot_class_accuracies, class_accuracies : tuple of float or None, of length C
-        None for a class without test images.
+        On the test images of each class; None for a class without test images.
     zero_shot_val_accuracy, base_val_accuracy, val_accuracy : float or None
         On the validation images of the split; None if it has none.
     temperature : float
         Fitted on the validation images; divides the logits.
     base_tuning : Tuning, optional
-        Of an enhanced base.
+        How an enhanced base was tuned.
     base_file : str, optional
         File that the base was read from.
     chosen, candidates : Candidate, tuple of Candidate, optional
-        What validation accuracy chose, and everything that was tried.
+        The combination chosen by validation accuracy, and everything that was tried.
     epoch_losses : tuple of float
         Mean training loss of each epoch.
     kept_epochs : int
-        Number of epochs after which the result was taken.
+        Number of epochs after which the residual was taken.
     device : str
-        Where it was trained.
+        Device of the training.
     images : ImageCounts
         Number of images of each part.
     seconds : Seconds
-        Where the time went.
+        Time of each stage.
     """
 
     dataset: str
@@ -134,26 +142,26 @@ class Metrics:
 
     @property
     def base(self) -> str:
-        """Which base the residual was added to, see `Recipe.base`."""
+        """The kind of base, see `Recipe.base`."""
         return "regular" if self.recipe is None else self.recipe.base
 
     @property
     def own_base_accuracy(self) -> float:
-        """Test accuracy of the base; that of zero-shot in runs of versions that knew no other base."""
+        """Test accuracy of the base; in runs of versions that had only the regular base, that of zero-shot."""
         return self.zero_shot_accuracy if self.base_accuracy is None else self.base_accuracy
 
     def to_json(self) -> dict[str, Any]:
         """Return the metrics as plain values for JSON, in the order of the file."""
         values = asdict(self)
-        plain = {name: one for name, one in values.items() if one is not None or name not in OMITTED_IF_NONE}
+        plain = {name: value for name, value in values.items() if value is not None or name not in OMITTED_IF_NONE}
         recipe = None if self.recipe is None else self.recipe.as_dict()
-        plain |= {"recipe": recipe, "images": _stated(self.images), "seconds": _stated(self.seconds)}
+        plain |= {"recipe": recipe, "images": _without_none(self.images), "seconds": _without_none(self.seconds)}
         listed: dict[str, Any] = json.loads(json.dumps(plain))  # tuples become lists, as in the file
         return listed
 
     @classmethod
     def from_json(cls, stored: object) -> "Metrics":
-        """Return what `to_json` was made from.
+        """Read metrics from what `to_json` returns.
 
         Raises
         ------
@@ -162,16 +170,16 @@ class Metrics:
         """
         if not isinstance(stored, Mapping):
             raise ValueError(f"holds a {type(stored).__name__}, expected a JSON object")
-        said = {name: value for name, value in stored.items() if not (value is None and name in ("images", "seconds"))}
+        known = {name: value for name, value in stored.items() if not (value is None and name in ("images", "seconds"))}
         try:
-            metrics = msgspec.convert(said, cls)
+            metrics = msgspec.convert(known, cls)
         except msgspec.ValidationError as error:
             raise ValueError(f"has a wrong or missing field: {error}") from error
-        unknown = sorted(set(said.get("recipe") or ()) - {known.name for known in fields(Recipe)})
+        unknown = sorted(set(known.get("recipe") or ()) - {field.name for field in fields(Recipe)})
         if unknown:
-            raise ValueError(f"has a recipe of a newer version, with {', '.join(unknown)}")
+            raise ValueError(f"has a recipe of a newer version, with unknown fields {', '.join(unknown)}")
         return metrics
 
 
-def _stated(part: ImageCounts | Seconds) -> dict[str, Any]:
+def _without_none(part: ImageCounts | Seconds) -> dict[str, Any]:
     return {name: value for name, value in asdict(part).items() if value is not None}

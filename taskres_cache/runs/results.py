@@ -15,9 +15,24 @@ COLUMNS = ("method", "shots", "seeds", "zero-shot %", "val %", "test %", "std", 
 
 @dataclass(frozen=True)
 class Summary:
-    """Test accuracy of a method and shot count over seeds: mean, and deviation (of a sample; None for one seed).
+    """Accuracies of a method and shot count over seeds, in percent.
 
-    The last three are means as well; None where runs of an earlier version do not tell.
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    shots : int
+        Training images per class.
+    seeds : tuple of int
+        The seeds that were run.
+    zero_shot_accuracy, mean_base_accuracy, mean_val_accuracy, mean_test_accuracy : float
+        Means over seeds; the validation accuracy is None if no run has it.
+    std_test_accuracy : float or None
+        Standard deviation of a sample; None for one seed.
+    mean_top5_accuracy, mean_calibration_error, mean_fit_seconds : float or None
+        Means over seeds; None if all runs are of an earlier version that did not record them.
+    base : str
+        Kind of base, see `Recipe.base`.
     """
 
     method: str
@@ -35,18 +50,18 @@ class Summary:
 
     @property
     def gain(self) -> float:
-        """Over zero-shot, in points."""
+        """Gain over zero-shot in percentage points."""
         return self.mean_test_accuracy - self.zero_shot_accuracy
 
 
 def summarise(all_metrics: Iterable[Metrics]) -> list[Summary]:
-    """Return one summary for each method and shot count, methods as they come, shots rising."""
+    """Return one summary per method and shot count: methods in the order of the runs, shots ascending."""
     groups: dict[tuple[str, int], list[Metrics]] = {}
     for metrics in all_metrics:
         groups.setdefault((metrics.method, metrics.shots), []).append(metrics)
     methods = list(dict.fromkeys(method for method, _ in groups))
-    rising = sorted(groups, key=lambda group: (methods.index(group[0]), group[1]))
-    return [_summary(*group, groups[group]) for group in rising]
+    ascending = sorted(groups, key=lambda group: (methods.index(group[0]), group[1]))
+    return [_summary(*group, groups[group]) for group in ascending]
 
 
 def _summary(method: str, shots: int, runs: list[Metrics]) -> Summary:
@@ -68,13 +83,13 @@ def _summary(method: str, shots: int, runs: list[Metrics]) -> Summary:
 
 
 def _mean(numbers: Iterable[float | None]) -> float | None:
-    """Return the mean of the numbers that are there."""
+    """Return the mean of the numbers that are not None; None if there are none."""
     known = [number for number in numbers if number is not None]
     return statistics.mean(known) if known else None
 
 
 def deviation(accuracies: Sequence[float]) -> float | None:
-    """Return the standard deviation of a sample; None for a single number."""
+    """Return the standard deviation of a sample; None for a single value."""
     return statistics.stdev(accuracies) if len(accuracies) > 1 else None
 
 
@@ -82,7 +97,7 @@ def deviation(accuracies: Sequence[float]) -> float | None:
 class FitResults(Sequence[Run]):
     """The runs of a fit, in the order of splits and recipes.
 
-    A sequence of `Run`; in a notebook it shows the summary over seeds.
+    A sequence of `Run`; a notebook shows it as a table of the means over seeds.
 
     Parameters
     ----------
@@ -108,7 +123,7 @@ class FitResults(Sequence[Run]):
         return tuple(summarise(run.metrics for run in self.runs))
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return one flat record per run: folder, then the metrics of `metrics.json`; `pandas.DataFrame` takes them."""
+        """Return one record per run, its folder and the content of `metrics.json`, as `pandas.DataFrame` takes them."""
         return [{"folder": str(run.folder), **run.metrics.to_json()} for run in self.runs]
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a fit leaves: a folder with `classifier.safetensors` and `metrics.json`.
+"""A fitted run on disk: a folder with `classifier.safetensors` and `metrics.json`.
 
 Axes: N images, C classes, D embedding, W width of the text tower.
 """
@@ -38,25 +38,25 @@ class Classifier:
     classnames : tuple of str
         One per row.
     templates : tuple of str
-        Prompts of the base.
+        Prompt templates of the base.
     alpha : float
         The weights are `base + alpha * residual`.
     recipe : Recipe
-        How it was trained.
+        How the residual was trained.
     shots, seed : int
         The few-shot split.
     provenance : Provenance
         Where the features came from; its `logit_scale` multiplies the cosines.
     class_ids : tuple of str, optional
-        Identifiers that match classes across data sets; None if names do that.
+        Identifiers that match classes across data sets; None to match by name.
     half : {"all", "base", "new"}
-        The classes of the data set that it was fitted on.
+        The classes of the data set that were used.
     image_residual : ndarray of shape (D,), float32, optional
         `alpha * image_residual` is added to every image feature before normalising; None if not trained.
     projection : ndarray of shape (W, D), float32, optional
         The tuned text projection of the base; None if it is the checkpoint's.
-    temperature : float
-        Divides the logits; fitted on the split's validation images, 1 if there are none.
+    temperature : float, default 1
+        Divides the logits; fitted on the validation images of the split.
     """
 
     base: np.ndarray
@@ -76,7 +76,7 @@ class Classifier:
 
     @property
     def head(self) -> Head:
-        """The classifier as it is used: weights, image shift, logit scale and temperature."""
+        """The model: weights, image shift, logit scale and temperature."""
         scale = self.provenance.logit_scale
         return Head.of_arrays(self.base, scale, self.residual, self.image_residual, self.alpha, self.temperature)
 
@@ -90,7 +90,7 @@ class Run:
     folder : Path
         The run folder.
     metrics : Metrics
-        What `metrics.json` records.
+        The content of `metrics.json`.
     """
 
     folder: Path
@@ -98,7 +98,7 @@ class Run:
 
     @cached_property
     def classifier(self) -> Classifier:
-        """The classifier, read from the folder when first used; raises RunError if it is not intact."""
+        """The classifier, read when first used; raises RunError if its file is not intact."""
         return read_classifier(self.folder)
 
     def probabilities(self, image_features: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ class Run:
         return probabilities
 
     def classify(self, image_features: np.ndarray) -> list[str]:
-        """Return the class name of each un-normalised image feature (N, D)."""
+        """Return the predicted class name of each un-normalised image feature (N, D)."""
         return [self.classifier.classnames[row] for row in self.probabilities(image_features).argmax(axis=1)]
 
 
@@ -123,12 +123,12 @@ def load_run(path: str | Path) -> Run:
     Returns
     -------
     Run
-        Its `classifier`, `metrics`, and `classify` and `probabilities` for image features.
+        The run, with `metrics`, `classifier`, and `classify` and `probabilities` for image features.
 
     Raises
     ------
     RunError
-        There is no run, or one of its files is damaged.
+        There is no run at the path, or one of its files is damaged.
     OptionError
         There are several runs below the path.
 
@@ -146,12 +146,12 @@ def load_run(path: str | Path) -> Run:
     """
     folder = find_run(Path(path))
     run = Run(folder, read_metrics(folder))
-    run.classifier  # noqa: B018 # read now, so that a damaged file is reported here
+    run.classifier  # noqa: B018 # read now, so that a damaged file raises here
     return run
 
 
 def write_run(folder: Path, classifier: Classifier, metrics: Metrics) -> None:
-    """Write a run; each file appears whole or not at all. Raises StorageError if the folder is not writable."""
+    """Write a run, each file atomically; raise StorageError if the folder is not writable."""
     with replaced(folder / CLASSIFIER_FILE) as temporary:
         tensors = {name: getattr(classifier, name) for name in (*TENSORS, *OPTIONAL_TENSORS)}
         present = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
@@ -161,7 +161,7 @@ def write_run(folder: Path, classifier: Classifier, metrics: Metrics) -> None:
 
 
 def read_classifier(folder: Path) -> Classifier:
-    """Return the classifier of a run folder (or of its file); raises RunError if it is missing or not intact."""
+    """Return the classifier of a run folder or its file; raise RunError if it is missing or not intact."""
     file = folder if folder.is_file() else folder / CLASSIFIER_FILE
     if not file.is_file():
         raise RunError(f"{folder} holds no {CLASSIFIER_FILE}; pass a run folder that `taskres fit` wrote")
@@ -175,7 +175,7 @@ def read_classifier(folder: Path) -> Classifier:
 
 
 def read_metrics(folder: Path) -> Metrics:
-    """Return the metrics of a run folder; raises RunError if the file is missing or not what a fit writes."""
+    """Return the metrics of a run folder; raise RunError if the file is missing or not valid."""
     file = folder / METRICS_FILE
     try:
         stored = json.loads(file.read_text())
@@ -188,7 +188,7 @@ def read_metrics(folder: Path) -> Metrics:
 
 
 def own_cache(folder: Path, classifier: Classifier, cache_dir: Path) -> Path:
-    """Return the cache that a run was fitted on: the path in its metrics, else its default place below `cache_dir`."""
+    """Return the cache that a run was fitted on: the recorded path, or else its default path below `cache_dir`."""
     recorded, provenance = Path(read_metrics(folder).cache), classifier.provenance
     if recorded.is_file():
         return recorded
@@ -196,7 +196,7 @@ def own_cache(folder: Path, classifier: Classifier, cache_dir: Path) -> Path:
 
 
 def _as_metadata(classifier: Classifier) -> dict[str, str]:
-    """Return everything but the tensors as text; the recipe is the run's, not the data set's."""
+    """Return everything but the tensors as text; `recipe` is that of the run, not of the data set."""
     plain = classifier.provenance.as_plain()
     plain |= {"format": "taskres-run", "format_version": "1", "recipe": json.dumps(classifier.recipe.as_dict())}
     plain |= {name: json.dumps(getattr(classifier, name)) for name in JSON_FIELDS}

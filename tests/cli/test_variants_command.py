@@ -78,7 +78,7 @@ def test_invalid_bases_give_one_line(extracted: Path, here: Path, taskres: Taskr
     assert "expected (" in refused({"state_dict": {"weight": torch.ones(3, 5)}})
     assert "has no tensor state_dict.weight" in refused({"weight": torch.ones(3, 5)})
     proof = here / "ran"
-    assert "so it is not opened" in refused({"state_dict": {"weight": Evil(f"touch {proof}")}})
+    assert "so it was not opened" in refused({"state_dict": {"weight": Evil(f"touch {proof}")}})
     assert not proof.exists()
     misspelt = taskres("fit", "photos", *QUICK, "--base", "enhancd")
     assert misspelt.status == 2

@@ -7,8 +7,8 @@ import pytest
 
 from taskres_cache.reporting.curves_svg import Curve, accuracy_curves, nice_ticks, reliability_diagram
 from taskres_cache.reporting.published_results import PublishedResults, Source
-from taskres_cache.runs.measures import reliability
 from taskres_cache.runs.results import Summary
+from taskres_cache.runs.scores import reliability
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Evil:
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, how: dict[str, Any]) -> None:
     proof = tmp_path / "ran"
     stored = {"state_dict": {"weight": weight()}, "scheduler": Evil(f"touch {proof}")}
-    with pytest.raises(WeightsError, match="holds more than tensors.* so it is not opened") as refused:
+    with pytest.raises(WeightsError, match="contains objects other than tensors.* so it was not opened") as refused:
         read(saved(tmp_path / "model.pth.tar", stored, **how))
     assert "\n" not in str(refused.value)
     assert not proof.exists()
@@ -91,10 +91,10 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, how: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        ({"weight": weight()}, "has no tensor state_dict.weight .it has weight."),
+        ({"weight": weight()}, "has no tensor state_dict.weight .found: weight."),
         ({"state_dict": {"bias": weight()}}, "has no tensor state_dict.weight"),
         ({"state_dict": {"weight": [1.0, 2.0]}}, "has no tensor state_dict.weight"),
-        (weight(), "has no tensor state_dict.weight .it has Tensor."),
+        (weight(), "has no tensor state_dict.weight .found: Tensor."),
         ({"state_dict": {"weight": weight()[0]}}, r"shape \(4,\) and type torch.float32, expected a floating-point"),
         ({"state_dict": {"weight": torch.ones(DIM, WIDTH, dtype=torch.int64)}}, "type torch.int64, expected"),
         ({"state_dict": {"weight": weight() * float("nan")}}, "NaN or infinite"),
@@ -164,12 +164,12 @@ def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="neither a tensor `base` .* nor `projection`"):
         read(tmp_path / "one.safetensors")
     (tmp_path / "two.safetensors").write_bytes(b"\x00" * 20)
-    with pytest.raises(WeightsError, match="is no safetensors file"):
+    with pytest.raises(WeightsError, match="is not a valid safetensors file"):
         read(tmp_path / "two.safetensors")
 
 
 def test_names_that_are_neither_a_base_nor_a_file(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="unknown base 'enhancd'; did you mean 'enhanced'"):
         read(Path("enhancd"))
-    with pytest.raises(UnknownNameError, match="or a file that is there"):
+    with pytest.raises(UnknownNameError, match="or an existing file"):
         read(tmp_path)  # a folder that is no run

@@ -67,7 +67,7 @@ def test_regular_base_normalises_nothing() -> None:
 @pytest.mark.parametrize("batch_size", [16, 40])
 def test_an_enhanced_base_equals_the_reference(batch_size: int) -> None:
     text, recipe = text_tower(), Recipe(base="enhanced", lr=5e-3, batch_size=batch_size, weight_decay=2e-3)
-    (start,) = Bases(text, [recipe], None, SCALE, CPU).starts([task(recipe)])
+    (start,) = Bases(text, [recipe], None, SCALE, CPU).of_tasks([task(recipe)])
     expected = reference_projection(images(), text, recipe, epochs=50, seed=3)
     assert start.projection is not None
     assert text.pre_projection is not None
@@ -101,12 +101,12 @@ def test_recipes_that_differ_in_the_residual_alone_share_their_base() -> None:
     ]  # fmt: skip
     other = [Recipe(base="enhanced", lr=0.01), Recipe(base="enhanced", weight_decay=0.1), Recipe()]
     bases = Bases(text_tower(), [*same, *other], None, SCALE, CPU)
-    starts = bases.starts([task(recipe, training) for recipe in [*same, *other]])
+    starts = bases.of_tasks([task(recipe, training) for recipe in [*same, *other]])
     assert {id(start) for start in starts[:4]} == {id(starts[0])}
     assert len({id(start) for start in starts}) == 4
     assert starts[-1].base is bases.regular
     assert starts[-1].projection is None
-    by_seed = bases.starts([task(same[0], training, seed) for seed in (1, 2)])
+    by_seed = bases.of_tasks([task(same[0], training, seed) for seed in (1, 2)])
     assert not np.array_equal(by_seed[0].base, by_seed[1].base)
 
 
@@ -115,7 +115,7 @@ def test_patience_keeps_the_best_epoch_of_a_projection() -> None:
     few = TrainingSet.from_features(both.directions[0, :30], both.labels[:30])
     validation = ValidationSet(both.directions[0, 30:], both.labels[30:])
     recipe = Recipe(base="enhanced", lr=0.3, batch_size=16, patience=4)
-    (start,) = Bases(text_tower(), [recipe], None, SCALE, CPU).starts([Task(few, recipe, 7, 1, validation)])
+    (start,) = Bases(text_tower(), [recipe], None, SCALE, CPU).of_tasks([Task(few, recipe, 7, 1, validation)])
     assert start.kept_epochs < 46
     assert len(start.losses) == start.kept_epochs + 4
 
@@ -132,4 +132,4 @@ def test_a_tower_without_a_projection_cannot_be_tuned() -> None:
 def test_a_projection_that_diverges_says_so() -> None:
     recipe = Recipe(base="enhanced", lr=1e300)
     with pytest.raises(FitError, match="became NaN or infinite in epoch"):
-        Bases(text_tower(), [recipe], None, SCALE, CPU).starts([task(recipe)])
+        Bases(text_tower(), [recipe], None, SCALE, CPU).of_tasks([task(recipe)])

@@ -8,7 +8,7 @@ import torch
 
 from taskres_cache.heads import Head
 from taskres_cache.methods.temperature import fit_temperature
-from taskres_cache.runs.measures import Predictions, class_accuracies, confusion_matrix, reliability
+from taskres_cache.runs.scores import Predictions, class_accuracies, confusion_matrix, reliability
 
 
 def drawn(scale: float, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -246,7 +246,7 @@ def test_classes_are_matched_by_identifier_where_names_occur_twice(contents: Cac
     assert rows(("missile", "missile"), ("n4", "n3")) == [2, 0]
     assert rows(("other words", "missile"), ("n5", "n4")) == [1, 2]
     assert rows(names, None) == [0, 1, 2]  # without identifiers, by name: the same list is the same list
-    with pytest.raises(RunError, match="several classes of one name"):
+    with pytest.raises(RunError, match="several classes with the same name"):
         rows(("dog", "missile"), None)
     with pytest.raises(RunError, match="1 of 2 classes that the run does not know .'dog'"):
         rows(("missile", "dog"), ("n3", "n6"))
@@ -363,6 +363,6 @@ def test_a_cache_without_test_images_is_refused_before_anything_is_fitted(
     kept = slice(0, 15)
     partly = {name: getattr(contents, name)[kept] for name in ("paths", "stamps", "labels", "partitions")}
     write_cache(tmp_path / "few.h5", replace(contents, **partly, image_features=contents.image_features[kept]))
-    with pytest.raises(CacheError, match=r"few\.h5 has no test image to measure a fit on; fix the images"):
+    with pytest.raises(CacheError, match=r"few\.h5 has no test images to measure a fit on; fix the images"):
         list(fit_each(FeatureCache(tmp_path / "few.h5"), [(1, 1)], [Recipe(epochs=1)], CPU, tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()

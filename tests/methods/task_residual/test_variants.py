@@ -161,7 +161,7 @@ def test_a_run_can_be_the_base_of_others(cache: FeatureCache, tmp_path: Path) ->
         assert run.metrics.base_accuracy == only.metrics.base_accuracy
         assert run.metrics.base_file.endswith("classifier.safetensors")
         assert f"taskres-file-sha256{file.sha256[:12]}-" in str(run.folder)
-    with pytest.raises(OptionError, match="needs that file"):
+    with pytest.raises(OptionError, match="needs a base file"):
         fitted(cache, [recipe], tmp_path)
 
 

@@ -1,9 +1,12 @@
-"""What a fit is handed of a cache: the training and validation images of one split, never a test image.
+"""The inputs of a fit: the training and validation images of one split, never a test image, and their digest.
 
 Axes: N images, V augmented views, D embedding.
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
+
+import numpy as np
 
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
@@ -14,7 +17,17 @@ from taskres_cache.recipe import Recipe
 
 
 def tasks_of_split(cache: FeatureCache, name: SplitName, recipes: Sequence[Recipe]) -> list[Task]:
-    """Return a task per recipe on one split; recipes with the same views share a training set."""
+    """Return one task per recipe on a split; recipes with the same views share a training set.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        Where the features come from.
+    name : (int, int)
+        Shots and seed.
+    recipes : sequence of Recipe
+        How to train.
+    """
     uses = dict.fromkeys((recipe.views, recipe.view_use) for recipe in recipes)
     trainings = {use: _training_set(cache, name, *use) for use in uses}
     rows = cache.split(*name).val
@@ -33,6 +46,29 @@ def refuse_missing_views(cache: FeatureCache, recipes: Sequence[Recipe]) -> None
             f"{cache.path} has {cache.views or 'no'} augmented views of its train images, expected {most}; add them: "
             f"run the command that made the cache again with --views {most}"
         )
+
+
+def inputs_digest(cache: FeatureCache, bases: Sequence[np.ndarray], task: Task, test_features: str) -> str:
+    """Return the SHA-256 that identifies the inputs of a run: text, training, validation and test, with labels.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        Gives classes, logit scale and test labels.
+    bases : sequence of ndarray
+        What the base is computed from, see `Bases.sources`.
+    task : Task
+        Gives training and validation images.
+    test_features : str
+        SHA-256 of the test features.
+    """
+    digest = sha256(repr((cache.provenance.logit_scale, cache.classnames, test_features)).encode())
+    training, val = task.training, task.validation
+    of_val = () if val is None else (val.image_features, val.labels)
+    images = (training.directions, training.lengths, training.labels, *of_val, cache.labels[cache.rows("test")])
+    for array in (*bases, *images):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _training_set(cache: FeatureCache, name: SplitName, views: int, view_use: str) -> TrainingSet:

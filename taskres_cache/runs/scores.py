@@ -1,4 +1,4 @@
-"""What a classifier says of labelled images, and how good that is: overall, by class, in confidence. Knows no torch.
+"""Predictions on labelled images and their scores: accuracy, by class, confusion, calibration. Does not need torch.
 
 Axes: N images, C classes, B bins of confidence.
 """
@@ -13,14 +13,18 @@ BINS = 15  # as in Guo et al., On Calibration of Modern Neural Networks, ICML 20
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier says of N images.
+    """What a classifier predicts for N labelled images.
 
     Parameters
     ----------
-    labels, classes : (N,) int64, what they are and what they are taken for.
-    in_top5 : (N,) whether the label is among the five best.
-    confidences : (N,) float32 from 0 to 1, the calibrated probability of the class that they are taken for.
-    untempered : (N,) likewise, without the temperature.
+    labels, classes : ndarray of shape (N,), int64
+        True and predicted classes.
+    in_top5 : ndarray of shape (N,), bool
+        True if the label is among the top 5 classes.
+    confidences : ndarray of shape (N,), float32
+        Calibrated probability of the predicted class, from 0 to 1.
+    untempered : ndarray of shape (N,), float32
+        The same without the temperature.
     """
 
     labels: np.ndarray
@@ -31,28 +35,28 @@ class Predictions:
 
     @property
     def right(self) -> np.ndarray:
-        """(N,) whether each is taken for what it is."""
+        """True for each image whose class is predicted correctly, (N,)."""
         same: np.ndarray = self.labels == self.classes
         return same
 
     @property
     def accuracy(self) -> float:
-        """In percent."""
+        """Accuracy in percent."""
         return percentage(self.right)
 
     @property
     def top5_accuracy(self) -> float:
-        """How often the label is among the five best, in percent."""
+        """Top-5 accuracy in percent."""
         return percentage(self.in_top5)
 
 
 def percentage(right: np.ndarray) -> float:
-    """Return the share of what is true, in percent."""
+    """Return the percentage of true values."""
     return 100.0 * int(right.sum()) / len(right)
 
 
 def class_accuracies(predictions: Predictions, classes: int) -> list[float | None]:
-    """Return the accuracy in percent of each class's images (C,); None for a class that has none."""
+    """Return the accuracy in percent on the images of each class (C,); None for a class without images."""
     counts = np.bincount(predictions.labels, minlength=classes)
     right = np.bincount(predictions.labels[predictions.right], minlength=classes)
     return [
@@ -61,19 +65,21 @@ def class_accuracies(predictions: Predictions, classes: int) -> list[float | Non
 
 
 def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
-    """Return counts (C, C) of images, by what they are (rows) and what they are taken for (columns)."""
+    """Return the number of images (C, C) by true class (rows) and predicted class (columns)."""
     cells = predictions.labels * classes + predictions.classes
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Images by how sure the classifier was of them, in B bins of equal width from 0 to 1.
+    """Confidence against accuracy, in B bins of confidence of equal width from 0 to 1.
 
     Parameters
     ----------
-    counts : (B,) images.
-    confidences, accuracies : (B,) mean confidence and share that is right, from 0 to 1; 0 in an empty bin.
+    counts : ndarray of shape (B,)
+        Images per bin.
+    confidences, accuracies : ndarray of shape (B,)
+        Mean confidence and accuracy per bin, from 0 to 1; 0 in an empty bin.
     """
 
     counts: np.ndarray
@@ -82,17 +88,24 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error in percent: how far apart confidence and accuracy are, over all images."""
+        """Expected calibration error in percent: the mean gap between confidence and accuracy over all images."""
         gaps = np.abs(self.confidences - self.accuracies)
         return float(100.0 * (self.counts * gaps).sum() / max(self.counts.sum(), 1))
 
 
 def reliability(confidences: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
-    """Return confidences (M,) from 0 to 1, and whether each image was right (M,), in bins.
+    """Return confidence against accuracy in bins, each of which includes its upper edge.
 
-    A bin holds what lies above its lower edge, up to and with its upper one.
+    Parameters
+    ----------
+    confidences : ndarray of shape (N,)
+        From 0 to 1.
+    right : ndarray of shape (N,), bool
+        True if the prediction is correct.
+    bins : int, default 15
+        B.
     """
-    places = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)  # (M,)
+    places = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)  # (N,)
     counts = np.bincount(places, minlength=bins)
     filled = np.maximum(counts, 1)
     sums = (np.bincount(places, weights=values, minlength=bins) for values in (confidences, right.astype(np.float64)))
