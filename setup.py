@@ -1,6 +1,6 @@
-"""Which packages are installed. All else stands in `pyproject.toml`, which has no way to say this.
+"""The list of packages; everything else is in `pyproject.toml`, which cannot express this mapping.
 
-`cli/` lies at the top level but is installed below the library, so that site-packages gains no package called `cli`.
+`cli/` is a top-level folder, but is installed as `taskres_cache.cli`.
 """
 
 from setuptools import find_packages, setup
