@@ -168,6 +168,25 @@ def test_a_lock_on_a_removed_file_is_taken_again(path: Path, monkeypatch: pytest
     assert not lock_of(path).exists()
 
 
+def test_a_lock_file_that_cannot_be_removed_while_open_is_removed_after(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows: an open file cannot be removed."""
+    unlink = Path.unlink
+
+    def not_while_open(file: Path, missing_ok: bool = False) -> None:
+        if any(os.path.samestat(file.stat(), one.stat()) for one in Path("/proc/self/fd").iterdir() if one.exists()):
+            raise PermissionError(errno.EACCES, "another process has it open")
+        unlink(file, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", not_while_open)
+    for _ in range(2):
+        with exclusive_lock(path) as notes:
+            assert notes == ()
+            assert lock_of(path).exists()
+        assert not lock_of(path).exists()
+
+
 def test_a_forked_process_does_not_keep_the_lock_of_a_crashed_parent(path: Path, tmp_path: Path) -> None:
     """As decoding processes do: they are forked while the lock is held, and outlive a killed parent for a moment."""
     orphan = tmp_path / "orphan"
