@@ -13,7 +13,7 @@ author = "the taskres-cache authors"
 copyright = f"{author}, MIT licence"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "command_reference"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "command_reference", "root_pages"]
 exclude_patterns = ["_build"]
 root_doc = "index"
 
