@@ -1,8 +1,8 @@
-"""`make bench-fit`: what a step of stage two costs, beside the two products that it cannot do without.
+"""`make bench-fit`: the time of a step of stage two, compared with the two matrix products that it needs.
 
-Everything in a row of the table is measured in turn in this one process, round after round. Ratios are the median over
-rounds of the ratio within a round, so that a machine that is busy for a while slows both sides alike, and, in brackets,
-the ratio of the fastest rounds, which is what the machine does when it is left alone.
+All functions in a row of the table are timed in turn in one process, round after round. A ratio is the median over
+rounds of the ratio within a round, so that other load on the machine slows both sides equally; the ratio of the fastest
+rounds is in brackets.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from taskres_cache.reporting.tables import Table
 
 SCALE = 100.0
 ROUNDS = 15
-SECONDS_OF_A_TURN = 0.15
+SECONDS_PER_TURN = 0.15
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Random features of a data set's shape, around one direction a class and one that all share, as CLIP's are."""
+    """Random features of a data set's shape, around one direction per class and a shared one, as CLIP's are."""
 
     name: str
     classes: int
@@ -64,7 +64,7 @@ Turn = Callable[[int], object]
 
 
 def two_products(problem: Problem, device: torch.device) -> Turn:
-    """Return the two products of a step alone, on the same shapes, into the same places every time."""
+    """Return the two products of a step alone, on the same shapes, with fixed outputs."""
     features, _, base = problem.tensors(device)
     images = normalize(features[:256], dim=-1)
     errors = torch.rand(len(images), problem.classes, device=device)
@@ -78,7 +78,7 @@ def two_products(problem: Problem, device: torch.device) -> Turn:
 
 
 def our_step(problem: Problem, device: torch.device, precision: str = "fp32") -> Turn:
-    """Return one step of `fit`."""
+    """Return one step of this library."""
     features, labels, base = problem.tensors(device)
     directions = normalize(features, dim=-1)
     if precision == "bf16":
@@ -93,7 +93,7 @@ def our_step(problem: Problem, device: torch.device, precision: str = "fp32") ->
 
 
 def plain_step(problem: Problem, device: torch.device) -> Turn:
-    """Return one step as one writes it with autograd and torch.optim.Adam, rows taken by index."""
+    """Return one step with autograd and torch.optim.Adam, with rows selected by index."""
     features, labels, base = problem.tensors(device)
     batch = min(256, len(labels))
     order = torch.randperm(len(labels), device=device)[: len(labels) // batch * batch].view(-1, batch)
@@ -103,7 +103,7 @@ def plain_step(problem: Problem, device: torch.device) -> Turn:
 
 
 def loader_step(problem: Problem, device: torch.device) -> Turn:
-    """Return the same fed by a DataLoader, with the loss and the accuracy of each batch, as research code does."""
+    """Return the same with a DataLoader, and the loss and accuracy of each batch, as in research code."""
     features, labels, base = problem.tensors(device)
     residual = torch.nn.Parameter(torch.zeros_like(base))
     optimiser = torch.optim.Adam([residual], lr=1e-3, weight_decay=5e-4)
@@ -113,12 +113,12 @@ def loader_step(problem: Problem, device: torch.device) -> Turn:
     def turn(_: int) -> None:
         nonlocal batches
         try:
-            images, wanted = next(batches)
+            images, targets = next(batches)
         except StopIteration:
             batches = iter(loader)
-            images, wanted = next(batches)
-        logits = _plain(images, wanted, base, residual, optimiser, slice(None))
-        (logits.argmax(dim=-1) == wanted).float().mean().item()
+            images, targets = next(batches)
+        logits = _plain(images, targets, base, residual, optimiser, slice(None))
+        (logits.argmax(dim=-1) == targets).float().mean().item()
 
     return turn
 
@@ -145,7 +145,7 @@ def _plain(
 
 
 def measured(turns: dict[str, Turn], device: torch.device) -> dict[str, list[float]]:
-    """Return the milliseconds of each turn, a number a round; in a round everybody runs for the same while."""
+    """Return the milliseconds of each turn in every round; in a round all turns run for the same time."""
     counts = {name: _count(turn, device) for name, turn in turns.items()}
     times: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(ROUNDS):
@@ -155,10 +155,10 @@ def measured(turns: dict[str, Turn], device: torch.device) -> dict[str, list[flo
 
 
 def _count(turn: Turn, device: torch.device) -> int:
-    """Return how many turns fill the while, after a few that warm up."""
+    """Return the number of turns that fill `SECONDS_PER_TURN`, after a warm-up."""
     for number in range(5):
         turn(number)
-    return max(3, int(SECONDS_OF_A_TURN / (_timed(turn, 5, device) / 5)))
+    return max(3, int(SECONDS_PER_TURN / (_timed(turn, 5, device) / 5)))
 
 
 def _timed(turn: Turn, count: int, device: torch.device) -> float:
@@ -176,7 +176,7 @@ def _wait(device: torch.device) -> None:
 
 
 def step_table(device: torch.device) -> Table:
-    """Return what a step costs at each size, in milliseconds and as ratios."""
+    """Return the time of a step at each size, in milliseconds and as ratios."""
     rows = []
     for problem in PROBLEMS:
         turns = {
@@ -201,7 +201,7 @@ def _ratios(times: dict[str, list[float]], name: str, other: str) -> str:
 
 
 def fit_table(device: torch.device, epochs: int) -> Table:
-    """Return whole fits, each in a process of its own: epoch, fit, peak memory beyond the interpreter's own."""
+    """Return the time and peak memory of whole fits, each in its own process."""
     rows = []
     for problem in PROBLEMS:
         command = [sys.executable, __file__, "--device", str(device), "--fit", problem.name, "--epochs", str(epochs)]
@@ -216,16 +216,16 @@ def fit_table(device: torch.device, epochs: int) -> Table:
 
 
 def print_fit(problem: Problem, device: torch.device, epochs: int) -> None:
-    """Print seconds, the peak of memory beyond what was there before, and what is allowed, in MiB.
+    """Print the seconds of a fit, its peak memory beyond the start of the process, and the allowed memory, in MiB.
 
-    Allowed are twice the training features and eight classifiers; the features lie there once before the fit begins.
+    Allowed are twice the training features and eight classifiers; the features are in memory once before the fit.
     """
     features, labels, base = (tensor.numpy() for tensor in problem.tensors(torch.device("cpu")))
     small, training = (TrainingSet.from_features(features[:count], labels[:count]) for count in (256, len(labels)))
     del features
-    fit_residuals([FitTask(small, Recipe(), 1, 1, base=base)], SCALE, device)  # what libraries set up once
+    fit_residuals([FitTask(small, Recipe(), 1, 1, base=base)], SCALE, device)  # libraries allocate on first use
     before = _mebibytes("VmRSS") - training.directions.nbytes / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     task = FitTask(training, Recipe(), _epochs(problem, device, epochs), 1, base=base)
     (fit,) = fit_residuals([task], SCALE, device)
     allowed = (2 * training.directions.nbytes + 8 * base.nbytes) / 2**20
@@ -233,7 +233,7 @@ def print_fit(problem: Problem, device: torch.device, epochs: int) -> None:
 
 
 def _epochs(problem: Problem, device: torch.device, epochs: int) -> int:
-    """Return the paper's 200 epochs, or fewer where they would take minutes."""
+    """Return the paper's 200 epochs, or `epochs` where those would take minutes."""
     return epochs if problem.classes == 1000 and device.type == "cpu" else 200
 
 
@@ -243,7 +243,7 @@ def _mebibytes(field: str) -> float:
 
 
 def grid_table(device: torch.device) -> Table:
-    """Return the grid of 5 shots and 3 seeds in one call of the installed command, against 15 calls of one fit."""
+    """Return the time of 5 shot counts and 3 seeds in one call of the command, and in 15 calls."""
     taskres = Path(sys.executable).with_name("taskres")
     with tempfile.TemporaryDirectory() as folder:
         _write_cache(Path(folder))
@@ -261,7 +261,7 @@ def grid_table(device: torch.device) -> Table:
 
 
 def _write_cache(folder: Path) -> None:
-    """Write a cache of random features of Caltech's size."""
+    """Write a cache of random features in the size of Caltech101."""
     problem = Problem("caltech101", 100, 1024, 20)
     features, labels, base = (tensor.numpy() for tensor in problem.tensors(torch.device("cpu")))
     parts = {f"{part}_features": features for part in ("train", "val", "test")}
@@ -280,7 +280,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     if options.fit:
-        (problem,) = [one for one in PROBLEMS if one.name == options.fit]
+        (problem,) = [known for known in PROBLEMS if known.name == options.fit]
         print_fit(problem, device, options.epochs)
         return
     print_table(step_table(device))

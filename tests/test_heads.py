@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from taskres_cache.heads import Head, add_residual, scaled_cosines
+from tests import by_hand
 
 
 @pytest.fixture
@@ -73,6 +74,43 @@ def test_score_by_hand() -> None:
     features = torch.tensor([[5.0, 1.0], [1.0, 2.0], [0.1, 0.2], [3.0, 1.0]])
     accuracy, _ = Head(weights, 1.0).score(features, torch.tensor([0, 1, 0, 0]))
     assert accuracy == 75.0
+
+
+def test_probabilities_by_hand() -> None:
+    # (3, 4) + (1, 0) = (4, 4) is equally close to both classes; temperature 2 halves a difference of logits
+    weights, features = torch.tensor([[2.0, 0.0], [0.0, 0.5]]), torch.tensor([[3.0, 4.0]])
+    assert Head(weights, 100.0, torch.tensor([1.0, 0.0])).probabilities(features).tolist() == [[0.5, 0.5]]
+    expected = 1 / (1 + math.exp(10 * (0.8 - 0.6) / 2))
+    assert Head(weights, 10.0, temperature=2.0).probabilities(features)[0, 0].item() == pytest.approx(expected)
+
+
+def test_a_head_equals_the_second_implementation(problem: dict[str, torch.Tensor]) -> None:
+    features, labels, base, residual = (problem[name].numpy() for name in problem)
+    shift = np.linspace(-1.0, 1.0, 5)
+    head = Head.of_arrays(base, 100.0, residual, shift, alpha=0.5, temperature=3.0)
+    model = {"weights": base + 0.5 * residual, "image_shift": 0.5 * shift}
+    images = problem["image_features"]
+    expected = by_hand.logits(features, logit_scale=100.0, **model)
+    assert np.allclose(head.logits(images).numpy(), expected, rtol=1e-12)
+    assert np.allclose(head.cosines(images).numpy(), expected / 100, rtol=1e-12)
+    likelihoods = by_hand.probabilities(features, logit_scale=100.0, temperature=3.0, **model)
+    assert np.allclose(head.probabilities(images).numpy(), likelihoods, rtol=1e-10)
+    accuracy, minus_loss = head.score(images, problem["labels"])
+    assert accuracy == pytest.approx(by_hand.accuracy(features, labels=labels, **model))
+    assert -minus_loss == pytest.approx(by_hand.mean_cross_entropy(expected, labels))
+
+
+def test_the_second_implementation_by_hand() -> None:
+    # the numbers of the tests above
+    features, weights = np.array([[3.0, 4.0], [1.0, 0.0]]), np.array([[2.0, 0.0], [0.0, 0.5]])
+    assert np.allclose(by_hand.logits(features, weights, 100.0), [[60.0, 80.0], [100.0, 0.0]])
+    assert np.allclose(by_hand.logits(features[:1] - [2.0, 0.0], weights, 100.0, np.array([2.0, 0.0])), [[60.0, 80.0]])
+    found = by_hand.probabilities(features, weights, 10.0, temperature=2.0)
+    assert found[0, 0] == pytest.approx(1 / (1 + math.exp(10 * (0.8 - 0.6) / 2)))
+    assert by_hand.accuracy(features, weights, np.array([1, 1])) == 50.0
+    logits = by_hand.logits(features, weights, 100.0)
+    expected = -(math.log(1 / (1 + math.exp(-20.0))) + math.log(1 / (1 + math.exp(100.0)))) / 2
+    assert by_hand.mean_cross_entropy(logits, np.array([1, 1])) == pytest.approx(expected)
 
 
 def test_loss_by_hand() -> None:

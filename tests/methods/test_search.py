@@ -1,4 +1,4 @@
-"""Choosing alpha by val images."""
+"""Choice of alpha, learning rate and weight decay by validation accuracy."""
 
 from dataclasses import fields
 from inspect import signature
@@ -14,11 +14,12 @@ from taskres_cache.methods.task_residual.loop import fit_residuals, try_residual
 from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
 from taskres_cache.recipe import Recipe
+from tests.by_hand import accuracy
 
 CPU = torch.device("cpu")
 
 
-def task(
+def task_and_base(
     seed: int = 1, val_labels_shuffled: int | None = None, recipe: Recipe | None = None
 ) -> tuple[FitTask, np.ndarray]:
     rng = np.random.default_rng(3)
@@ -33,30 +34,28 @@ def task(
     return FitTask(sets[0], recipe or Recipe(alpha_rule="auto"), 20, seed, sets[1], base=base), base
 
 
-def test_the_grid_follows_the_bases_size() -> None:
+def test_the_grid_is_scaled_to_the_base() -> None:
     openai_like = np.full((3, 4), -0.3)
     assert alpha_grid(openai_like) == tuple(0.5 * multiple for multiple in ALPHA_MULTIPLES)
     assert 0.5 in alpha_grid(openai_like)
     assert alpha_grid(10 * openai_like) == pytest.approx([10 * alpha for alpha in alpha_grid(openai_like)])
-    mixed = np.array([[0.3, 0.0], [0.0, 0.3]])  # root of the mean square, not the mean
+    mixed = np.array([[0.3, 0.0], [0.0, 0.3]])  # root mean square, not mean
     assert alpha_grid(mixed)[3] == pytest.approx(0.5 / 2**0.5, rel=1e-2)
 
 
-def test_the_best_on_val_is_chosen_and_all_are_told() -> None:
-    one, base = task()
-    (chosen,) = search_residuals([one], 100.0, CPU)
+def test_the_candidate_with_the_best_validation_accuracy_is_chosen() -> None:
+    task, base = task_and_base()
+    (chosen,) = search_residuals([task], 100.0, CPU)
     assert [candidate.alpha for candidate in chosen.candidates] == pytest.approx(alpha_grid(base))
     best = max(chosen.candidates, key=lambda candidate: (candidate.val_accuracy, -candidate.val_loss))
     assert chosen.fit.alpha == best.alpha
     assert len({candidate.val_accuracy for candidate in chosen.candidates}) > 1
     for candidate in chosen.candidates:
-        alone = fit_residuals([FitTask(one.training, Recipe(alpha=candidate.alpha), 20, 1, base=base)], 100.0, CPU)[0]
-        weights = torch.from_numpy(base + candidate.alpha * alone.residual)
-        assert one.validation is not None
-        features = torch.from_numpy(one.validation.image_features)
-        cosines = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(weights, dim=1).T
-        right = (cosines.argmax(1).numpy() == one.validation.labels).mean()
-        assert candidate.val_accuracy == pytest.approx(100 * right)
+        alone = fit_residuals([FitTask(task.training, Recipe(alpha=candidate.alpha), 20, 1, base=base)], 100.0, CPU)[0]
+        assert task.validation is not None
+        weights = base + candidate.alpha * alone.residual
+        expected = accuracy(task.validation.image_features, weights, task.validation.labels)
+        assert candidate.val_accuracy == pytest.approx(expected)
         if candidate.alpha == chosen.fit.alpha:
             assert np.allclose(chosen.fit.residual, alone.residual, rtol=1e-4, atol=1e-7)
 
@@ -68,34 +67,34 @@ def test_ties_go_to_the_lower_loss(monkeypatch: pytest.MonkeyPatch) -> None:
         return Candidate(task.recipe.alpha, 2e-3, 5e-4, 50.0, next(losses))
 
     monkeypatch.setattr("taskres_cache.methods.search._candidate", tie)
-    one, base = task()
-    (chosen,) = search_residuals([one], 100.0, CPU)
+    task, base = task_and_base()
+    (chosen,) = search_residuals([task], 100.0, CPU)
     assert chosen.fit.alpha == pytest.approx(alpha_grid(base)[2])
 
 
-def test_other_val_labels_choose_otherwise() -> None:
+def test_different_validation_labels_choose_different_alphas() -> None:
     chosen = {
-        search_residuals([one], 100.0, CPU)[0].fit.alpha
-        for one, base in (task(val_labels_shuffled=shuffled) for shuffled in (None, 1, 2, 3))
+        search_residuals([task], 100.0, CPU)[0].fit.alpha
+        for task, _ in (task_and_base(val_labels_shuffled=shuffled) for shuffled in (None, 1, 2, 3))
     }
     assert len(chosen) > 1
 
 
-def test_alpha_rate_and_decay_are_chosen_together() -> None:
+def test_alpha_learning_rate_and_weight_decay_are_chosen_together() -> None:
     recipe = Recipe(batch_size=16).searching(alphas=(0.5, 2.0), lrs=(1e-3, 2e-2), weight_decays=(0.0, 0.05))
-    one, base = task(recipe=recipe)
-    (chosen,) = search_residuals([one], 100.0, CPU)
+    task, base = task_and_base(recipe=recipe)
+    (chosen,) = search_residuals([task], 100.0, CPU)
     assert len(chosen.candidates) == len(candidates_of(recipe, base)) == 8
-    assert len({candidate.val_loss for candidate in chosen.candidates}) == 8  # each was fitted with its own
+    assert len({candidate.val_loss for candidate in chosen.candidates}) == 8  # every value has an effect
     assert chosen.best == max(chosen.candidates, key=lambda candidate: candidate.rank)
     alone = Recipe(batch_size=16, alpha=chosen.best.alpha, lr=chosen.best.lr, weight_decay=chosen.best.weight_decay)
-    (expected,) = fit_residuals([FitTask(one.training, alone, 20, 1, base=base)], 100.0, CPU)
+    (expected,) = fit_residuals([FitTask(task.training, alone, 20, 1, base=base)], 100.0, CPU)
     assert np.allclose(chosen.fit.residual, expected.residual, rtol=1e-4, atol=1e-7)
     assert chosen.fit.alpha == chosen.best.alpha
     assert len(candidates_of(Recipe(), base)) == 1
 
 
-def test_all_candidates_of_all_tasks_go_through_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_candidates_of_all_tasks_are_trained_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def counted(tasks: list[FitTask], *rest: Any) -> list[Fit]:
@@ -104,50 +103,50 @@ def test_all_candidates_of_all_tasks_go_through_one_call(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("taskres_cache.methods.search.try_residuals", counted)
     recipe = Recipe().searching(lrs=(1e-3, 2e-2))
-    search_residuals([task(seed=seed, recipe=recipe)[0] for seed in (1, 2)], 100.0, CPU)
+    search_residuals([task_and_base(seed=seed, recipe=recipe)[0] for seed in (1, 2)], 100.0, CPU)
     assert calls == [2 * 7 * 2 * 3]
 
 
-def test_what_diverges_is_not_chosen() -> None:
-    one, _ = task(recipe=Recipe(lrs=(1e300, 2e-3)))
-    (chosen,) = search_residuals([one], 100.0, CPU)
+def test_a_fit_that_diverges_is_not_chosen() -> None:
+    task, _ = task_and_base(recipe=Recipe(lrs=(1e300, 2e-3)))
+    (chosen,) = search_residuals([task], 100.0, CPU)
     assert chosen.best.lr == 2e-3
     assert chosen.candidates[0].val_accuracy is None
     with pytest.raises(FitError, match="all 2 candidates diverged"):
-        search_residuals([task(recipe=Recipe(lrs=(1e300, 1e299)))[0]], 100.0, CPU)
+        search_residuals([task_and_base(recipe=Recipe(lrs=(1e300, 1e299)))[0]], 100.0, CPU)
 
 
 @pytest.mark.parametrize("kind", ["image", "both"])
-def test_candidates_are_judged_with_their_image_residual(kind: str) -> None:
-    one, base = task(recipe=Recipe(residual=kind, alpha_rule="auto", alphas=(1.0, 5.0), lr=0.05))
-    (chosen,) = search_residuals([one], 100.0, CPU)
-    assert one.validation is not None
+def test_candidates_are_scored_with_their_image_residual(kind: str) -> None:
+    task, base = task_and_base(recipe=Recipe(residual=kind, alpha_rule="auto", alphas=(1.0, 5.0), lr=0.05))
+    (chosen,) = search_residuals([task], 100.0, CPU)
+    assert task.validation is not None
     assert chosen.fit.image_residual is not None
-    alpha, features = chosen.fit.alpha, one.validation.image_features
-    images, weights = features + alpha * chosen.fit.image_residual, base + alpha * chosen.fit.residual
-    right = ((images @ weights.T / np.linalg.norm(weights, axis=1)).argmax(1) == one.validation.labels).mean()
-    assert chosen.best.val_accuracy == pytest.approx(100 * right)
+    alpha, features = chosen.fit.alpha, task.validation.image_features
+    weights, shift = base + alpha * chosen.fit.residual, alpha * chosen.fit.image_residual
+    expected = accuracy(features, weights, task.validation.labels, shift)
+    assert chosen.best.val_accuracy == pytest.approx(expected)
     assert np.any(chosen.fit.residual) == (kind == "both")
 
 
-def test_several_tasks_are_chosen_for_one_by_one() -> None:
-    first, _ = task(seed=1)
-    second, _ = task(seed=2, val_labels_shuffled=1)
+def test_tasks_are_searched_independently() -> None:
+    first, _ = task_and_base(seed=1)
+    second, _ = task_and_base(seed=2, val_labels_shuffled=1)
     together = search_residuals([first, second], 100.0, CPU)
-    alone = [search_residuals([one], 100.0, CPU)[0] for one in (first, second)]
+    alone = [search_residuals([task], 100.0, CPU)[0] for task in (first, second)]
     assert [chosen.fit.alpha for chosen in together] == [chosen.fit.alpha for chosen in alone]
 
 
-def test_without_val_images_nothing_can_be_chosen() -> None:
-    one, base = task()
+def test_a_search_needs_validation_images() -> None:
+    task, base = task_and_base()
     empty = ValidationSet(np.zeros((0, 16), np.float32), np.zeros(0, np.int64))
     for validation in (None, empty):
-        nothing = FitTask(one.training, one.recipe, 20, 1, validation, base=base)
+        without = FitTask(task.training, task.recipe, 20, 1, validation, base=base)
         with pytest.raises(OptionError, match="alpha auto and --search need validation images"):
-            search_residuals([nothing], 100.0, CPU)
+            search_residuals([without], 100.0, CPU)
 
 
-def test_test_features_are_not_even_handed_in() -> None:
+def test_test_features_are_not_passed_in() -> None:
     assert set(signature(search_residuals).parameters) == {"tasks", "logit_scale", "device"}
     assert {field.name for field in fields(FitTask)} == {"training", "validation", "recipe", "epochs", "seed", "base"}
     assert {field.name for field in fields(TrainingSet)} == {"directions", "lengths", "labels"}

@@ -1,17 +1,32 @@
-"""What classifiers say of a cache's images, and zero-shot in the forms that the field reports, by hand."""
+"""Evaluation on the images of a cache: predictions, forms of zero-shot, and matching of classes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from taskres_cache.caches.contents import CacheContents, TextBases
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
+from taskres_cache.errors import RunError
 from taskres_cache.heads import Head
-from taskres_cache.runs.evaluation import percent_correct, predictions_of, zero_shot_weights
+from taskres_cache.runs.evaluation import (
+    class_rows,
+    evaluate_run,
+    percent_correct,
+    predictions_of,
+    zero_shot_weights,
+)
+from taskres_cache.runs.run import Run, read_classifier
+from taskres_cache.runs.study import fit_each
+from tests.by_hand import accuracy, logits, softmax
+from tests.runs.conftest import CPU, RECIPE
 
 
 def test_forms_of_zero_shot_by_hand() -> None:
-    # One class, two templates of length 2 and 4: only the ensemble lets both count alike.
+    # One class, two templates of length 2 and 4: only in the ensemble do both have the same weight.
     weights = zero_shot_weights(np.array([[[2.0, 0.0], [0.0, 4.0]]]))
     assert {form: rows.tolist() for form, rows in weights.items()} == {
         "single prompt": [[2.0, 0.0]],
@@ -20,28 +35,107 @@ def test_forms_of_zero_shot_by_hand() -> None:
     }
 
 
-def test_what_is_said_of_images_by_hand(cache_file: Path) -> None:
-    cache = FeatureCache(cache_file)
-    rows = cache.rows("test")[::-1].copy()  # rows in any order, read in pieces
+def test_predictions_equal_the_second_implementation(cache: FeatureCache) -> None:
+    rows = cache.rows("test")[::-1].copy()  # not ascending, and read in pieces
     rng = np.random.default_rng(0)
     weights, shift = (rng.normal(size=size).astype(np.float32) for size in ((7, 8), 8))
     heads = [Head(torch.from_numpy(weights), 100.0, temperature=t) for t in (1.0, 3.0)]
     heads += [Head(torch.from_numpy(weights), 100.0, torch.from_numpy(shift), 3.0)]
-    said = predictions_of(cache, rows, heads, torch.device("cpu"))
-    assert said is not None
-    for head, found in zip(heads, said, strict=True):
-        features = cache.image_features(rows) + (0.0 if head.image_shift is None else head.image_shift.numpy())
-        lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(weights, axis=1)
-        logits = 100.0 * features @ weights.T / lengths
-        ranks = np.argsort(-logits, axis=1)
-        assert np.array_equal(found.labels, cache.labels[rows])
-        assert np.array_equal(found.classes, ranks[:, 0])
-        assert found.in_top5.tolist() == [
-            label in best for label, best in zip(found.labels, ranks[:, :5].tolist(), strict=True)
+    predictions = predictions_of(cache, rows, heads, CPU)
+    assert predictions is not None
+    for head, predicted in zip(heads, predictions, strict=True):
+        image_shift = 0.0 if head.image_shift is None else head.image_shift.numpy()
+        expected = logits(cache.image_features(rows), weights, 100.0, image_shift)
+        ranks = np.argsort(-expected, axis=1)
+        assert np.array_equal(predicted.labels, cache.labels[rows])
+        assert np.array_equal(predicted.classes, ranks[:, 0])
+        assert predicted.in_top5.tolist() == [
+            label in top for label, top in zip(predicted.labels, ranks[:, :5].tolist(), strict=True)
         ]
-        for confidences, temperature in ((found.confidences, head.temperature), (found.untempered, 1.0)):
-            exponentials = np.exp(logits / temperature)
-            assert np.allclose(confidences, exponentials.max(1) / exponentials.sum(1), atol=1e-5)
-    assert not all(found.in_top5.all() for found in said)
-    assert percent_correct(cache, rows, heads, torch.device("cpu")) == [found.accuracy for found in said]
-    assert predictions_of(cache, rows[:0], heads, torch.device("cpu")) is None
+        for confidences, temperature in ((predicted.confidences, head.temperature), (predicted.untempered, 1.0)):
+            assert np.allclose(confidences, softmax(expected / temperature).max(axis=1), atol=1e-5)
+    assert not all(predicted.in_top5.all() for predicted in predictions)
+    assert percent_correct(cache, rows, heads, CPU) == [predicted.accuracy for predicted in predictions]
+    assert predictions_of(cache, rows[:0], heads, CPU) is None
+
+
+def test_evaluating_a_run_again_gives_the_same_accuracy(study: list[Run], cache: FeatureCache) -> None:
+    for run in study:
+        evaluation = evaluate_run(read_classifier(run.folder), cache, CPU)
+        assert evaluation.test_accuracy == run.metrics.test_accuracy
+        assert (evaluation.images, evaluation.classes) == (9, 3)
+
+
+def test_a_residual_of_zero_is_exactly_zero_shot(cache: FeatureCache, study: list[Run]) -> None:
+    classifier = read_classifier(study[0].folder)
+    without = replace(classifier, residual=np.zeros_like(classifier.residual))
+    assert np.array_equal(without.head.weights, classifier.base)
+    evaluation = evaluate_run(without, cache, CPU)
+    assert evaluation.test_accuracy == evaluation.zero_shot_accuracy == study[0].metrics.zero_shot_accuracy
+
+
+def test_a_cache_may_have_fewer_classes_in_another_order(
+    study: list[Run], contents: CacheContents, tmp_path: Path
+) -> None:
+    keep = np.isin(contents.labels, [0, 2])
+    some = replace(
+        contents,
+        classnames=("été", "black_cat"),
+        paths=tuple(path for path, kept in zip(contents.paths, keep, strict=True) if kept),
+        stamps=tuple(stamp for stamp, kept in zip(contents.stamps, keep, strict=True) if kept),
+        labels=np.array([1, -1, 0])[contents.labels[keep]],
+        partitions=contents.partitions[keep],
+        image_features=contents.image_features[keep],
+        text=TextBases(contents.text.templates, contents.text.embeddings[[2, 0]]),
+        splits={},
+    )
+    write_cache(tmp_path / "some.h5", some)
+    classifier = read_classifier(study[3].folder)
+    evaluation = evaluate_run(classifier, FeatureCache(tmp_path / "some.h5"), CPU)
+    test = some.partitions == 2
+    weights = classifier.head.weights.numpy()[[2, 0]]
+    assert evaluation.test_accuracy == pytest.approx(accuracy(some.image_features[test], weights, some.labels[test]))
+    assert (evaluation.images, evaluation.classes) == (6, 2)
+
+
+def test_other_checkpoints_and_unknown_classes_raise(study: list[Run], contents: CacheContents, tmp_path: Path) -> None:
+    classifier = read_classifier(study[0].folder)
+    other = replace(contents, provenance=replace(contents.provenance, weights_sha256="ff" * 32))
+    write_cache(tmp_path / "other.h5", other)
+    with pytest.raises(RunError, match="another checkpoint than the run: weights_sha256"):
+        evaluate_run(classifier, FeatureCache(tmp_path / "other.h5"), CPU)
+    write_cache(tmp_path / "new.h5", replace(contents, classnames=("black_cat", "dog", "zebra")))
+    with pytest.raises(RunError, match="1 of 3 classes that the run does not know .'zebra'."):
+        evaluate_run(classifier, FeatureCache(tmp_path / "new.h5"), CPU)
+
+
+def test_classes_with_equal_names_are_matched_by_identifier(contents: CacheContents, tmp_path: Path) -> None:
+    names, ids = ("missile", "dog", "missile"), ("n3", "n5", "n4")
+    write_cache(tmp_path / "twins.h5", replace(contents, classnames=names, class_ids=ids))
+    (run,) = fit_each(FeatureCache(tmp_path / "twins.h5"), [(4, 1)], [RECIPE], CPU, tmp_path / "runs")
+    classifier = read_classifier(run.folder)
+    assert classifier.class_ids == ids
+
+    def rows(classnames: tuple[str, ...], class_ids: tuple[str, ...] | None) -> list[int]:
+        labels = contents.labels % len(classnames)
+        text = TextBases(contents.text.templates, contents.text.embeddings[: len(classnames)])
+        some = replace(contents, classnames=classnames, class_ids=class_ids, labels=labels, text=text, splits={})
+        write_cache(tmp_path / "some.h5", some)
+        return class_rows(classifier, FeatureCache(tmp_path / "some.h5")).tolist()
+
+    assert rows(("missile", "missile"), ("n4", "n3")) == [2, 0]
+    assert rows(("other words", "missile"), ("n5", "n4")) == [1, 2]
+    assert rows(names, None) == [0, 1, 2]  # without identifiers, equal lists of names match
+    with pytest.raises(RunError, match="several classes with the same name"):
+        rows(("dog", "missile"), None)
+    with pytest.raises(RunError, match="1 of 2 classes that the run does not know .'dog'"):
+        rows(("missile", "dog"), ("n3", "n6"))
+
+
+def test_orientation_does_not_distinguish_encoders(contents: CacheContents, study: list[Run], tmp_path: Path) -> None:
+    preprocess = {**contents.provenance.preprocess, "orientation": "stored"}
+    write_cache(
+        tmp_path / "stored.h5", replace(contents, provenance=replace(contents.provenance, preprocess=preprocess))
+    )
+    evaluation = evaluate_run(read_classifier(study[0].folder), FeatureCache(tmp_path / "stored.h5"), CPU)
+    assert evaluation.test_accuracy == study[0].metrics.test_accuracy

@@ -1,15 +1,16 @@
-"""One step, in place and in closed form, against autograd, torch.optim.Adam and numbers worked out by hand."""
+"""A step in place and in closed form, against autograd, torch.optim.Adam and numbers computed by hand."""
 
 import math
 from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from taskres_cache.heads import directions_and_lengths
 from taskres_cache.methods.task_residual.step import FusedAdam, ResidualStep
 from taskres_cache.recipe import Recipe
+from tests.by_hand import loss
 
 SCALE = 100.0
 
@@ -31,18 +32,18 @@ def residual_step(
     batch: int,
     product_type: torch.dtype | None = None,
 ) -> ResidualStep:
-    """Return the steps of residuals on un-normalised features."""
+    """Return the steps of residuals on un-normalised features (rows, D)."""
     directions, lengths = directions_and_lengths(features)
     return ResidualStep(directions.to(product_type or base.dtype), lengths, base, scale, recipes, batch)
 
 
-def residuals(step: ResidualStep) -> torch.Tensor:
+def text_residuals(step: ResidualStep) -> torch.Tensor:
     """Return the text residuals (K, C, D)."""
     return step.parts["residual"].value
 
 
-def take(step: ResidualStep, order: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Take one step on all rows and return the loss of each fit."""
+def loss_of_step(step: ResidualStep, order: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Take one step on all rows and return the loss of each fit (K,)."""
     likelihoods = torch.empty(*order.shape, 1, dtype=step._batch.errors.dtype)
     step(order, labels.gather(1, order)[..., None], likelihoods)
     return -likelihoods.log().mean(dim=(1, 2))
@@ -50,22 +51,23 @@ def take(step: ResidualStep, order: torch.Tensor, labels: torch.Tensor) -> torch
 
 def test_a_step_by_hand() -> None:
     # One image along the first axis, two classes along the axes, scale 1: cosines (1, 0), probabilities
-    # p = e/(1+e) and 1-p. What is at right angles to each class: nothing, and alpha * (1-p)/|w| = 0.5 (1-p)/4.
-    # Adam's first step is the rate against the gradient's sign.
+    # p = e/(1+e) and 1-p. The gradient of a class is orthogonal to it: zero for the first class, and
+    # alpha * (1-p)/|w| = 0.5 (1-p)/4 for the second. Adam's first step is the learning rate times the negative sign.
     p = math.e / (1 + math.e)
     base = torch.tensor([[2.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
     step = residual_step(torch.tensor([[1.0, 0.0]], dtype=torch.float64), base, 1.0, [Recipe(weight_decay=0.0)], 1)
     step.set_rates([0.25])
-    loss = take(step, torch.tensor([[0]]), torch.tensor([[0]]))
-    assert loss.item() == pytest.approx(-math.log(p))
+    first_loss = loss_of_step(step, torch.tensor([[0]]), torch.tensor([[0]]))
+    assert first_loss.item() == pytest.approx(-math.log(p))
     expected = torch.tensor([[[0.0, 0.0], [0.5 * (1 - p) / 4, 0.0]]], dtype=torch.float64)
-    assert torch.allclose(step._batch.weights, expected, atol=1e-15)  # where the gradient stands after a step
-    assert torch.allclose(residuals(step), torch.tensor([[[0.0, 0.0], [-0.25, 0.0]]], dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(step._batch.weights, expected, atol=1e-15)  # holds the gradient after a step
+    moved = torch.tensor([[[0.0, 0.0], [-0.25, 0.0]]], dtype=torch.float64)
+    assert torch.allclose(text_residuals(step), moved, atol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{}, {"alpha": 1.0}, {"alpha": -2.0}, {"alpha_rule": "learn"}])
 @pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
-def test_steps_are_autograds(changes: dict[str, Any], scale: float) -> None:
+def test_steps_equal_autograd_and_adam(changes: dict[str, Any], scale: float) -> None:
     features, labels, base, order = problem()
     recipe = Recipe(weight_decay=0.01, **changes)
     residual = torch.nn.Parameter(torch.zeros_like(base))
@@ -75,38 +77,37 @@ def test_steps_are_autograds(changes: dict[str, Any], scale: float) -> None:
     step = residual_step(features, base, scale, [recipe], 7)
     step.set_rates([0.05])
     for _ in range(12):
-        cosines = normalize(features, dim=-1) @ normalize(base + alpha * residual, dim=-1).T
-        expected = cross_entropy(scale * cosines, labels[0])
+        expected = loss(features, base + alpha * residual, labels[0], scale)
         reference.zero_grad()
         expected.backward()
         reference.step()
-        assert take(step, order, labels).item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-12)
-    assert torch.allclose(residuals(step)[0], residual.detach(), rtol=1e-8, atol=1e-10)
+        assert loss_of_step(step, order, labels).item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-12)
+    assert torch.allclose(text_residuals(step)[0], residual.detach(), rtol=1e-8, atol=1e-10)
     assert step.alpha.value.item() == pytest.approx(alpha.item(), rel=1e-9)
     assert (step.alpha.value.item() != recipe.alpha) == (recipe.alpha_rule == "learn")
 
 
-def test_a_learned_alpha_moves_the_right_way() -> None:
-    # After one step the residual points to where the loss falls, so more of it is better: alpha grows at the next
-    # step, by the rate, as Adam's first real step is. With a residual of zero its gradient is zero.
+def test_a_learned_alpha_moves_in_the_right_direction() -> None:
+    # With a residual of zero, the gradient of alpha is zero. After one step the residual points to a lower loss, so
+    # alpha grows at the next step.
     base = torch.tensor([[2.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
     image = normalize(torch.tensor([[1.0, 1.0]], dtype=torch.float64), dim=-1)
     recipe = Recipe(alpha_rule="learn", weight_decay=0.0)
     step = residual_step(image, base, 1.0, [recipe], 1)
     step.set_rates([0.01])
-    take(step, torch.tensor([[0]]), torch.tensor([[0]]))
+    loss_of_step(step, torch.tensor([[0]]), torch.tensor([[0]]))
     assert step.alpha.value.item() == 0.5
-    take(step, torch.tensor([[0]]), torch.tensor([[0]]))
+    loss_of_step(step, torch.tensor([[0]]), torch.tensor([[0]]))
     assert step.alpha.value.item() > 0.5
-    # Turned round, the residual does harm, and less of it is better.
-    residuals(step).neg_()
+    # With the opposite sign the residual increases the loss, so alpha shrinks.
+    text_residuals(step).neg_()
     before = step.alpha.value.item()
     for _ in range(3):
-        take(step, torch.tensor([[0]]), torch.tensor([[0]]))
+        loss_of_step(step, torch.tensor([[0]]), torch.tensor([[0]]))
     assert step.alpha.value.item() < before
 
 
-def test_a_stack_of_fits_is_the_fits_alone() -> None:
+def test_stacked_fits_equal_the_fits_alone() -> None:
     features, labels, base, order = problem(fits=3)
     directions = normalize(features, dim=-1)
     recipes = [Recipe(alpha=0.3), Recipe(alpha=1.0, weight_decay=0.1), Recipe(alpha=2.0)]
@@ -117,49 +118,49 @@ def test_a_stack_of_fits_is_the_fits_alone() -> None:
     for step, rate in zip(alone, rates, strict=True):
         step.set_rates([rate])
     for _ in range(10):
-        together = take(stacked, order, labels)
-        apart = [take(step, order[fit : fit + 1], labels[fit : fit + 1]) for fit, step in enumerate(alone)]
-        assert torch.allclose(together, torch.cat(apart))
+        losses = loss_of_step(stacked, order, labels)
+        single = [loss_of_step(step, order[fit : fit + 1], labels[fit : fit + 1]) for fit, step in enumerate(alone)]
+        assert torch.allclose(losses, torch.cat(single))
     for fit, step in enumerate(alone):
-        assert torch.allclose(residuals(stacked)[fit], residuals(step)[0], rtol=1e-10, atol=0)
+        assert torch.allclose(text_residuals(stacked)[fit], text_residuals(step)[0], rtol=1e-10, atol=0)
 
 
-def test_bf16_products_point_the_same_way() -> None:
+def test_bf16_products_give_nearly_the_same_residual() -> None:
     features, labels, base, order = problem(classes=8, dim=64, rows=40)
     directions, base = normalize(features, dim=-1).float(), base.float()
     full = residual_step(directions, base, SCALE, [Recipe()], 40)
     low = residual_step(directions, base, SCALE, [Recipe(precision="bf16")], 40, torch.bfloat16)
     for step in (full, low):
         step.set_rates([0.01])
-    losses = [(take(full, order, labels).item(), take(low, order, labels).item()) for _ in range(10)]
+    losses = [(loss_of_step(full, order, labels).item(), loss_of_step(low, order, labels).item()) for _ in range(10)]
     assert losses[0][0] == pytest.approx(losses[0][1], rel=0.02)
     assert losses[-1][0] < 0.8 * losses[0][0]
-    cosine = torch.cosine_similarity(residuals(full).flatten(), residuals(low).flatten(), dim=0)
+    cosine = torch.cosine_similarity(text_residuals(full).flatten(), text_residuals(low).flatten(), dim=0)
     assert 0.98 < cosine < 1.0
-    assert residuals(low).dtype == torch.float32
+    assert text_residuals(low).dtype == torch.float32
 
 
-def test_restart_forgets_a_rehearsal() -> None:
+def test_restart_resets_to_the_initial_state() -> None:
     features, labels, base, order = problem()
     recipe = Recipe(alpha_rule="learn")
     step = residual_step(features, base, SCALE, [recipe], 7)
     step.set_rates([0.01])
-    first = [take(step, order, labels).item() for _ in range(4)]
+    losses = [loss_of_step(step, order, labels).item() for _ in range(4)]
     step.restart()
-    assert torch.equal(residuals(step), torch.zeros_like(residuals(step)))
-    assert [take(step, order, labels).item() for _ in range(4)] == first
+    assert torch.equal(text_residuals(step), torch.zeros_like(text_residuals(step)))
+    assert [loss_of_step(step, order, labels).item() for _ in range(4)] == losses
 
 
-def test_adam_is_torchs_with_decay_in_the_gradient() -> None:
+def test_adam_equals_torchs_with_decay_in_the_gradient() -> None:
     generator = torch.Generator().manual_seed(1)
-    ours, gradient = torch.randn(3, 4, generator=generator, dtype=torch.float64), torch.zeros(3, 4, dtype=torch.float64)
-    theirs = torch.nn.Parameter(ours.clone())
-    optimiser, reference = FusedAdam([ours], [gradient], 0.05), torch.optim.Adam([theirs], lr=1.0, weight_decay=0.05)
+    value, gradient = torch.randn(3, 4, generator=generator, dtype=torch.float64), torch.zeros(3, 4).double()
+    expected = torch.nn.Parameter(value.clone())
+    optimiser, reference = FusedAdam([value], [gradient], 0.05), torch.optim.Adam([expected], weight_decay=0.05)
     for number in range(20):
         gradient.copy_(torch.randn(3, 4, generator=generator, dtype=torch.float64))
         rate = 0.1 / (number + 1)
         optimiser.set_rate(rate)
         optimiser.step()
-        reference.param_groups[0]["lr"], theirs.grad = rate, gradient.clone()
+        reference.param_groups[0]["lr"], expected.grad = rate, gradient.clone()
         reference.step()
-    assert torch.allclose(ours, theirs.detach(), rtol=1e-12, atol=0)
+    assert torch.allclose(value, expected.detach(), rtol=1e-12, atol=0)

@@ -1,4 +1,4 @@
-"""Runs of every base and every residual: what they leave, what they measure, what they are when read again."""
+"""Runs of every base and every kind of residual: what they store and measure, and evaluating them again."""
 
 import json
 from dataclasses import asdict, replace
@@ -23,41 +23,35 @@ from taskres_cache.runs.evaluation import evaluate_run
 from taskres_cache.runs.results import summarise
 from taskres_cache.runs.run import Run, read_classifier
 from taskres_cache.runs.study import finished_runs, fit_each
+from tests.by_hand import accuracy
+from tests.runs.conftest import CPU
 
-CPU = torch.device("cpu")
 SPLITS = [(1, 1), (4, 1), (4, 2)]
 PLAIN = Recipe(epochs=30, lr=0.02)
 
 
-@pytest.fixture
-def cache(cache_file: Path) -> FeatureCache:
-    return FeatureCache(cache_file)
+def fitted(cache: FeatureCache, recipes: list[Recipe], out: Path, **options: Any) -> list[Run]:
+    return list(fit_each(cache, SPLITS, recipes, CPU, out, **options))
 
 
-def fitted(cache: FeatureCache, recipes: list[Recipe], out: Path, **rest: Any) -> list[Run]:
-    return list(fit_each(cache, SPLITS, recipes, CPU, out, **rest))
-
-
-def by_hand(weights: np.ndarray, features: np.ndarray, labels: np.ndarray) -> float:
-    return float(100 * ((features @ weights.T / np.linalg.norm(weights, axis=1)).argmax(1) == labels).mean())
-
-
-def test_metrics_show_zero_shot_base_and_residual(cache: FeatureCache, contents: CacheContents, tmp_path: Path) -> None:
+def test_metrics_contain_zero_shot_base_and_residual(
+    cache: FeatureCache, contents: CacheContents, tmp_path: Path
+) -> None:
     recipes = [PLAIN.changed(base=base) for base in ("regular", "enhanced", "enhanced-only")]
     runs = fitted(cache, recipes, tmp_path)
     test, zero_shot = slice(15, 24), contents.text.embeddings.mean(axis=1)
     features, labels = contents.image_features[test], contents.labels[test]
     for regular, enhanced, only in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
         stored = load_file(enhanced.folder / "classifier.safetensors")
-        towers = contents.text.pre_projection
-        assert towers is not None
-        assert np.allclose(stored["base"], towers.mean(axis=1) @ stored["projection"], atol=1e-6)
+        text = contents.text.pre_projection
+        assert text is not None
+        assert np.allclose(stored["base"], text.mean(axis=1) @ stored["projection"], atol=1e-6)
         assert np.abs(stored["projection"] - np.eye(8)).max() > 0.1
         measured = {name: getattr(enhanced.metrics, f"{name}_accuracy") for name in ("zero_shot", "base", "test")}
-        head = stored["base"] + 0.5 * stored["residual"]
-        assert measured["zero_shot"] == pytest.approx(by_hand(zero_shot, features, labels))
-        assert measured["base"] == pytest.approx(by_hand(stored["base"], features, labels))
-        assert measured["test"] == pytest.approx(by_hand(head, features, labels))
+        weights = stored["base"] + 0.5 * stored["residual"]
+        assert measured["zero_shot"] == pytest.approx(accuracy(features, zero_shot, labels))
+        assert measured["base"] == pytest.approx(accuracy(features, stored["base"], labels))
+        assert measured["test"] == pytest.approx(accuracy(features, weights, labels))
         assert len(enhanced.metrics.base_tuning.epoch_losses) == 50
         assert len(enhanced.metrics.epoch_losses) == 30
         assert enhanced.metrics.seconds.base > 0
@@ -68,12 +62,12 @@ def test_metrics_show_zero_shot_base_and_residual(cache: FeatureCache, contents:
         assert regular.metrics.base_tuning is None
         assert set(load_file(regular.folder / "classifier.safetensors")) == {"base", "residual"}
     values = [tuple(getattr(run.metrics, f"{name}_accuracy") for name in ("zero_shot", "base", "test")) for run in runs]
-    assert any(zero != base for zero, base, _ in values)  # or the comparison would say little
-    summary = next(one for one in summarise(run.metrics for run in runs[1::3]) if one.shots == 4)
+    assert any(zero != base for zero, base, _ in values)  # otherwise the comparison would prove little
+    summary = next(summary for summary in summarise(run.metrics for run in runs[1::3]) if summary.shots == 4)
     assert summary.mean_base_accuracy == pytest.approx(np.mean([runs[4].metrics.base_accuracy, values[7][1]]))
 
 
-def test_an_enhanced_run_is_the_same_when_evaluated_again(cache: FeatureCache, tmp_path: Path) -> None:
+def test_evaluating_an_enhanced_run_again_gives_the_same_metrics(cache: FeatureCache, tmp_path: Path) -> None:
     for run in fitted(cache, [PLAIN.changed(base="enhanced")], tmp_path):
         again = evaluate_run(read_classifier(run.folder), cache, CPU)
         assert again.zero_shot_accuracy == run.metrics.zero_shot_accuracy
@@ -84,60 +78,62 @@ def test_an_enhanced_run_is_the_same_when_evaluated_again(cache: FeatureCache, t
         assert again.untempered_calibration_error == run.metrics.untempered_calibration_error
 
 
-def test_temperatures_come_from_val_and_class_accuracies_add_up(cache: FeatureCache, tmp_path: Path) -> None:
+def test_temperatures_are_fitted_on_val_and_class_accuracies_average_to_the_accuracy(
+    cache: FeatureCache, tmp_path: Path
+) -> None:
     for run in fitted(cache, [PLAIN.changed(residual="both", alpha=2.0)], tmp_path):
         classifier = read_classifier(run.folder)
         val = cache.split(classifier.shots, classifier.seed).val
-        features, labels = (torch.from_numpy(one) for one in (cache.image_features(val), cache.labels[val]))
+        features, labels = map(torch.from_numpy, (cache.image_features(val), cache.labels[val]))
         head = classifier.head
         assert head.image_shift is not None
         likelihoods = torch.log(replace(head, temperature=1.0).probabilities(features))
         assert classifier.temperature == run.metrics.temperature != 1.0
         assert classifier.temperature == pytest.approx(fit_temperature(likelihoods, labels.long()), rel=1e-3)
-        of_classes = run.metrics.class_accuracies  # three test images each
-        assert len(of_classes) == len(run.metrics.zero_shot_class_accuracies) == 3
-        assert np.mean(of_classes) == pytest.approx(run.metrics.test_accuracy)
-        assert run.metrics.top5_accuracy == 100.0  # of three classes
+        by_class = run.metrics.class_accuracies  # three test images per class
+        assert len(by_class) == len(run.metrics.zero_shot_class_accuracies) == 3
+        assert np.mean(by_class) == pytest.approx(run.metrics.test_accuracy)
+        assert run.metrics.top5_accuracy == 100.0  # there are three classes
 
 
 @pytest.mark.parametrize("kind", ["image", "both"])
-def test_residuals_of_the_image_side_are_stored_and_understood(
+def test_image_residuals_are_stored_and_used(
     cache: FeatureCache, contents: CacheContents, tmp_path: Path, kind: str
 ) -> None:
     test = slice(15, 24)
     features, labels = contents.image_features[test], contents.labels[test]
-    differs = 0
+    differences = 0
     for run in fitted(cache, [PLAIN.changed(residual=kind, alpha=3.0, lr=0.1)], tmp_path):
         stored = load_file(run.folder / "classifier.safetensors")
         assert stored["image_residual"].shape == (8,)
         assert np.abs(stored["image_residual"]).max() > 0.01
         assert stored["residual"].any() == (kind == "both")
         weights = stored["base"] + 3.0 * stored["residual"]
-        expected = by_hand(weights, features + 3.0 * stored["image_residual"], labels)
+        expected = accuracy(features, weights, labels, 3.0 * stored["image_residual"])
         assert run.metrics.test_accuracy == pytest.approx(expected)
         assert evaluate_run(read_classifier(run.folder), cache, CPU).test_accuracy == run.metrics.test_accuracy
         assert f"-{kind}-residual" in str(run.folder)
-        differs += expected != by_hand(weights, features, labels)
-    assert differs  # somewhere the image side counts
+        differences += expected != accuracy(features, weights, labels)
+    assert differences  # in some run the image residual changes the accuracy
 
 
-def test_an_image_residual_of_zero_is_zero_shot_exactly(cache: FeatureCache, tmp_path: Path) -> None:
+def test_residuals_of_zero_are_exactly_zero_shot(cache: FeatureCache, tmp_path: Path) -> None:
     (run, *_) = fitted(cache, [PLAIN.changed(residual="both")], tmp_path)
     classifier = read_classifier(run.folder)
     assert classifier.image_residual is not None
-    still = replace(
+    without = replace(
         classifier,
         residual=np.zeros_like(classifier.residual),
         image_residual=np.zeros_like(classifier.image_residual),
     )
-    found = evaluate_run(still, cache, CPU)
-    assert found.test_accuracy == found.base_accuracy == found.zero_shot_accuracy
+    evaluation = evaluate_run(without, cache, CPU)
+    assert evaluation.test_accuracy == evaluation.base_accuracy == evaluation.zero_shot_accuracy
     rows = cache.image_features(cache.rows("test"))
-    assert still.head.image_shift is not None
-    assert np.array_equal(rows + still.head.image_shift.numpy(), rows)
+    assert without.head.image_shift is not None
+    assert np.array_equal(rows + without.head.image_shift.numpy(), rows)
 
 
-def test_a_damaged_image_residual_is_refused(cache: FeatureCache, tmp_path: Path) -> None:
+def test_a_damaged_image_residual_raises(cache: FeatureCache, tmp_path: Path) -> None:
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
@@ -150,7 +146,7 @@ def test_a_damaged_image_residual_is_refused(cache: FeatureCache, tmp_path: Path
         read_classifier(run.folder)
 
 
-def test_a_run_can_be_the_base_of_others(cache: FeatureCache, tmp_path: Path) -> None:
+def test_a_run_can_be_the_base_of_other_runs(cache: FeatureCache, tmp_path: Path) -> None:
     (only, *_) = fitted(cache, [PLAIN.changed(base="enhanced-only")], tmp_path)
     file = read_base(str(only.folder), cache.classnames, cache.provenance.weights_sha256)
     recipe = PLAIN.changed(base="file", base_sha256=file.sha256)
@@ -172,38 +168,39 @@ def test_test_features_cannot_change_an_enhanced_fit(
     poisoned[15:] = np.random.default_rng(1).normal(size=(9, 8))
     write_cache(tmp_path / "poisoned.h5", replace(contents, image_features=poisoned))
     recipes = [PLAIN.changed(base="enhanced", residual="both"), PLAIN.searching(alphas=(0.5, 2.0))]
-    one, other = (
+    studies = [
         fitted(source, recipes, tmp_path / name)
         for name, source in (("a", cache), ("b", FeatureCache(tmp_path / "poisoned.h5")))
-    )
-    for first, second in zip(one, other, strict=True):
+    ]
+    for first, second in zip(*studies, strict=True):
         left, right = (load_file(run.folder / "classifier.safetensors") for run in (first, second))
         assert all(np.array_equal(left[name], right[name]) for name in left)
         assert first.metrics.chosen == second.metrics.chosen
-    assert [run.metrics.test_accuracy for run in one] != [run.metrics.test_accuracy for run in other]
+    accuracies = [[run.metrics.test_accuracy for run in runs] for runs in studies]
+    assert accuracies[0] != accuracies[1]
 
 
-def test_test_is_read_once_and_after_choosing(
+def test_test_images_are_read_once_and_after_every_choice(
     cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
+    calls: list[str] = []
     read, test = FeatureCache.pieces, set(cache.rows("test").tolist())
 
     def watched(self: FeatureCache, rows: np.ndarray) -> Any:
-        seen.append("test" if test & set(rows.tolist()) else "few")
+        calls.append("test" if test & set(rows.tolist()) else "few")
         return read(self, rows)
 
-    def choosing(*arguments: Any) -> list[Fit]:
-        seen.append("choose")
+    def searching(*arguments: Any) -> list[Fit]:
+        calls.append("search")
         return try_residuals(*arguments)
 
     monkeypatch.setattr(FeatureCache, "pieces", watched)
-    monkeypatch.setattr("taskres_cache.methods.search.try_residuals", choosing)
+    monkeypatch.setattr("taskres_cache.methods.search.try_residuals", searching)
     recipe = PLAIN.changed(base="enhanced").searching(alphas=(0.5, 2.0))
     runs = fitted(cache, [recipe], tmp_path)
     assert len(runs) == 3
-    assert seen.count("choose") == seen.count("test") == 1
-    assert seen.index("choose") < seen.index("test")
+    assert calls.count("search") == calls.count("test") == 1
+    assert calls.index("search") < calls.index("test")
     for run in runs:
         assert len(run.metrics.candidates) == 2 * 3 * 3
         best = max(candidate.val_accuracy for candidate in run.metrics.candidates)
@@ -212,7 +209,7 @@ def test_test_is_read_once_and_after_choosing(
         assert json.loads((run.folder / "metrics.json").read_text())["chosen"] == asdict(run.metrics.chosen)
 
 
-def test_finished_runs_know_what_their_base_was_made_from(
+def test_finished_runs_depend_on_the_inputs_of_their_base(
     cache: FeatureCache, contents: CacheContents, tmp_path: Path
 ) -> None:
     recipes = [PLAIN.changed(base="enhanced"), PLAIN.searching(alphas=(0.5, 2.0)), PLAIN]
@@ -220,13 +217,13 @@ def test_finished_runs_know_what_their_base_was_made_from(
     assert all(list(finished_runs(cache, SPLITS, recipe, tmp_path)) == SPLITS for recipe in recipes)
     text = contents.text
     assert text.pre_projection is not None
-    turned = TextBases(text.templates, text.embeddings, 2 * text.pre_projection, 0.5 * np.eye(8, dtype=np.float32))
-    write_cache(cache.path, replace(contents, text=turned))
-    other = FeatureCache(cache.path)
-    assert [len(finished_runs(other, SPLITS, recipe, tmp_path)) for recipe in recipes] == [0, 3, 3]
+    scaled = TextBases(text.templates, text.embeddings, 2 * text.pre_projection, 0.5 * np.eye(8, dtype=np.float32))
+    write_cache(cache.path, replace(contents, text=scaled))
+    changed = FeatureCache(cache.path)
+    assert [len(finished_runs(changed, SPLITS, recipe, tmp_path)) for recipe in recipes] == [0, 3, 3]
 
 
-def test_an_enhanced_base_is_refused_before_anything_is_fitted(
+def test_an_impossible_base_raises_before_anything_is_fitted(
     cache: FeatureCache, contents: CacheContents, tmp_path: Path
 ) -> None:
     write_cache(cache.path, replace(contents, text=TextBases(contents.text.templates, contents.text.embeddings)))

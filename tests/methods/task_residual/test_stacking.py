@@ -1,0 +1,64 @@
+"""Stacked fits equal the fits alone, and stacks hold fits of one shape."""
+
+import numpy as np
+import pytest
+
+from taskres_cache.methods.task_residual.loop import fit_residuals
+from taskres_cache.methods.task_residual.stacking import stacks
+from taskres_cache.methods.task_residual.task import FitTask
+from taskres_cache.methods.training_sets import TrainingSet
+from taskres_cache.recipe import Recipe
+from tests.methods.task_residual.problems import CPU, SCALE, few_shot_problem
+
+
+def tasks_of_a_grid(dtype: type = np.float64) -> list[FitTask]:
+    """Return tasks of three sizes, of which one has two training sets, with four recipes each."""
+    base = few_shot_problem(50)[1].astype(dtype)
+    images, _ = few_shot_problem(60)
+    sets = [TrainingSet.from_features(images.directions[0, :n], images.labels[:n]) for n in (50, 50, 30, 16)]
+    sets[1] = TrainingSet.from_features(sets[1].directions[0, ::-1].copy(), sets[1].labels[::-1].copy())
+    recipes = [
+        Recipe(alpha=0.5, lr=2e-3, weight_decay=5e-4, batch_size=16),
+        Recipe(alpha=2.0, lr=5e-3, weight_decay=0.0, batch_size=16),
+        Recipe(alpha_rule="learn", batch_size=16),
+        Recipe(lr=1e-2, batch_size=16),
+    ]
+    return [FitTask(training, recipe, 12, seed, base=base) for seed, training in enumerate(sets) for recipe in recipes]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_fit_in_a_grid_equals_the_fit_alone(dtype: type) -> None:
+    tasks = tasks_of_a_grid(dtype)
+    assert max(map(len, stacks(tasks, tasks[0].base.size, CPU))) >= 6  # otherwise nothing is stacked
+    for task, stacked in zip(tasks, fit_residuals(tasks, SCALE, CPU), strict=True):
+        (alone,) = fit_residuals([task], SCALE, CPU)
+        assert np.abs(stacked.residual - alone.residual).max() <= 1e-5 * np.abs(alone.residual).max()
+        assert stacked.losses == pytest.approx(alone.losses, rel=1e-5)
+        assert stacked.alpha == pytest.approx(alone.alpha, rel=1e-6)
+        assert (stacked.alpha == task.recipe.alpha) == (task.recipe.alpha_rule == "fixed")  # exactly
+
+
+def test_stacks_hold_fits_of_one_shape_up_to_a_size() -> None:
+    tasks = tasks_of_a_grid()
+    groups = stacks(tasks, tasks[0].base.size, CPU)
+    assert sorted(number for stack in groups for number in stack) == list(range(len(tasks)))
+    for stack in groups:
+        assert len({(len(tasks[n].training.labels), tasks[n].recipe.alpha_rule) for n in stack}) == 1
+    assert all(len(stack) == 1 for stack in stacks(tasks, 1000 * 1024, CPU))
+
+
+def test_fits_with_the_same_number_of_views_are_stacked() -> None:
+    rng = np.random.default_rng(1)
+    images, base = few_shot_problem(48)
+    sets = [
+        TrainingSet.from_views(
+            np.stack([rng.permutation(images.directions[0], axis=1) for _ in range(count)]), images.labels
+        )
+        for count in (3, 3, 1)
+    ]
+    recipe = Recipe(batch_size=16)
+    tasks = [FitTask(training, recipe, 7, seed, base=base) for seed, training in enumerate(sets)]
+    assert stacks(tasks, base.size, CPU) == [[0, 1], [2]]
+    for task, fit in zip(tasks, fit_residuals(tasks, SCALE, CPU), strict=True):
+        (alone,) = fit_residuals([task], SCALE, CPU)
+        assert np.abs(fit.residual - alone.residual).max() <= 1e-9 * np.abs(alone.residual).max()
