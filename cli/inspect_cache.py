@@ -29,18 +29,23 @@ def inspect_cache(
     from .console import print_json, print_table
 
     features = FeatureCache(find_cache(cache, cache_dir))
-    checked = features.verify() if verify else None
+    sizes = features.verify() if verify else {}
+    unchecked = features.arrays_without_checksum() if verify else ()
+    checked = {name: size for name, size in sizes.items() if name not in unchecked}
     facts = describe_cache(features)
     if as_json:
-        print_json({**facts, "arrays": features.shapes, "verified_bytes": checked})
+        verified = {"verified_bytes": checked, "without_checksum": unchecked} if verify else {"verified_bytes": None}
+        print_json({**facts, "arrays": features.shapes, **verified})
         return
     rows = tuple((LABELS.get(name, name), _as_text(value)) for name, value in facts.items())
     print_table(Table(str(features.path), ("what", "value"), rows, left=2))
     arrays = [name for name in features.shapes if not name.startswith("splits/")]
     shapes = tuple((name, " x ".join(map(str, features.shapes[name]))) for name in arrays)
     print_table(Table("arrays", ("array", "shape"), shapes, left=2))
-    if checked:
+    if verify:
         print(f"intact: {len(checked)} arrays with {sum(checked.values()):,} bytes match their checksums")
+    if unchecked:
+        print(f"not checked, no checksum: {', '.join(unchecked)}")
 
 
 def _as_text(value: Any) -> str:

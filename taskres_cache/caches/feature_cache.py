@@ -3,6 +3,7 @@
 Axes: N images, M train images, V augmented views, C classes, T templates, D embedding, W width of the text tower.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from html import escape
@@ -12,6 +13,7 @@ import numpy as np
 
 from taskres_cache.caches.contents import CacheContents, TextBases, listed_splits, regular_base
 from taskres_cache.caches.hdf5 import (
+    arrays_without_checksum,
     iterate_rows,
     read_arrays,
     read_everything,
@@ -20,6 +22,8 @@ from taskres_cache.caches.hdf5 import (
     read_rows,
 )
 from taskres_cache.caches.labelled import LabelledImages
+from taskres_cache.caches.schema import REMEDY
+from taskres_cache.caches.soundness import all_equal, unusable_row
 from taskres_cache.datasets import PARTITIONS
 from taskres_cache.errors import CacheError, CacheMismatchError
 
@@ -145,8 +149,19 @@ class FeatureCache(LabelledImages):
             Positions in `rows`.
         image_features : ndarray of shape (n, D), float32
             Un-normalised features of these rows.
+
+        Raises
+        ------
+        CacheError
+            A row is not finite or only zeros, or the features of several images are all equal.
         """
-        yield from iterate_rows(self.path, "features/center", rows)
+        first, alike = None, True
+        for positions, piece in self._usable_pieces("features/center", rows):
+            first = piece[:1] if first is None else first
+            alike = alike and bool((piece == first).all())
+            yield positions, piece
+        if alike and len(np.unique(rows)) > 1:
+            raise CacheError(f"{self.path}: the features of all {len(rows)} images are equal; {REMEDY}")
 
     def augmented_pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the features of the augmented views of some rows, one chunk of the file at a time.
@@ -166,22 +181,42 @@ class FeatureCache(LabelledImages):
         Raises
         ------
         CacheError
-            The cache has no augmented views for one of the rows.
+            The cache has no augmented views for one of the rows, or the features of a view are unusable.
         """
         place_of = {row: place for place, row in enumerate(self.augmented_rows.tolist())}
         places = [place_of.get(row) for row in rows.tolist()]
         if None in places:
             row = int(rows[places.index(None)])
             raise CacheError(f"{self.path} has no augmented views for row {row}; add them: taskres extract --views")
-        yield from iterate_rows(self.path, "features/augmented", np.array(places, np.int64))
+        yield from self._usable_pieces("features/augmented", np.array(places, np.int64))
+
+    def _usable_pieces(self, name: str, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield rows of an array a chunk at a time; raises CacheError at the first row without a direction."""
+        for positions, piece in iterate_rows(self.path, name, rows):
+            fault = unusable_row(piece.reshape(-1, self.dim))
+            if fault is not None:
+                row = int(rows[positions[fault[0] * len(piece) // piece[..., 0].size]])
+                raise CacheError(f"{self.path}: {name}, row {row} {fault[1]}; {REMEDY}")
+            yield positions, piece
 
     def stored(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Return some rows of the array `name`, in the order of `rows` and in the stored type."""
         return read_rows(self.path, name, rows)
 
     def files(self) -> list[tuple[str, str]]:
-        """Return path and stamp of each image (N,); stamps are "unknown" if another program left them out."""
-        return read_files(self.path)
+        """Return path and stamp of each image (N,); stamps are "unknown" if another program left them out.
+
+        Raises
+        ------
+        CacheError
+            A path occurs twice, so that an image may be in two partitions.
+        """
+        files = read_files(self.path)
+        paths = [path for path, _ in files]
+        if len(set(paths)) < len(paths):
+            twice, count = Counter(paths).most_common(1)[0]
+            raise CacheError(f"{self.path}: images/path has {twice!r} {count} times, expected once; {REMEDY}")
+        return files
 
     @property
     def text_features(self) -> np.ndarray:
@@ -189,11 +224,20 @@ class FeatureCache(LabelledImages):
         return regular_base(self.text_bases().embeddings)
 
     def text_bases(self) -> TextBases:
-        """Return the text features per template, and the text tower's projection."""
+        """Return the text features per template, and the text tower's projection.
+
+        Raises
+        ------
+        CacheError
+            A row is not finite or only zeros, or the text features of all classes are equal.
+        """
         arrays = read_arrays(self.path, "text/embeddings", "text/pre_projection", "text/projection")
-        return TextBases(
-            self.templates, arrays["text/embeddings"], arrays.get("text/pre_projection"), arrays.get("text/projection")
-        )
+        embeddings = arrays["text/embeddings"].astype(np.float32, copy=False)  # (C, T, D)
+        _refuse_unusable_text(self.path, embeddings)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise CacheError(f"{self.path}: {name} has NaN or infinite values; {REMEDY}")
+        return TextBases(self.templates, embeddings, arrays.get("text/pre_projection"), arrays.get("text/projection"))
 
     def contents(self) -> CacheContents:
         """Return everything that the file stores."""
@@ -237,7 +281,9 @@ class FeatureCache(LabelledImages):
             raise CacheMismatchError(self.path, differing, remedy)
 
     def verify(self) -> dict[str, int]:
-        """Read every array of the file and check its checksums.
+        """Read every array of the file, and so check the checksums of those that have one.
+
+        `arrays_without_checksum` names the others.
 
         Returns
         -------
@@ -250,6 +296,10 @@ class FeatureCache(LabelledImages):
             A checksum does not match.
         """
         return read_everything(self.path)
+
+    def arrays_without_checksum(self) -> tuple[str, ...]:
+        """Return the names of the arrays in which a flipped byte cannot be found; none if this program wrote them."""
+        return arrays_without_checksum(self.path)
 
     def _facts(self) -> dict[str, object]:
         """Return what a reader of a notebook wants to know."""
@@ -266,3 +316,15 @@ class FeatureCache(LabelledImages):
             "path": self.path,
             "created": f"{self.created_at} by {self.created_by}",
         }
+
+
+def _refuse_unusable_text(path: Path, embeddings: np.ndarray) -> None:
+    """Raise CacheError if text features have no direction, or are equal for all classes."""
+    classes, templates, dim = embeddings.shape
+    for what, features in (("prompt", embeddings), ("mean over templates", embeddings.mean(axis=1, keepdims=True))):
+        fault = unusable_row(features.reshape(-1, dim))
+        if fault is not None:
+            label = fault[0] // features.shape[1]
+            raise CacheError(f"{path}: text/embeddings of class {label} ({what}) {fault[1]}; {REMEDY}")
+    if all_equal(embeddings.reshape(classes, templates * dim)):
+        raise CacheError(f"{path}: text/embeddings are equal for all {classes} classes; {REMEDY}")

@@ -4,18 +4,22 @@ Axes: N images, M train images, V augmented views, C classes, T templates, D emb
 """
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
 
 from taskres_cache.caches.contents import CacheContents, Rows, Split, SplitName
 from taskres_cache.caches.header import Header, check_header
+from taskres_cache.caches.patient_file import PatientFile
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
+from taskres_cache.caches.schema import REMEDY, FoundArray, check_arrays, check_attributes, declared_bytes
 from taskres_cache.errors import CacheDamagedError, CacheError
 from taskres_cache.system.files import replaced
 from taskres_cache.system.version import __version__
@@ -23,6 +27,11 @@ from taskres_cache.system.version import __version__
 FORMAT = "taskres-cache"
 FORMAT_VERSION = 1
 SLICE_BYTES = 1 << 20  # one chunk; a checksum covers a chunk, and a read brings in whole chunks
+MOST_GROWTH = 10  # arrays may take this many times the file's size in memory, which compressed files need
+SLACK_BYTES = 1 << 20  # and this much more, for small files
+UNTRUSTED = "do not use this file unless you know where it comes from"
+FEWEST_STRINGS = 8  # strings of variable length that are read at once
+SPLIT_NAME = re.compile(r"splits/shots_(\d{1,9})/seed_(-?\d{1,18})/(train|val)")
 
 
 def write_cache(path: Path, contents: CacheContents) -> None:
@@ -62,31 +71,34 @@ def read_header(path: Path) -> Header:
     Raises
     ------
     CacheError
-        The file does not exist, is not a cache or has another format version; an array is missing or has another shape
-        than expected; a label or row number is out of range.
+        The file does not exist, is not a cache or has another format version; an attribute or array is missing, has
+        another type or shape than `schema` declares, or lies in another file; a label or row number is out of range.
     CacheDamagedError
         The file is truncated or a checksum does not match.
     """
     with opened(path) as file:
         _check_format(path, file)
-        provenance, created_at, created_by = _read_attributes(file)
-        has_views = "features/augmented_rows" in file
+        plain = _plain_attributes(file)
+        check_attributes(path, plain)
+        found = _found_arrays(path, file)
+        check_arrays(path, found)
+        has_views = "features/augmented_rows" in found
         header = Header(
-            provenance=provenance,
-            created_at=created_at,
-            created_by=created_by,
+            provenance=Provenance.from_plain(plain),
+            created_at=plain["created_at"],
+            created_by=plain["created_by"],
             classnames=_strings(file["classnames"]),
-            class_ids=_strings(file["class_ids"]) if "class_ids" in file else None,
-            labels=file["images/label"][:],
-            partitions=file["images/partition"][:],
+            class_ids=_strings(file["class_ids"]) if "class_ids" in found else None,
+            labels=_integers(file["images/label"]),
+            partitions=_integers(file["images/partition"]),
             templates=_strings(file["text/templates"]),
-            splits=_read_splits(file["splits"]),
+            splits=_read_splits(path, file, found),
             skipped=_read_skipped(file),
-            augmented_rows=file["features/augmented_rows"][:] if has_views else np.zeros(0, np.int64),
-            shapes={name: tuple(file[name].shape) for name in _array_names(file)},
+            augmented_rows=_integers(file["features/augmented_rows"]) if has_views else np.zeros(0, np.int64),
+            shapes={name: array.shape for name, array in found.items()},
         )
     check_header(path, header)
-    return header
+    return replace(header, labels=header.labels.astype(np.int32), partitions=header.partitions.astype(np.uint8))
 
 
 def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
@@ -130,6 +142,12 @@ def read_everything(path: Path) -> dict[str, int]:
     return sizes
 
 
+def arrays_without_checksum(path: Path) -> tuple[str, ...]:
+    """Return the names of the non-empty arrays whose bytes HDF5 cannot check."""
+    with opened(path) as file:
+        return tuple(name for name in _array_names(file) if file[name].size and not file[name].fletcher32)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
     """Open a cache file for reading; every error of HDF5 becomes a CacheDamagedError with a one-line message."""
@@ -145,57 +163,22 @@ def opened(path: Path) -> Iterator[h5py.File]:
         # No lock: a cache is only ever replaced whole, and some network file systems cannot lock.
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, RuntimeError, KeyError, ValueError, UnicodeDecodeError, TypeError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CacheDamagedError(
             f"{path} is truncated or damaged ({reason}); delete it and run the command that made it again"
         ) from error
 
 
-class PatientFile:
-    """A file handle for HDF5 whose writes never fail; the first error is kept in `failure`.
-
-    When a write to a full disk fails inside HDF5, HDF5 is left with a file that it can neither close nor forget.
-
-    Parameters
-    ----------
-    stream : BinaryIO
-        The open file.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.failure: OSError | None = None
-        self.read, self.readinto, self.seek, self.tell = stream.read, stream.readinto, stream.seek, stream.tell  # type: ignore[attr-defined]
-
-    def write(self, content: bytes) -> int:
-        """Write, or record the error."""
-        return self._tried(lambda: self._stream.write(content), len(content))
-
-    def truncate(self, size: int) -> int:
-        """Set the file's size, or record the error."""
-        return self._tried(lambda: self._stream.truncate(size), size)
-
-    def flush(self) -> None:
-        """Flush, or record the error."""
-        self._tried(lambda: self._stream.flush() or 0, 0)
-
-    def _tried(self, action: Callable[[], int], otherwise: int) -> int:
-        if self.failure is None:
-            try:
-                return action()
-            except OSError as error:
-                self.failure = error
-        return otherwise
-
-
 def _check_format(path: Path, file: h5py.File) -> None:
-    if _text(file.attrs.get("format", "")) != FORMAT:
+    if _plain_attribute(file, "format") != FORMAT:
         raise CacheError(f"{path} is an HDF5 file but not a {FORMAT} file; pass one written by `taskres extract`")
-    version = int(file.attrs.get("format_version", 0))
+    version = _plain_attribute(file, "format_version")
+    if not isinstance(version, float) or not version.is_integer():
+        raise CacheError(f"{path}: attribute format_version is {version!r}, expected {FORMAT_VERSION}; {REMEDY}")
     if version != FORMAT_VERSION:
         raise CacheError(
-            f"{path} has format version {version}, expected {FORMAT_VERSION} (taskres-cache {__version__}); "
+            f"{path} has format version {int(version)}, expected {FORMAT_VERSION} (taskres-cache {__version__}); "
             f"{'upgrade taskres-cache' if version > FORMAT_VERSION else 'make the cache again'}"
         )
 
@@ -266,19 +249,82 @@ def _write_attributes(file: h5py.File, provenance: Provenance) -> None:
         file.attrs[name] = _fixed_length((value,))[0] if isinstance(value, str) else value
 
 
-def _read_attributes(file: h5py.File) -> tuple[Provenance, str, str]:
-    """Return provenance, creation time and the version that wrote the cache."""
-    stored = {name: value for name, value in file.attrs.items() if np.ndim(value) == 0}
-    plain = {name: _text(value) if isinstance(value, bytes | str) else float(value) for name, value in stored.items()}
-    return Provenance.from_plain(plain), str(plain["created_at"]), str(plain["created_by"])
+def _plain_attributes(file: h5py.File) -> dict[str, Any]:
+    """Return the attributes of the format as text and numbers; the type where it is neither."""
+    wanted = (*(known.name for known in fields(Provenance)), "created_at", "created_by")
+    return {name: _plain_attribute(file, name) for name in wanted if name in file.attrs}
 
 
-def _text(stored: Any) -> str:
-    return stored.decode() if isinstance(stored, bytes) else str(stored)
+def _plain_attribute(file: h5py.File, name: str) -> Any:
+    if name not in file.attrs:
+        return None
+    if file.attrs.get_id(name).shape != ():  # do not read what may be large
+        return np.ndarray
+    value = file.attrs[name]
+    if isinstance(value, bytes | str):
+        return _text(value)
+    return float(value) if isinstance(value, np.integer | np.floating) else type(value)
+
+
+def _found_arrays(path: Path, file: h5py.File) -> dict[str, FoundArray]:
+    """Return type and shape of every array, without reading any.
+
+    Raises
+    ------
+    CacheError
+        An array is a link, lies in another file, or takes much more memory than the file has bytes: HDF5 reads other
+        files of the user in their place, and allocates what a file declares before it looks for the values.
+    """
+    link = file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else name)
+    if link is not None:
+        raise CacheError(f"{path}: {link} is a link to another place, expected the array itself; {UNTRUSTED}")
+    arrays = {name: file[name] for name in _array_names(file)}
+    outside = next((name for name, array in arrays.items() if array.external or array.is_virtual), None)
+    if outside is not None:
+        raise CacheError(f"{path}: the values of {outside} lie in another file, expected them in this one; {UNTRUSTED}")
+    declared = sum(declared_bytes(array.shape or (), array.chunks, array.dtype.itemsize) for array in arrays.values())
+    size = path.stat().st_size
+    if declared > MOST_GROWTH * size + SLACK_BYTES:
+        raise CacheError(
+            f"{path} declares arrays of {declared:,} bytes but has {size:,} bytes, expected at most "
+            f"{MOST_GROWTH} times as many; {UNTRUSTED}"
+        )
+    return {name: FoundArray(_kind(array.dtype), tuple(array.shape or ())) for name, array in arrays.items()}
+
+
+def _kind(dtype: np.dtype) -> str:
+    """Return the kind of an array's values as `schema` names it, or the type of other values."""
+    if h5py.check_string_dtype(dtype) is not None:
+        return "text"
+    return {"i": "integers", "u": "integers", "f": "floats"}.get(dtype.kind, str(dtype))
+
+
+def _text(stored: bytes | str) -> str:
+    text = stored.decode() if isinstance(stored, bytes) else stored
+    text.encode()  # h5py returns bytes that are not UTF-8 as surrogates, which cannot be printed
+    return text
 
 
 def _strings(stored: h5py.Dataset) -> tuple[str, ...]:
-    return tuple(_text(string) for string in stored[:])
+    """Return an array of text; a few values at a time if any number of them may point to the same bytes."""
+    if h5py.check_string_dtype(stored.dtype).length is not None:
+        return tuple(_text(string) for string in stored[:])
+    size = stored.file.id.get_filesize()
+    most, step, total = MOST_GROWTH * size + SLACK_BYTES, max(FEWEST_STRINGS, SLACK_BYTES // size), 0
+    found: list[str] = []
+    for start in range(0, len(stored), step):
+        strings = stored[start : start + step]
+        total += sum(map(len, strings))
+        if total > most:
+            raise ValueError(f"{stored.name} has more text than the file has bytes")
+        found += map(_text, strings)
+    return tuple(found)
+
+
+def _integers(stored: h5py.Dataset) -> np.ndarray:
+    """Return an array as int64; unsigned numbers beyond its range become negative, and so out of every range."""
+    integers: np.ndarray = stored[:].astype(np.int64)
+    return integers
 
 
 def _chunks(stored: h5py.Dataset, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -292,12 +338,19 @@ def _chunks(stored: h5py.Dataset, rows: np.ndarray) -> Iterator[tuple[np.ndarray
             yield order[first:last], stored[start : start + step][ascending[first:last] - start]
 
 
-def _read_splits(group: h5py.Group) -> dict[SplitName, Split]:
-    names = [
-        (int(shots.removeprefix("shots_")), int(seed.removeprefix("seed_"))) for shots in group for seed in group[shots]
-    ]
-    where = {(shots, seed): group[f"shots_{shots}/seed_{seed}"] for shots, seed in sorted(names)}
-    return {name: Split(split["train"][:], split["val"][:]) for name, split in where.items()}
+def _read_splits(path: Path, file: h5py.File, found: Mapping[str, FoundArray]) -> dict[SplitName, Split]:
+    parts: dict[SplitName, dict[str, np.ndarray]] = {}
+    for name in found:
+        matched = SPLIT_NAME.fullmatch(name)
+        if matched is None and name.startswith("splits/"):
+            raise CacheError(f"{path}: unexpected array {name}, expected splits/shots_K/seed_S/train and val")
+        if matched is not None:
+            parts.setdefault((int(matched[1]), int(matched[2])), {})[matched[3]] = _integers(file[name])
+    for (shots, seed), arrays in parts.items():
+        if len(arrays) < 2:
+            missing = "train" if "val" in arrays else "val"
+            raise CacheError(f"{path} has no array splits/shots_{shots}/seed_{seed}/{missing}; {REMEDY}")
+    return {name: Split(parts[name]["train"], parts[name]["val"]) for name in sorted(parts)}
 
 
 def _read_skipped(file: h5py.File) -> dict[str, str]:

@@ -10,6 +10,8 @@ import numpy as np
 
 from taskres_cache.caches.contents import Split, SplitName
 from taskres_cache.caches.provenance import Provenance
+from taskres_cache.caches.schema import REMEDY
+from taskres_cache.datasets import PARTITIONS
 from taskres_cache.errors import CacheError
 
 
@@ -64,30 +66,11 @@ class Header:
 
 
 def check_header(path: Path, header: Header) -> None:
-    """Raise CacheError if an array is missing, has a shape that does not match the others, or is out of range."""
-    _check_shapes(path, header)
+    """Raise CacheError if values are out of range, a split takes rows of another partition, or all names are alike."""
     _check_ranges(path, header)
-
-
-def _check_shapes(path: Path, header: Header) -> None:
-    """Raise CacheError if an array is missing or its shape does not match the others."""
-    images, classes = len(header.labels), len(header.classnames)
-    dim = header.shapes.get("features/center", ())[1:2]
-    views = (len(header.augmented_rows), header.views, *dim)
-    expected = {
-        **({} if header.class_ids is None else {"class_ids": (classes,)}),
-        "images/path": (images,),
-        "images/partition": (images,),
-        "features/center": (images, *dim),
-        "text/embeddings": (classes, len(header.templates), *dim),
-        **({"features/augmented": views} if header.views else {}),
-    }
-    for name, shape in expected.items():
-        if name not in header.shapes:
-            raise CacheError(f"{path} has no array {name}; make the cache again")
-        found = header.shapes[name]
-        if found != shape:
-            raise CacheError(f"{path}: {name} has shape {found}, expected {shape}; make the cache again")
+    _check_partitions(path, header)
+    if len(set(header.classnames)) == 1 and header.class_ids is None:
+        raise CacheError(f"{path}: all {len(header.classnames)} class names are {header.classnames[0]!r}; {REMEDY}")
 
 
 def _check_ranges(path: Path, header: Header) -> None:
@@ -96,8 +79,24 @@ def _check_ranges(path: Path, header: Header) -> None:
     parts = [part for split in header.splits.values() for part in (split.train, split.val)]
     for name, numbers, end in (
         ("images/label", header.labels, classes),
+        ("images/partition", header.partitions, len(PARTITIONS)),
         ("splits/*", np.concatenate([np.zeros(0, np.int64), *parts]), images),
         ("features/augmented_rows", header.augmented_rows, images),
     ):
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < end:
-            raise CacheError(f"{path}: {name} has values outside 0-{end - 1}; make the cache again")
+            raise CacheError(f"{path}: {name} has values outside 0-{end - 1}; {REMEDY}")
+
+
+def _check_partitions(path: Path, header: Header) -> None:
+    """Raise CacheError if training or validation rows are rows of another partition, such as test images."""
+    taken = [("features/augmented_rows", "train", header.augmented_rows)]
+    for (shots, seed), split in header.splits.items():
+        taken += [(f"splits/shots_{shots}/seed_{seed}/{part}", part, getattr(split, part)) for part in ("train", "val")]
+    for name, part, rows in taken:
+        others = header.partitions[rows] != PARTITIONS.index(part)
+        if others.any():
+            row = int(rows[others.argmax()])
+            raise CacheError(
+                f"{path}: {name} has row {row}, a {PARTITIONS[header.partitions[row]]} image, expected {part} images "
+                f"only; {REMEDY}"
+            )

@@ -26,6 +26,7 @@ from taskres_cache.datasets import (
     shortage_notes,
 )
 from taskres_cache.errors import ArraysError, OptionError
+from taskres_cache.system.names import shown, unsafe_name
 
 REQUIRED = ("train_features", "train_labels", "test_features", "test_labels", "text_features", "classnames")
 OPENAI_LOGIT_SCALE = 100.0
@@ -47,7 +48,7 @@ class ImportOptions:
     Raises
     ------
     OptionError
-        A shot count is not positive, there is no shot count or seed, or a name contains "/".
+        A shot count is not positive, there is no shot count or seed, or a name cannot be part of a path.
     """
 
     name: str
@@ -58,10 +59,12 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         refuse_unusable_splits(self.shots, self.seeds)
-        if "/" in self.backbone + self.pretrained:
-            raise OptionError(
-                f"backbone {self.backbone!r} and pretrained {self.pretrained!r} make up a folder's name; remove the '/'"
-            )
+        for option in ("name", "backbone", "pretrained"):
+            fault = unsafe_name(getattr(self, option))
+            if fault is not None:
+                raise OptionError(
+                    f"{option} {shown(getattr(self, option))} {fault}; expected a plain name, as part of a path"
+                )
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from taskres_cache.system.names import shown, unsafe_name
+
 UNKNOWN = "unknown"  # fields of imported features for which no value was given
 
+NAMES = ("dataset", "backbone", "pretrained")  # fields that become parts of paths
 DICTIONARIES = ("views", "recipe", "versions")  # JSON fields that a cache by another program may leave out
 
 
@@ -72,8 +75,12 @@ class Provenance:
         KeyError
             A field is missing.
         ValueError
-            A field is not valid JSON.
+            A field is not valid JSON, or a name that becomes part of a path is unsafe.
         """
+        for name in NAMES:
+            fault = unsafe_name(str(plain[name]))
+            if fault is not None:
+                raise ValueError(f"{name} {shown(str(plain[name]))} {fault}")
         absent = dict.fromkeys(("precision", "classnames_form", "split"), UNKNOWN) | dict.fromkeys(DICTIONARIES, "{}")
         complete = {"model_config": plain["backbone"], "images_folder": "", **absent, **plain}
         values: dict[str, Any] = {known.name: complete[known.name] for known in fields(cls)}

@@ -13,6 +13,7 @@ from taskres_cache.datasets.paper.descriptions import PAPER_DATASETS
 from taskres_cache.datasets.paper.paper_dataset import Counts, PaperDataset
 from taskres_cache.errors import DatasetError, OptionError, UnknownNameError
 from taskres_cache.recipe import Recipe
+from taskres_cache.system.names import shown, unsafe_name
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,10 @@ def dataset_name(wish: str) -> str:
     Raises
     ------
     OptionError
-        `wish` has no usable character.
+        `wish` has no usable character or is too long.
     """
     name = re.sub(r"[^\w.+-]+", "-", wish).strip("-.")
-    if not name:
-        raise OptionError(f"{wish!r} is not usable as a name; pass --name with letters or digits")
+    fault = unsafe_name(name)
+    if fault is not None:
+        raise OptionError(f"{shown(wish)} is not usable as a name (it {fault}); pass --name with letters or digits")
     return f"{name}-folder" if name in ENTRIES else name

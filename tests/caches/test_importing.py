@@ -11,7 +11,7 @@ from taskres_cache.caches.contents import CacheContents
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.importing import ImportOptions, contents_of_arrays, import_contents, read_arrays
-from taskres_cache.errors import ArraysError, CacheMismatchError
+from taskres_cache.errors import ArraysError, CacheMismatchError, OptionError
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.study import fit_each
 
@@ -165,3 +165,11 @@ def test_fewer_images_than_shots_give_a_note(arrays: Arrays, tmp_path: Path) -> 
     done = import_contents(arrays, ImportOptions("birds", shots=(1, 16), seeds=(1,)), tmp_path)
     assert done.notes[0] == "class 'jay' has 4 train images, fewer than 16 shots; all are used"
     assert len(FeatureCache(done.path).split(16, 1).train) == 12
+
+
+@pytest.mark.parametrize("option", ["name", "backbone", "pretrained"])
+@pytest.mark.parametrize("value", ["../x", "/abs", "..", " ", "a\0b", "a\nb", "x" * 256])
+def test_names_that_lead_out_of_the_folder_are_refused(option: str, value: str) -> None:
+    with pytest.raises(OptionError, match=f"{option} .*; expected a plain name") as error:
+        ImportOptions(**{"name": "birds", option: value})
+    assert "\n" not in str(error.value)

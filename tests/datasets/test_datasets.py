@@ -166,3 +166,9 @@ def test_the_root_has_a_default_and_may_be_text(photos: Path, monkeypatch: pytes
     monkeypatch.chdir(photos)
     with pytest.raises(DatasetError, match="missing dtd;"):
         load_dataset("dtd")
+
+
+@pytest.mark.parametrize("name", ["..", "///", "x" * 300, "\n"])
+def test_a_name_that_cannot_be_part_of_a_path_is_refused(photos: Path, name: str) -> None:
+    with pytest.raises(OptionError, match="is not usable as a name"):
+        load_dataset(str(photos), rename=name)

@@ -1,0 +1,164 @@
+"""What each attribute and array of a cache must be, declared once; knows neither HDF5 nor torch.
+
+Axes: N images, M train images, V augmented views, C classes, T templates, D embedding, W width of the text tower,
+S skipped images.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from taskres_cache.caches.provenance import DICTIONARIES, NAMES
+from taskres_cache.errors import CacheError
+from taskres_cache.system.names import shown, unsafe_name
+
+Kind = Literal["text", "integers", "floats"]
+REMEDY = "make the cache again"
+GREATEST_LOGIT_SCALE = 1e6  # trained models have 10 to 200; products beyond this overflow
+
+
+@dataclass(frozen=True)
+class ArrayRule:
+    """What one array must be.
+
+    Parameters
+    ----------
+    kind : {"text", "integers", "floats"}
+        Type of its values, of any width.
+    axes : str
+        One letter per axis; equal letters have equal sizes.
+    optional : bool
+        Whether another program may leave it out.
+    """
+
+    kind: Kind
+    axes: str
+    optional: bool = False
+
+
+ARRAYS = {
+    "classnames": ArrayRule("text", "C"),
+    "class_ids": ArrayRule("text", "C", optional=True),
+    "images/label": ArrayRule("integers", "N"),
+    "images/path": ArrayRule("text", "N"),
+    "images/stamp": ArrayRule("text", "N", optional=True),
+    "images/partition": ArrayRule("integers", "N"),
+    "text/templates": ArrayRule("text", "T"),
+    "features/center": ArrayRule("floats", "ND"),
+    "text/embeddings": ArrayRule("floats", "CTD"),
+    "text/pre_projection": ArrayRule("floats", "CTW", optional=True),
+    "text/projection": ArrayRule("floats", "WD", optional=True),
+    "features/augmented_rows": ArrayRule("integers", "M", optional=True),
+    "features/augmented": ArrayRule("floats", "MVD", optional=True),
+    "skipped/path": ArrayRule("text", "S", optional=True),
+    "skipped/reason": ArrayRule("text", "S", optional=True),
+}
+PAIRS = (
+    ("features/augmented", "features/augmented_rows"),
+    ("text/pre_projection", "text/projection"),
+    ("skipped/path", "skipped/reason"),
+)
+SPLIT_PART = ArrayRule("integers", "K")  # K images drawn: every array below `splits`
+FEWEST = {"C": 2, "N": 1, "T": 1, "D": 1, "W": 1, "V": 1}
+
+TEXTS = (*NAMES, "weights_sha256", "created_at", "created_by")
+OPTIONAL_TEXTS = ("model_config", "precision", "classnames_form", "split", "images_folder")
+OBJECTS = ("preprocess", *DICTIONARIES)  # JSON
+
+
+@dataclass(frozen=True)
+class FoundArray:
+    """What the file says about one array.
+
+    Parameters
+    ----------
+    kind : str
+        A `Kind`, or the name of another type.
+    shape : tuple of int
+        Its shape.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+
+
+def check_arrays(path: Path, found: Mapping[str, FoundArray]) -> None:
+    """Raise CacheError if an array is missing, or has another type or shape than its rule says."""
+    sizes: dict[str, int] = {}
+    for name, rule in ARRAYS.items():
+        if name in found:
+            _check_array(path, name, found[name], rule, sizes)
+        elif not rule.optional:
+            raise CacheError(f"{path} has no array {name}; {REMEDY}")
+    for one, other in PAIRS:
+        if (one in found) != (other in found):
+            missing, present = (one, other) if other in found else (other, one)
+            raise CacheError(f"{path} has no array {missing}, which belongs to {present}; {REMEDY}")
+    for name in found:
+        if name.startswith("splits/"):
+            _check_array(path, name, found[name], SPLIT_PART, {})
+
+
+def check_attributes(path: Path, plain: Mapping[str, Any]) -> None:
+    """Raise CacheError if an attribute is missing or invalid; `plain` has text and numbers by name."""
+    for name in (*TEXTS, "logit_scale", "preprocess"):
+        if name not in plain:
+            raise CacheError(f"{path} has no attribute {name}; {REMEDY}")
+    for name in (*TEXTS, *OPTIONAL_TEXTS, *OBJECTS):
+        if name in plain and not isinstance(plain[name], str):
+            raise CacheError(f"{path}: attribute {name} is {plain[name]!r}, expected text; {REMEDY}")
+    for name in NAMES:
+        fault = unsafe_name(plain[name])
+        if fault is not None:
+            raise CacheError(
+                f"{path}: attribute {name} is {shown(plain[name])}, which {fault}; expected a plain name, since it "
+                "becomes part of a path: do not use this file unless you know where it comes from"
+            )
+    for name in OBJECTS:
+        if name in plain and not _is_object(plain[name]):
+            raise CacheError(f"{path}: attribute {name} is {shown(plain[name])}, expected a JSON object; {REMEDY}")
+    scale = plain["logit_scale"]
+    if not isinstance(scale, float) or not 0 < scale <= GREATEST_LOGIT_SCALE:
+        raise CacheError(
+            f"{path}: attribute logit_scale is {scale!r}, expected a positive multiplier (100 for OpenAI's models); "
+            f"{REMEDY}"
+        )
+
+
+def _check_array(path: Path, name: str, found: FoundArray, rule: ArrayRule, sizes: dict[str, int]) -> None:
+    """Check one array and add the sizes of its axes to `sizes`."""
+    if found.kind != rule.kind:
+        raise CacheError(f"{path}: {name} has type {found.kind}, expected {rule.kind}; {REMEDY}")
+    expected = tuple(sizes.get(axis) for axis in rule.axes)
+    agrees = len(found.shape) == len(rule.axes) and all(
+        size in (None, has) for size, has in zip(expected, found.shape, strict=True)
+    )
+    if not agrees:
+        named = ", ".join(str(sizes.get(axis, axis)) for axis in rule.axes) + ("," if len(rule.axes) == 1 else "")
+        raise CacheError(f"{path}: {name} has shape {found.shape}, expected ({named}); {REMEDY}")
+    for axis, size in zip(rule.axes, found.shape, strict=True):
+        sizes[axis] = size
+        least = FEWEST.get(axis, 0)
+        if size < least:
+            raise CacheError(f"{path}: {name} has shape {found.shape}, expected {axis} of at least {least}; {REMEDY}")
+
+
+def _is_object(text: str) -> bool:
+    """Return True for a JSON object whose values are finite."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def declared_bytes(shape: tuple[int, ...], chunks: tuple[int, ...] | None, item_bytes: int) -> int:
+    """Return the memory that reading an array takes: its values, or one chunk if that is larger."""
+    return item_bytes * max(math.prod(shape), math.prod(chunks) if chunks else 0)
