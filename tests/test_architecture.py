@@ -37,7 +37,7 @@ def importers(module: str, files: list[Path]) -> set[str]:
 
 
 def reached_from(module: str) -> set[str]:
-    """Return every package beside our own that a module of ours imports, or one that it imports does."""
+    """Return every foreign package that a module of ours imports, directly or through another of ours."""
     seen: set[str] = set()
     outside: set[str] = set()
     waiting = [module]

@@ -12,11 +12,14 @@ ROOT = Path(__file__).parents[1]
 SOURCES = [*sorted((ROOT / "taskres_cache").rglob("*.py")), *sorted((ROOT / "cli").glob("*.py"))]
 SECTIONS = ("Parameters", "Attributes", "Raises")
 UNWANTED = re.compile(
-    r"\b(lack(s|ing|ed)?|beside|cannot be had|can be had|manieth|mend(s|ed|ing)?|keeps nobody|what came of|"
+    r"\b(lack(?! of\b)(s|ing|ed)?|beside|cannot be had|can be had|manieth|mend(s|ed|ing)?|keeps nobody|what came of|"
     r"(is|are) told|in the words in which|of (its|their|your) own accord|(an )?images? a class|a class each|whereof)\b",
     re.IGNORECASE,
 )
 JSON_KEY = re.compile(r"""["'](lacks)["']""")  # of `taskres datasets --json`
+
+NODES = [node for file in SOURCES for node in ast.walk(ast.parse(file.read_text()))]
+CLASSES = {node.name: node for node in NODES if isinstance(node, ast.ClassDef)}
 
 Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -37,14 +40,16 @@ def entries(text: str, section: str) -> list[tuple[str, str]]:
 
 
 def names_of(node: Documented) -> set[str]:
-    """Return the parameters of a function, or the fields and constructor parameters of a class."""
+    """Return the parameters of a function, or the fields and constructor parameters of a class and its bases."""
     if not isinstance(node, ast.ClassDef):
         arguments = node.args
         plain = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         return {one.arg for one in (*plain, arguments.vararg, arguments.kwarg) if one is not None}
     fields = {one.target.id for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)}
     functions = [one for one in node.body if isinstance(one, ast.FunctionDef)]
-    return fields.union(*(names_of(one) for one in functions if one.name in ("__init__", "__new__")))
+    bases = [CLASSES[one.id] for one in node.bases if isinstance(one, ast.Name) and one.id in CLASSES]
+    constructors = [one for one in functions if one.name in ("__init__", "__new__")]
+    return fields.union(*(names_of(one) for one in [*constructors, *bases]))
 
 
 def malformed(text: str) -> list[str]:
@@ -52,7 +57,7 @@ def malformed(text: str) -> list[str]:
         line
         for section in SECTIONS
         for line, after in entries(text, section)
-        if not after.startswith("    ") or not (section == "Raises" or re.fullmatch(r"[\w*, ]+ : \S.*", line))
+        if not after.startswith("    ") or not (section == "Raises" or re.fullmatch(r"[\w, ]+ : \S.*|\*+\w+", line))
     ]
 
 
