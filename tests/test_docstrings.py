@@ -57,7 +57,7 @@ def malformed(text: str) -> list[str]:
         line
         for section in SECTIONS
         for line, after in entries(text, section)
-        if not after.startswith("    ") or not (section == "Raises" or re.fullmatch(r"[\w, ]+ : \S.*|\*+\w+", line))
+        if not after.startswith("    ") or not (section == "Raises" or re.fullmatch(r"[\w, ]+ : \S.*|\*+\w+( : \S.*)?", line))
     ]
 
 
