@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = [*sorted((ROOT / "taskres_cache").rglob("*.py")), *sorted((ROOT / "cli").glob("*.py"))]
 SECTIONS = ("Parameters", "Attributes", "Raises")
+ENTRY = re.compile(r"[\w, ]+ : \S.*|\*+\w+( : \S.*)?")  # `name : type`, or keyword arguments
 UNWANTED = re.compile(
     r"\b(lack(?! of\b)(s|ing|ed)?|beside|cannot be had|can be had|manieth|mend(s|ed|ing)?|keeps nobody|what came of|"
     r"(is|are) told|in the words in which|of (its|their|your) own accord|(an )?images? a class|a class each|whereof)\b",
@@ -57,7 +58,7 @@ def malformed(text: str) -> list[str]:
         line
         for section in SECTIONS
         for line, after in entries(text, section)
-        if not after.startswith("    ") or not (section == "Raises" or re.fullmatch(r"[\w, ]+ : \S.*|\*+\w+( : \S.*)?", line))
+        if not after.startswith("    ") or not (section == "Raises" or ENTRY.fullmatch(line))
     ]
 
 
