@@ -8,8 +8,7 @@ import typer
 
 from . import completion
 from .options import (
-    PAPER_SEEDS,
-    PAPER_SHOTS,
+    LIST,
     Backbone,
     BatchSize,
     CacheDir,
@@ -20,7 +19,8 @@ from .options import (
     Seeds,
     Shots,
     Workers,
-    numbers,
+    joined,
+    split_numbers,
 )
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def benchmark(
         typer.Option(help="Folder that contains the data sets.", show_default="none: the bundled digits"),
     ] = None,
     datasets: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
+            metavar=LIST,
             help="Data sets, separated by commas or spaces.",
             show_default="all that are complete",
             autocompletion=completion.several_datasets,
@@ -42,8 +43,8 @@ def benchmark(
     ] = None,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
-    shots: Shots = PAPER_SHOTS,
-    seeds: Seeds = PAPER_SEEDS,
+    shots: Shots = None,
+    seeds: Seeds = None,
     cache_dir: CacheDir = Path("cache"),
     out: Out = Path("runs"),
     device: Device = "auto",
@@ -65,9 +66,11 @@ def benchmark(
     from .console import kept_when_interrupted, progress, say
 
     options = ExtractOptions(
-        numbers("--shots", shots), numbers("--seeds", seeds), batch_size=batch_size, workers=workers
+        *split_numbers(shots, seeds),
+        batch_size=batch_size,
+        workers=workers,
     )
-    names = (datasets or "").replace(",", " ").split()
+    names = joined(datasets).replace(",", " ").split()
     entries = benchmark_entries(names or (None if root else ["digits"]))
     default = entries[0].backbone
     checkpoint = backbone or default.name, pretrained or default.pretrained

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from taskres_cache.runs.evaluation import Evaluation, ZeroShot
     from taskres_cache.runs.run import Classifier
 
-    Tested = tuple[Path, Classifier, Evaluation]  # a run's folder, its classifier, its result on one cache
+    # A run's folder, its classifier, its result on one cache, and what the cache leaves out
+    Tested = tuple[Path, Classifier, Evaluation, dict[str, Any]]
 
 
 def evaluate(
@@ -87,18 +88,24 @@ def _evaluate_runs(
     from taskres_cache.runs.run import own_cache, read_classifier
     from taskres_cache.system.devices import choose_device
 
-    from .console import print_json, print_table
+    from .console import print_json, print_table, say
+    from .notes import left_out_of, test_notes
 
     target = choose_device(device)
     results: list[Tested] = []
+    notes: list[str] = []
     for folder in find_runs(path):
         classifier = read_classifier(folder)
         checkpoint = checkpoint_folder(cache_dir, classifier.provenance).name
         caches = [(find_cache(name, cache_dir, checkpoint), classes or "all") for name in on]
         for cache, half in caches or [(own_cache(folder, classifier, cache_dir), classes or classifier.half)]:
-            results.append((folder, classifier, evaluate_run(classifier, open_cache(cache, half), target)))
+            opened = open_cache(cache, half)
+            results.append((folder, classifier, evaluate_run(classifier, opened, target), left_out_of(opened)))
+            notes += test_notes(opened)
+    for note in dict.fromkeys(notes):
+        say(f"note: {note}")
     if as_json:
-        print_json([{"run": str(folder), **asdict(result)} for folder, _, result in results])
+        print_json([{"run": str(folder), **asdict(result), **left_out} for folder, _, result, left_out in results])
         return
     for table in _tables(results):
         print_table(table)
@@ -114,9 +121,9 @@ def _tables(results: "Sequence[Tested]") -> "list[Table]":
         by_method.setdefault(_method_folder(*tested[:2]), []).append(tested)
     tables = []
     for folder, runs in by_method.items():
-        sizes = [f"{result.dataset} ({result.images} images, {result.classes} classes)" for *_, result in runs]
+        sizes = [f"{result.dataset} ({result.images} images, {result.classes} classes)" for _, _, result, _ in runs]
         title = f"{folder}\ntest data: {', '.join(dict.fromkeys(sizes))}"
-        tables.append(Table(title, columns, tuple(_row(classifier, result) for _, classifier, result in runs)))
+        tables.append(Table(title, columns, tuple(_row(classifier, result) for _, classifier, result, _ in runs)))
     return tables
 
 
@@ -141,13 +148,21 @@ def _evaluate_zero_shot(caches: Sequence[str], classes: str, cache_dir: Path, de
     from taskres_cache.runs.evaluation import evaluate_zero_shot
     from taskres_cache.system.devices import choose_device
 
-    from .console import print_json, print_table
+    from .console import print_json, print_table, say
+    from .notes import left_out_of, test_notes
 
     target = choose_device(device)
     opened = [open_cache(find_cache(name, cache_dir), classes) for name in caches]
     results = [(cache, form) for cache in opened for form in evaluate_zero_shot(cache, target)]
+    for note in dict.fromkeys(note for cache in opened for note in test_notes(cache)):
+        say(f"note: {note}")
     if as_json:
-        print_json([{"cache": str(cache.path), "classes": cache.half, **asdict(form)} for cache, form in results])
+        print_json(
+            [
+                {"cache": str(cache.path), "classes": cache.half, **asdict(form), **left_out_of(cache)}
+                for cache, form in results
+            ]
+        )
         return
     columns = ("data set", "classifier", "prompts", "val %", "test %")
     rows = tuple((cache.provenance.dataset, *_zero_shot_row(form)) for cache, form in results)

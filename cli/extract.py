@@ -9,8 +9,6 @@ import typer
 
 from . import completion
 from .options import (
-    PAPER_SEEDS,
-    PAPER_SHOTS,
     Backbone,
     BatchSize,
     CacheDir,
@@ -25,7 +23,7 @@ from .options import (
     Views,
     ViewsSeed,
     Workers,
-    numbers,
+    split_numbers,
 )
 
 if TYPE_CHECKING:
@@ -38,8 +36,8 @@ def extract(
     root: Root = Path("."),
     backbone: Backbone = None,
     pretrained: Pretrained = None,
-    shots: Shots = PAPER_SHOTS,
-    seeds: Seeds = PAPER_SEEDS,
+    shots: Shots = None,
+    seeds: Seeds = None,
     views: Views = 0,
     views_seed: ViewsSeed = 0,
     cache_dir: CacheDir = Path("cache"),
@@ -80,8 +78,7 @@ def extract(
     from .console import kept_when_interrupted, progress
 
     options = ExtractOptions(
-        shots=numbers("--shots", shots),
-        seeds=numbers("--seeds", seeds),
+        *split_numbers(shots, seeds),
         classnames_form=classnames,
         views=views,
         views_seed=views_seed,

@@ -6,9 +6,11 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskres_cache.errors import OptionError
+from taskres_cache.errors import OptionError, UnknownNameError
 
 from .fit_options import (
+    ONE_SEED,
+    ONE_SHOTS,
     Alpha,
     Base,
     BatchSize,
@@ -18,11 +20,13 @@ from .fit_options import (
     Precision,
     Residual,
     Search,
+    Seeds,
+    Shots,
     TrainedViews,
     ViewsAverage,
     WeightDecay,
 )
-from .options import Cache, CacheDir, Classes, Device, Json, Out, Seeds, Shots, decimals, numbers
+from .options import Cache, CacheDir, Classes, Device, Json, Out, decimals, joined, numbers
 
 if TYPE_CHECKING:
     from taskres_cache.caches.feature_cache import FeatureCache
@@ -33,8 +37,8 @@ if TYPE_CHECKING:
 
 def fit(
     cache: Cache,
-    shots: Shots = "16",
-    seeds: Seeds = "1",
+    shots: Shots = None,
+    seeds: Seeds = None,
     alpha: Alpha = None,
     lr: LearningRate = None,
     epochs: Epochs = None,
@@ -68,14 +72,19 @@ def fit(
     from taskres_cache.system.devices import choose_device
 
     from .console import say
+    from .notes import calibration_notes, test_notes
 
     features = open_cache(find_cache(cache, cache_dir), classes)
-    bases, file = _bases(base, features)
+    bases, file = _bases(base or ["regular"], features)
     training = {"epochs": epochs, "batch_size": batch_size, "residual": residual, "patience": patience}
     use = {"views": views, "view_use": "average" if views_average else None, "precision": precision}
+    lists = joined(alpha), joined(lr), joined(weight_decay)
     with_base = [recipe_of(features, **training, **use, **fields) for fields in bases]
-    recipes = [recipe for one in with_base for recipe in _recipes(one, alpha, lr, weight_decay, search)]
-    splits = [(count, seed) for count in numbers("--shots", shots) for seed in numbers("--seeds", seeds)]
+    recipes = [recipe for one in with_base for recipe in _recipes(one, *lists, search)]
+    counts, draws = numbers("--shots", joined(shots, ONE_SHOTS)), numbers("--seeds", joined(seeds, ONE_SEED))
+    splits = [(count, seed) for count in counts for seed in draws]
+    for note in (*calibration_notes(features, splits), *test_notes(features)):
+        say(f"note: {note}")
     results = []
     for result in fit_each(features, splits, recipes, choose_device(device), out, file):
         say(_run_line(result))
@@ -87,24 +96,40 @@ def fit(
     say(f"next: taskres report {checkpoint_folder(out, features.provenance) / features.provenance.dataset}")
 
 
-def _bases(base: str | None, cache: "FeatureCache") -> "tuple[list[dict[str, Any]], BaseFile | None]":
+def _bases(bases: Sequence[str], cache: "FeatureCache") -> "tuple[list[dict[str, Any]], BaseFile | None]":
     """Return the recipe fields of each base in `--base`, and the file if it is one."""
     from taskres_cache.recipe import BUILT_BASES
+
+    names = _base_names(bases)
+    fields: list[dict[str, Any]] = [{"base": name} for name in names if name in BUILT_BASES]
+    files = [name for name in names if name not in BUILT_BASES]
+    if not files:
+        return fields, None
     from taskres_cache.runs.base_files import read_base
 
-    names = (base or "regular").split(",")
-    if all(name in BUILT_BASES for name in names):
-        return [{"base": name} for name in dict.fromkeys(names)], None
-    file = read_base(str(base), cache.classnames, cache.provenance.weights_sha256)
-    return [{"base": "file", "base_sha256": file.sha256}], file
+    file = read_base(files[0], cache.classnames, cache.provenance.weights_sha256)
+    return [*fields, {"base": "file", "base_sha256": file.sha256}], file
 
 
-def _recipes(
-    recipe: "Recipe", alpha: str | None, lr: str | None, weight_decay: str | None, search: bool
-) -> "list[Recipe]":
+def _base_names(bases: Sequence[str]) -> list[str]:
+    """Return the names and the file in `--base`, once each; raises OptionError for a second file."""
+    from taskres_cache.recipe import BUILT_BASES
+
+    parts = [part for base in bases for part in ([base] if Path(base).exists() else base.split(","))]
+    names = list(dict.fromkeys(parts))
+    files = [name for name in names if name not in BUILT_BASES]
+    missing = next((name for name in files if not Path(name).exists()), None)
+    if missing is not None:
+        raise UnknownNameError("base", missing, BUILT_BASES, f"pass {', '.join(BUILT_BASES)}, or an existing file")
+    if len(files) > 1:
+        raise OptionError(f"--base takes one file, got {' and '.join(files)}; fit each of them separately")
+    return names
+
+
+def _recipes(recipe: "Recipe", alpha: str, lr: str, weight_decay: str, search: bool) -> "list[Recipe]":
     """Return a recipe for each combination of the listed values, or one that searches them with `--search`."""
     rule = alpha if alpha in ("auto", "learn") else None
-    alphas = () if alpha is None or rule else decimals("--alpha", alpha)
+    alphas = () if not alpha or rule else decimals("--alpha", alpha)
     lrs = decimals("--lr", lr) if lr else ()
     weight_decays = decimals("--weight-decay", weight_decay) if weight_decay else ()
     if search and rule == "learn":

@@ -5,27 +5,45 @@ from typing import Annotated
 import typer
 
 from . import completion
+from .options import LIST
 
-Alpha = Annotated[
-    str | None,
+ONE_SHOTS, ONE_SEED = "16", "1"
+
+Shots = Annotated[
+    list[str] | None,
     typer.Option(
+        "--shots", metavar=LIST, help="Training images per class, such as 16 or 1,2,4,8,16.", show_default=ONE_SHOTS
+    ),
+]
+Seeds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--seeds", metavar=LIST, help="Seeds of the few-shot split, such as 1 or 1,2,3.", show_default=ONE_SEED
+    ),
+]
+Alpha = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar=LIST,
         help="Weight of the residual: one or more numbers, auto (chosen by val accuracy) or learn (trained).",
         show_default="0.5, or the data set's own",
         autocompletion=completion.one_of("auto", "learn"),
     ),
 ]
 LearningRate = Annotated[
-    str | None,
-    typer.Option(help="Peak learning rate, one or more numbers.", show_default="0.002, or the data set's own"),
+    list[str] | None,
+    typer.Option(
+        metavar=LIST, help="Peak learning rate, one or more numbers.", show_default="0.002, or the data set's own"
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Training epochs.", show_default="100 below 8 shots, else 200")]
 BatchSize = Annotated[int | None, typer.Option(help="Batch size.", show_default="256")]
 WeightDecay = Annotated[
-    str | None,
-    typer.Option(help="Weight decay, added to the gradient; one or more numbers.", show_default="0.0005"),
+    list[str] | None,
+    typer.Option(metavar=LIST, help="Weight decay, added to the gradient; one or more numbers.", show_default="0.0005"),
 ]
 Base = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="BASE",
         help="Text classifier to start from, one or more of regular, enhanced (text projection tuned on the same shots "

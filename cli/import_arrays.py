@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import PAPER_SEEDS, PAPER_SHOTS, CacheDir, Seeds, Shots, numbers
+from .options import CacheDir, Seeds, Shots, split_numbers
 
 
 def import_arrays(
@@ -16,8 +16,8 @@ def import_arrays(
     cache_dir: CacheDir = Path("cache"),
     backbone: Annotated[str, typer.Option(help="The model that made the features.")] = "imported",
     pretrained: Annotated[str, typer.Option(help="The weights that made the features.")] = "arrays",
-    shots: Shots = PAPER_SHOTS,
-    seeds: Seeds = PAPER_SEEDS,
+    shots: Shots = None,
+    seeds: Seeds = None,
 ) -> None:
     """Make a cache from your own embeddings.
 
@@ -33,7 +33,10 @@ def import_arrays(
 
     backbone = backbone.replace("/", "-")  # as for extract, ViT-B/32 is ViT-B-32
     options = ImportOptions(
-        dataset_name(name), backbone, pretrained, numbers("--shots", shots), numbers("--seeds", seeds)
+        dataset_name(name),
+        backbone,
+        pretrained,
+        *split_numbers(shots, seeds),
     )
     done = import_contents(read_arrays(arrays), options, cache_dir)
     for note in done.notes:

@@ -3,6 +3,7 @@
 Choices are repeated here where their module would load torch or numpy for `--help`; a test compares them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ HALVES = ("all", "base", "new")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 PAPER_SHOTS = "1,2,4,8,16"
 PAPER_SEEDS = "1,2,3"
+LIST = "LIST"  # several values, separated by commas or in repeated options
 
 DatasetName = Annotated[
     str,
@@ -44,8 +46,24 @@ Device = Annotated[
     typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", autocompletion=completion.one_of(*DEVICES)),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output, nothing else.")]
-Shots = Annotated[str, typer.Option("--shots", help="Training images per class, such as 16 or 1,2,4,8,16.")]
-Seeds = Annotated[str, typer.Option("--seeds", help="Seeds of the few-shot split, such as 1 or 1,2,3.")]
+Shots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shots",
+        metavar=LIST,
+        help="Training images per class, such as 16 or 1,2,4,8,16.",
+        show_default=PAPER_SHOTS,
+    ),
+]
+Seeds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--seeds",
+        metavar=LIST,
+        help="Seeds of the few-shot split, such as 1 or 1,2,3.",
+        show_default=PAPER_SEEDS,
+    ),
+]
 Classes = Annotated[
     str,
     typer.Option(
@@ -95,6 +113,16 @@ Views = Annotated[
 ViewsSeed = Annotated[int, typer.Option("--views-seed", help="Seed of the augmented views.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Batch size.", show_default="by device")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Image decoding processes.", show_default="by device")]
+
+
+def split_numbers(shots: Sequence[str] | None, seeds: Sequence[str] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return `--shots` and `--seeds` as numbers, by default the paper's."""
+    return numbers("--shots", joined(shots, PAPER_SHOTS)), numbers("--seeds", joined(seeds, PAPER_SEEDS))
+
+
+def joined(values: Sequence[str] | None, default: str = "") -> str:
+    """Return the values of a repeated option as one comma-separated list, or the default if it was not given."""
+    return ",".join(dict.fromkeys(values)) if values else default
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:

@@ -316,8 +316,7 @@ def test_defaults_are_the_papers_splits() -> None:
     from taskres_cache.cli import options
     from taskres_cache.datasets import PAPER_SEEDS, PAPER_SHOTS
 
-    assert options.numbers("--shots", options.PAPER_SHOTS) == PAPER_SHOTS
-    assert options.numbers("--seeds", options.PAPER_SEEDS) == PAPER_SEEDS
+    assert options.split_numbers(None, None) == (PAPER_SHOTS, PAPER_SEEDS)
 
 
 def test_interrupted_extract_says_how_to_continue(

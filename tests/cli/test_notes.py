@@ -1,0 +1,103 @@
+"""Notes on what an accuracy leaves out, and options given several times."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taskres_cache.caches.contents import CacheContents
+from taskres_cache.caches.hdf5 import write_cache
+from taskres_cache.cli.options import joined, split_numbers
+from tests.conftest import Taskres, one_line
+
+
+@pytest.fixture
+def incomplete(here: Path, contents: CacheContents) -> Path:
+    """A cache without validation images, and without test images of "dog" because two were skipped."""
+    keep = ~((contents.partitions == 2) & (contents.labels == 1)) & (contents.partitions != 1)
+    rows = np.flatnonzero(keep)
+    place = {old: new for new, old in enumerate(rows.tolist())}
+    contents = vars(contents) | {
+        "paths": tuple(contents.paths[row] for row in rows),
+        "stamps": tuple(contents.stamps[row] for row in rows),
+        "labels": contents.labels[rows],
+        "partitions": contents.partitions[rows],
+        "image_features": contents.image_features[rows],
+        "splits": {
+            name: type(split)(np.array([place[row] for row in split.train.tolist()]), np.zeros(0, np.int64))
+            for name, split in contents.splits.items()
+        },
+        "skipped": {"test/dog/1.png": "not an image", "test/dog/2.png": "not an image"},
+    }
+    path = here / "cache" / "tower-random" / "toy.h5"
+    write_cache(path, CacheContents(**contents))
+    return path
+
+
+def notes(err: str) -> list[str]:
+    return [line.partition("toy.h5")[2] for line in err.splitlines() if line.startswith("note: ")]
+
+
+TESTED = [
+    ": 2 images were unreadable and skipped when the cache was made",
+    ": 1 class has no test image and does not count: 'dog'",
+]
+
+
+def test_fit_notes_what_its_numbers_leave_out(incomplete: Path, taskres: Taskres) -> None:
+    fitted = taskres("fit", "toy", "--shots", "1", "--epochs", "2")
+    uncalibrated = " has no validation images: the temperature is 1, probabilities are not calibrated"
+    assert notes(fitted.err) == [uncalibrated, *TESTED]
+
+
+def test_eval_notes_skipped_images_and_classes_without_test_images(incomplete: Path, taskres: Taskres) -> None:
+    taskres("fit", "toy", "--shots", "1", "--seeds", "1,2", "--epochs", "2")
+    for arguments in (("runs",), ("toy", "--zero-shot")):
+        outcome = taskres("eval", *arguments, "--json")
+        assert notes(outcome.err) == TESTED
+        for result in json.loads(outcome.out):
+            assert result["skipped"] == {f"test/dog/{number}.png": "not an image" for number in (1, 2)}
+            assert result["classes_without_test_images"] == ["dog"]
+
+
+def test_complete_caches_get_no_note(cache_file: Path, here: Path, taskres: Taskres) -> None:
+    assert notes(taskres("fit", "toy", "--shots", "1", "--epochs", "2").err) == []
+    assert notes(taskres("eval", "runs").err) == []
+
+
+def test_repeated_options_add_up(cache_file: Path, here: Path, taskres: Taskres) -> None:
+    assert joined(["1", "2,4", "1"]) == "1,2,4"
+    assert split_numbers(["1", "16,2", "1"], ["3", "1"]) == ((1, 16, 2), (3, 1))
+    several = (
+        "--shots 1 --shots 4 --seeds 2 --seeds 1 --alpha 0.5 --alpha 1,2 --lr 0.01 --lr 0.02 "
+        "--weight-decay 0 --weight-decay 0.1 --base regular --base enhanced-only --epochs 2"
+    )
+    fitted = taskres("fit", "toy", *several.split(), "--json")
+    # enhanced-only has no residual: its alphas share a folder
+    runs = json.loads(fitted.out)["runs"]
+    regular = [run for run in runs if run["recipe"]["base"] == "regular"]
+    assert {(run["shots"], run["seed"]) for run in runs} == {(1, 2), (1, 1), (4, 2), (4, 1)}
+    assert {tuple(run["recipe"][name] for name in ("alpha", "lr", "weight_decay")) for run in regular} == {
+        (alpha, lr, decay) for alpha in (0.5, 1.0, 2.0) for lr in (0.01, 0.02) for decay in (0.0, 0.1)
+    }
+    assert {run["recipe"]["base"] for run in runs} == {"regular", "enhanced-only"}
+    other = taskres("eval", regular[0]["folder"], "--on", "toy", "--on", str(cache_file), "--json")
+    assert len(json.loads(other.out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--alpha auto --alpha 1", "--alpha 'auto,1': expected comma-separated numbers"),
+        ("--shots 1 --shots x", "--shots '1,x': expected comma-separated integers"),
+        ("--base toy.h5 --base nothing", "unknown base 'toy.h5'"),
+        ("--base cache --base .", "--base takes one file, got cache and ."),
+    ],
+)
+def test_repeated_options_that_do_not_go_together(
+    cache_file: Path, here: Path, taskres: Taskres, options: str, expected: str
+) -> None:
+    outcome = taskres("fit", "toy", *options.split())
+    assert outcome.status == 2
+    assert expected in one_line(outcome)
