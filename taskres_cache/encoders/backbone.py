@@ -14,11 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from taskres_cache.errors import WeightsError
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 BATCH_ON_CPU = 16  # per thread; larger batches do not fit into the CPU's cache (measured)
 TRIAL_BATCH = 8
 SHARE_OF_FREE_MEMORY = 0.7
+TOLERATED_ERROR = 1e-3  # float32 towers agree to 1e-5; stored float16 features of length 1 to 5e-4
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -121,7 +124,10 @@ class Backbone:
         mean, std = (torch.tensor(self.preprocess[name], device=self.device) for name in ("mean", "std"))
         scaled = pixels.float().div_(255).sub_(mean).div_(std)  # as open_clip's ToTensor and Normalize
         with _autocast(self.device, self.precision):
-            features = self.model.encode_image(scaled.permute(0, 3, 1, 2))  # type: ignore[operator] # channels last
+            features = self.model.encode_image(  # type: ignore[operator]
+                scaled.permute(0, 3, 1, 2),  # channels last
+                normalize=False,  # CoCa's default is True
+            )
         return _as_array(features)  # (B, D)
 
     def batch_that_fits(self, most: int, at_once: int) -> int:
@@ -149,16 +155,54 @@ class Backbone:
         tokens = self.tokenizer(list(prompts)).to(self.device)  # (B, context)
         tower, weight = _text_projection(self.model)
         if weight is None:
-            return TextFeatures(_as_array(self.model.encode_text(tokens)), None)  # type: ignore[operator]
+            return TextFeatures(self._text_output(tokens), None)
         with _without_projection(tower):
-            pre_projection = _as_array(self.model.encode_text(tokens))  # type: ignore[operator] # (B, K)
+            pre_projection = self._text_output(tokens)  # (B, K)
         return TextFeatures(pre_projection @ _as_array(weight), pre_projection)
+
+    @torch.inference_mode()
+    def refuse_text_not_raw(self, prompts: Sequence[str]) -> None:
+        """Check on a few prompts that text features are un-normalised, and that the projection gives them.
+
+        Raises
+        ------
+        WeightsError
+            The text tower returns features of length 1, or its projection is not its last step.
+        """
+        features = self.encode_texts(prompts)
+        complete = self._text_output(self.tokenizer(list(prompts)).to(self.device))  # (B, D)
+        error = float(np.abs(complete - features.embeddings).max() / np.abs(complete).max())
+        if not error < TOLERATED_ERROR:
+            raise WeightsError(
+                f"the text features of {self.model_config} are not its pre-projection features times its text "
+                f"projection (relative error {error:.2g}, expected below {TOLERATED_ERROR}): this text tower is not "
+                "supported; choose another --backbone"
+            )
+        self.refuse_unit_length(features.embeddings, "text")
+
+    def refuse_unit_length(self, features: np.ndarray, kind: str) -> None:
+        """Raise WeightsError if all of several features (B, D) have length 1: the method needs them un-normalised."""
+        if have_unit_length(features):
+            raise WeightsError(
+                f"{self.model_config} returns {kind} features of length 1, expected un-normalised ones: its tower "
+                "normalises them, and alpha would act as on no other model; choose another --backbone"
+            )
+
+    def _text_output(self, tokens: Tensor) -> np.ndarray:
+        """Return what the text tower returns for tokens (B, context), un-normalised."""
+        return _as_array(self.model.encode_text(tokens, normalize=False))  # type: ignore[operator]
 
     @property
     def projection(self) -> np.ndarray | None:
         """The text projection (K, D), float32; None if the tower does not end in a linear map."""
         weight = _text_projection(self.model)[1]
         return None if weight is None else _as_array(weight)
+
+
+def have_unit_length(features: np.ndarray) -> bool:
+    """Return True if all of at least two features (B, D) have length 1; one may have it by chance."""
+    lengths = np.linalg.norm(features.astype(np.float32), axis=-1)
+    return len(lengths) > 1 and bool(np.abs(lengths - 1).max() < TOLERATED_ERROR)
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

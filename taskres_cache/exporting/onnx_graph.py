@@ -152,7 +152,7 @@ class _EncoderGraph(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return probabilities; pixels are normalised by mean and deviation of the model's preprocessing."""
         model: Any = self.model
-        probabilities: Tensor = self.head(model.encode_image((pixels - self.mean) / self.std))
+        probabilities: Tensor = self.head(model.encode_image((pixels - self.mean) / self.std, normalize=False))
         return probabilities
 
 

@@ -109,6 +109,7 @@ class ImageEncoding:
         with np.errstate(over="ignore"):
             features = block.image_features.astype(storage_dtype(self.backbone.precision))
         self._refuse_overflow([rendering.path for rendering in renderings], features)
+        self.backbone.refuse_unit_length(features, "image")
         if renderings:
             self.folder.write([rendering.key(self.views_seed) for rendering in renderings], features)
         return perf_counter() - started
@@ -152,6 +153,8 @@ def encode_prompts(dataset: Dataset, backbone: Backbone, earlier: EarlierWork, p
     places = blocks.places()
     known = dict(zip(places, read_rows(list(places.values())), strict=True)) | _known_prompts(earlier.cache, form)
     missing = [prompt for prompt in wanted if prompt not in known]
+    if missing:
+        backbone.refuse_text_not_raw(missing[:2])
     progress.begin(f"prompts of {dataset.name}", len(wanted), len(wanted) - len(missing))
     for start in range(0, len(missing), PROMPTS_PER_BLOCK):
         batch = missing[start : start + PROMPTS_PER_BLOCK]

@@ -8,16 +8,18 @@ from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 
+import numpy as np
+
 from taskres_cache.caches.contents import SplitName, cache_path
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, labels_of, shortage_notes
 from taskres_cache.datasets.prompts import fill_templates
-from taskres_cache.encoders.backbone import PRECISIONS, Backbone
+from taskres_cache.encoders.backbone import PRECISIONS, Backbone, have_unit_length
 from taskres_cache.encoders.encoding import BLOCK_ROWS, Block, Seconds
 from taskres_cache.encoders.views import view_recipe
-from taskres_cache.errors import RankError, UnreadableImagesError
+from taskres_cache.errors import CacheMismatchError, RankError, UnreadableImagesError
 from taskres_cache.extraction.assembly import assembled, is_up_to_date
 from taskres_cache.extraction.blocks import discard_blocks
 from taskres_cache.extraction.encode_missing import EncodedShare, ImageEncoding, encode_prompts, missing_blocks
@@ -163,6 +165,7 @@ class _Job:
         plan = plan_cache(self.dataset, requested, options.views, existing)
         if existing:
             refuse_other_dataset(existing, plan.stamps)
+            _refuse_normalised(existing)
         if options.unreadable == "fail":
             refuse_absent(plan)
         earlier = EarlierWork(provenance, existing, self.parts)
@@ -240,6 +243,17 @@ def _refuse_other_encoder(own: Provenance, agreed: Provenance, ranks: Ranks) -> 
                 f"rank {ranks.number} has {name} {getattr(own, name)!r}, rank 0 has {getattr(agreed, name)!r}; "
                 "start all ranks with the same command, checkpoint and data set"
             )
+
+
+def _refuse_normalised(existing: FeatureCache) -> None:
+    """Raise CacheMismatchError for a cache of normalised features; earlier versions made those with CoCa models."""
+    first = np.arange(min(BLOCK_ROWS, len(existing.labels)))
+    if have_unit_length(existing.stored("features/center", first)):
+        raise CacheMismatchError(
+            existing.path,
+            {"image features": ("normalised", "un-normalised")},
+            "delete it or choose another --cache-dir",
+        )
 
 
 def _raise_failures(shares: Sequence[EncodedShare]) -> None:

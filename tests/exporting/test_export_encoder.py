@@ -229,7 +229,7 @@ def test_imported_features_have_no_encoder(contents: CacheContents, tmp_path: Pa
 class Branching(nn.Module):
     """A tower whose code branches on values, which the exporter cannot trace."""
 
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+    def encode_image(self, pixels: torch.Tensor, normalize: bool = False) -> torch.Tensor:
         features = pixels.mean(dim=(2, 3))
         return features if features.sum() > 0 else -features
 
