@@ -24,7 +24,7 @@ def digits() -> Dataset:
     return load_dataset("digits", Path())
 
 
-def test_digits_equal_scikit_learns_pixel_by_pixel(digits: Dataset) -> None:
+def test_digits_equal_scikit_learns_in_every_pixel(digits: Dataset) -> None:
     original = load_digits()
     items = [item for part in digits.partitions.values() for item in part]
     assert len(items) == len(original.target) == 1797
@@ -35,7 +35,7 @@ def test_digits_equal_scikit_learns_pixel_by_pixel(digits: Dataset) -> None:
         assert np.array_equal(np.round(pixels.astype(float) * 16 / 255), original.images[index])
 
 
-def test_digits_are_split_and_named(digits: Dataset) -> None:
+def test_partitions_and_classnames_of_the_digits(digits: Dataset) -> None:
     assert [len(part) for part in digits.partitions.values()] == [1079, 359, 359]
     assert digits.classnames == tuple("0123456789")
 
@@ -49,7 +49,9 @@ def test_glyph_clip_loads_with_open_clips_functions() -> None:
         assert model.encode_text(tokens).shape == model.encode_image(preprocess(Image.new("RGB", (8, 8)))[None]).shape
 
 
-def test_glyph_clip_has_the_magnitudes_that_the_recipe_assumes(glyph_clip: Backbone, digits: Dataset) -> None:
+def test_text_features_of_glyph_clip_have_the_size_that_the_recipe_assumes(
+    glyph_clip: Backbone, digits: Dataset
+) -> None:
     prompts = [template.replace("{}", name) for template in digits.templates for name in digits.classnames]
     root_mean_square = float(np.sqrt((glyph_clip.encode_texts(prompts).embeddings ** 2).mean()))
     assert root_mean_square == pytest.approx(0.3, rel=0.2)
@@ -69,5 +71,5 @@ def test_the_residual_beats_zero_shot_and_improves_with_shots(
     assert zero_shot >= 75
     assert accuracies[-1] >= 92
     assert accuracies[-1] >= zero_shot + 1
-    one_image = 100 / 359 / 3  # per seed, in the mean of three: a difference of one image is chance
+    one_image = 100 / 359 / 3  # in the mean of three seeds; a difference of one image may be chance
     assert all(later >= earlier - one_image for earlier, later in pairwise(accuracies))

@@ -26,6 +26,7 @@ from taskres_cache.extraction.extract import ExtractOptions, extract
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.run import Run, read_classifier
 from taskres_cache.runs.study import fit_each, recipe_of
+from tests.by_hand import logits
 
 CPU = torch.device("cpu")
 
@@ -228,13 +229,8 @@ def test_many_images_are_predicted_in_chunks(few: tuple[np.ndarray, np.ndarray])
     many = np.random.default_rng(0).normal(size=(9000, 8)).astype(np.float32)
     together = estimator.decision_function(many)
     weights = estimator.text_features_ + 0.5 * estimator.residual_
-    by_hand = (
-        100
-        * (many / np.linalg.norm(many, axis=1, keepdims=True))
-        @ (weights / np.linalg.norm(weights, axis=1, keepdims=True)).T
-    )
     assert together.shape == (9000, 3)
-    assert np.allclose(together, by_hand, atol=1e-3)
+    assert np.allclose(together, logits(many, weights, 100.0), atol=1e-3)
     assert np.allclose(estimator.predict_proba(many).sum(axis=1), 1, atol=1e-5)
 
 

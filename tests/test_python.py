@@ -1,4 +1,4 @@
-"""The way in from Python: what a cache hands out, what it costs, what an import costs, and the example."""
+"""Use from Python: arrays of a cache and their memory, the time of imports, and the example."""
 
 import json
 import os
@@ -24,10 +24,10 @@ from tests.conftest import Taskres
 
 MEBIBYTE = 1 << 20
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_method.py"
-Taken = Callable[[Callable[[], object]], float]
+PeakOf = Callable[[Callable[[], object]], float]
 
 
-def test_a_cache_hands_out_its_splits(cache_file: Path, contents: CacheContents) -> None:
+def test_splits_of_a_cache_are_arrays(cache_file: Path, contents: CacheContents) -> None:
     cache = FeatureCache(str(cache_file))
     train, val = contents.splits[1, 1].train, contents.splits[1, 1].val
     parts = {"train": (cache.train(1, 1), train), "val": (cache.val(1, 1), val), "test": (cache.test(), range(15, 24))}
@@ -38,33 +38,31 @@ def test_a_cache_hands_out_its_splits(cache_file: Path, contents: CacheContents)
         assert np.array_equal(labels, contents.labels[list(rows)]), name
 
 
-def test_text_features_are_the_mean_over_templates_of_what_is_not_normalised(
-    cache_file: Path, contents: CacheContents
-) -> None:
+def test_text_features_are_the_mean_of_un_normalised_embeddings(cache_file: Path, contents: CacheContents) -> None:
     by_hand = (contents.text.embeddings[:, 0] + contents.text.embeddings[:, 1]) / 2
     assert np.allclose(FeatureCache(cache_file).text_features, by_hand, rtol=0, atol=1e-6)
     assert FeatureCache(cache_file).text_features.dtype == np.float32
 
 
-def test_half_of_a_cache_hands_out_its_own_classes(cache_file: Path, contents: CacheContents) -> None:
-    names, text = (
-        ("a", "b", "c", "d"),
-        TextBases(contents.text.templates, np.repeat(contents.text.embeddings, 2, 0)[:4]),
-    )
+def test_half_of_a_cache_has_only_its_classes(cache_file: Path, contents: CacheContents) -> None:
+    names = ("a", "b", "c", "d")
+    text = TextBases(contents.text.templates, np.repeat(contents.text.embeddings, 2, 0)[:4])
     labels = np.arange(24, dtype=np.int32) % 4
     write_cache(cache_file, replace(contents, classnames=names, text=text, labels=labels))
     new = CacheHalf(str(cache_file), "new")
-    for (image_features, own_labels), rows in (
+    for (image_features, half_labels), rows in (
         (new.train(4, 1), [2, 3, 6, 7, 10, 11]),
         (new.val(4, 1), [14]),
         (new.test(), [15, 18, 19, 22, 23]),
     ):
         assert np.array_equal(image_features, contents.image_features[rows])
-        assert own_labels.tolist() == [row % 4 - 2 for row in rows]
+        assert half_labels.tolist() == [row % 4 - 2 for row in rows]
     assert np.array_equal(new.text_features, text.embeddings[2:].mean(axis=1))
 
 
-def test_parts_without_images_are_empty_and_unknown_splits_are_named(cache_file: Path, contents: CacheContents) -> None:
+def test_partitions_without_images_are_empty_and_missing_splits_raise(
+    cache_file: Path, contents: CacheContents
+) -> None:
     splits = {(1, 1): Split(np.array([5, 0, 7]), np.zeros(0, np.int64))}
     write_cache(cache_file, replace(contents, splits=splits))
     image_features, labels = FeatureCache(cache_file).val(1, 1)
@@ -73,30 +71,30 @@ def test_parts_without_images_are_empty_and_unknown_splits_are_named(cache_file:
         FeatureCache(cache_file).train(16, 1)
 
 
-def test_both_arrays_go_into_whatever_is_asked_for(cache_file: Path) -> None:
-    handed: list[np.ndarray] = []
+def test_both_arrays_are_converted_with_into(cache_file: Path) -> None:
+    converted: list[np.ndarray] = []
 
     def into(array: np.ndarray) -> torch.Tensor:
-        handed.append(array)
+        converted.append(array)
         return torch.from_numpy(array)
 
     cache = FeatureCache(cache_file)
-    for given in (cache.train(4, 1, into=into), cache.val(4, 1, into=into), cache.test(into=into)):
-        assert [tensor.dtype for tensor in given] == [torch.float32, torch.int64]
-        assert [np.shares_memory(tensor.numpy(), handed.pop(0)) for tensor in given] == [True, True]
-    assert handed == []
+    for tensors in (cache.train(4, 1, into=into), cache.val(4, 1, into=into), cache.test(into=into)):
+        assert [tensor.dtype for tensor in tensors] == [torch.float32, torch.int64]
+        assert [np.shares_memory(tensor.numpy(), converted.pop(0)) for tensor in tensors] == [True, True]
+    assert converted == []
 
 
 @pytest.fixture
-def taken() -> Iterator[Taken]:
-    """Return the mebibytes that an action takes at most."""
+def peak_of() -> Iterator[PeakOf]:
+    """A function that returns the peak memory of an action in mebibytes."""
 
     def measure(action: Callable[[], object]) -> float:
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
-        kept = action()
+        result = action()
         peak = tracemalloc.get_traced_memory()[1]
-        del kept
+        del result
         return (peak - before) / MEBIBYTE
 
     tracemalloc.start()
@@ -105,7 +103,7 @@ def taken() -> Iterator[Taken]:
 
 
 def large(contents: CacheContents, dtype: type) -> CacheContents:
-    """Return contents of which 4096 train rows make 32 MiB as float32."""
+    """Return contents with 4096 train rows, which take 32 MiB in float32."""
     rng, images, dim = np.random.default_rng(0), 5000, 2048
     return replace(
         contents,
@@ -120,31 +118,31 @@ def large(contents: CacheContents, dtype: type) -> CacheContents:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_a_split_costs_one_array_of_its_size_and_a_chunk(
-    tmp_path: Path, contents: CacheContents, taken: Taken, dtype: type
+def test_reading_a_split_takes_its_size_and_a_chunk(
+    tmp_path: Path, contents: CacheContents, peak_of: PeakOf, dtype: type
 ) -> None:
     write_cache(tmp_path / "large.h5", large(contents, dtype))
     cache = FeatureCache(tmp_path / "large.h5")
     size = 4096 * 2048 * 4 / MEBIBYTE
     assert size == 32
     for into in (np.asarray, torch.from_numpy):
-        most = taken(lambda into=into: cache.train(16, 1, into=into))
-        assert size <= most < size + 5, f"{most:.1f} MiB at most, for {size:.0f} MiB of features"
+        peak = peak_of(lambda into=into: cache.train(16, 1, into=into))
+        assert size <= peak < size + 5, f"a peak of {peak:.1f} MiB for {size:.0f} MiB of features"
 
 
-def test_a_file_without_chunks_is_read_a_slice_at_a_time(tmp_path: Path, contents: CacheContents, taken: Taken) -> None:
+def test_a_file_without_chunks_is_read_in_slices(tmp_path: Path, contents: CacheContents, peak_of: PeakOf) -> None:
     written = large(contents, np.float32)
     write_cache(tmp_path / "large.h5", written)
     with h5py.File(tmp_path / "large.h5", "r+") as file:
         del file["features/center"]
         file["features/center"] = written.image_features[:]
     cache = FeatureCache(tmp_path / "large.h5")
-    assert taken(cache.test) < 500 * 2048 * 4 / MEBIBYTE + 5
+    assert peak_of(cache.test) < 500 * 2048 * 4 / MEBIBYTE + 5
     assert np.array_equal(cache.test()[0], written.image_features[4500:])
 
 
 def run_python(program: str) -> str:
-    """Return what a program prints in a process of its own."""
+    """Return what a program prints in a new process."""
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
 
@@ -156,40 +154,40 @@ def run_python(program: str) -> str:
     ],
     ids=["import", "help"],
 )
-def test_neither_an_import_nor_help_loads_anything_heavy(act: str) -> None:
-    heavy = "{'torch', 'h5py', 'sklearn', 'numpy', 'open_clip', 'PIL'}"
-    assert run_python(f"import sys\n{act}\nprint('loaded', sorted({heavy} & set(sys.modules)))").endswith("loaded []\n")
+def test_import_and_help_load_no_large_library(act: str) -> None:
+    large = "{'torch', 'h5py', 'sklearn', 'numpy', 'open_clip', 'PIL'}"
+    assert run_python(f"import sys\n{act}\nprint('loaded', sorted({large} & set(sys.modules)))").endswith("loaded []\n")
 
 
-def test_each_name_brings_what_it_needs_and_no_more() -> None:
-    asked = "import sys\nfrom taskres_cache import FeatureCache\n"
-    assert run_python(asked + "print(sorted({'h5py', 'torch', 'sklearn'} & set(sys.modules)))") == "['h5py']\n"
+def test_a_name_loads_only_what_it_needs() -> None:
+    program = "import sys\nfrom taskres_cache import FeatureCache\n"
+    assert run_python(program + "print(sorted({'h5py', 'torch', 'sklearn'} & set(sys.modules)))") == "['h5py']\n"
 
 
-def test_a_name_that_is_not_there() -> None:
+def test_an_unknown_name_raises() -> None:
     with pytest.raises(AttributeError, match="module 'taskres_cache' has no attribute 'FeatureStore'"):
         taskres_cache.FeatureStore  # noqa: B018
 
 
-def test_the_example_compares_a_method_of_ones_own(here: Path, taskres: Taskres) -> None:
+def test_the_example_compares_an_own_method(here: Path, taskres: Taskres) -> None:
     splits = ("--shots", "1,4", "--seeds", "1,2")
     assert taskres("extract", "digits", *splits, "--device", "cpu").status == 0
     runs = json.loads(taskres("fit", "digits", *splits, "--device", "cpu", "--json").out)["runs"]
     command = [sys.executable, str(EXAMPLE), "cache/glyph-clip-bundled/digits.h5"]
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=alone)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=one_thread)
     assert (done.returncode, done.stderr) == (0, "")
     head, *rows = [line.split() for line in done.stdout.splitlines()]
     assert head == ["shots", "zero_shot", "own_method", "taskres"]
     assert [row[0] for row in rows] == ["1", "4"]
     for shots, zero_shot, own, residual in rows:
-        of_shots = [run for run in runs if run["shots"] == int(shots)]
-        assert zero_shot == f"{of_shots[0]['zero_shot_accuracy']:.2f}"
-        assert float(residual) == pytest.approx(np.mean([run["test_accuracy"] for run in of_shots]), abs=0.3)
-        assert float(own) > float(zero_shot) - 1  # the blend without any image is zero-shot
+        same_shots = [run for run in runs if run["shots"] == int(shots)]
+        assert zero_shot == f"{same_shots[0]['zero_shot_accuracy']:.2f}"
+        assert float(residual) == pytest.approx(np.mean([run["test_accuracy"] for run in same_shots]), abs=0.3)
+        assert float(own) > float(zero_shot) - 1  # without images the blend is zero-shot
 
 
-def test_the_examples_method_sees_no_label_of_a_test_image() -> None:
+def test_the_method_of_the_example_never_sees_test_labels() -> None:
     methods = EXAMPLE.read_text().split("def main")[0]
     assert "cache.test(" not in methods
     assert methods.count("cache.val(") == 1

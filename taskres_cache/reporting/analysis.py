@@ -149,7 +149,7 @@ def analyse(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: torch.
         raise RunError(f"{cache.path} has no test images")
     zero_shot, *adapted = predictions
     confusion = np.mean([confusion_matrix(one, len(cache.classnames)) for one in adapted], axis=0)  # (C, C)
-    right = np.concatenate([one.right for one in adapted])
+    correct = np.concatenate([one.correct for one in adapted])
     return Analysis(
         classifier=first,
         seeds=tuple(classifier.seed for classifier in classifiers),
@@ -159,8 +159,8 @@ def analyse(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: torch.
         confusion=confusion,
         pairs=_pairs(cache.classnames, confusion),
         errors=_errors(cache, rows, adapted),
-        untempered=reliability(np.concatenate([one.untempered for one in adapted]), right),
-        tempered=reliability(np.concatenate([one.confidences for one in adapted]), right),
+        untempered=reliability(np.concatenate([one.untempered for one in adapted]), correct),
+        tempered=reliability(np.concatenate([one.confidences for one in adapted]), correct),
         temperatures=tuple(classifier.temperature for classifier in classifiers),
         notes=_notes(fits, adapted, cache),
     )
@@ -192,7 +192,7 @@ def _pairs(classnames: Sequence[str], confusion: np.ndarray) -> tuple[ConfusedPa
 
 def _errors(cache: FeatureCache, rows: np.ndarray, adapted: Sequence[Predictions]) -> tuple[Misclassification, ...]:
     """Return the images with the largest confidence in wrong predictions, summed over fits."""
-    wrong = np.stack([~one.right for one in adapted])  # (fits, N)
+    wrong = np.stack([~one.correct for one in adapted])  # (fits, N)
     confidences = np.stack([one.confidences for one in adapted]) * wrong
     order = np.argsort(-confidences.sum(axis=0), kind="stable")[:MAX_ERRORS]
     files = cache.files()

@@ -230,8 +230,8 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
 
 def calibration_errors(predictions: Predictions) -> tuple[float, float]:
     """Return the expected calibration error in percent, with the temperature and without."""
-    confidences, untempered, right = predictions.confidences, predictions.untempered, predictions.right
-    return reliability(confidences, right).error, reliability(untempered, right).error
+    confidences, untempered, correct = predictions.confidences, predictions.untempered, predictions.correct
+    return reliability(confidences, correct).error, reliability(untempered, correct).error
 
 
 def class_rows(classifier: Classifier, cache: FeatureCache) -> np.ndarray:

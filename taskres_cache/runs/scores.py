@@ -34,7 +34,7 @@ class Predictions:
     untempered: np.ndarray
 
     @property
-    def right(self) -> np.ndarray:
+    def correct(self) -> np.ndarray:
         """True for each image whose class is predicted correctly, (N,)."""
         same: np.ndarray = self.labels == self.classes
         return same
@@ -42,7 +42,7 @@ class Predictions:
     @property
     def accuracy(self) -> float:
         """Accuracy in percent."""
-        return percentage(self.right)
+        return percentage(self.correct)
 
     @property
     def top5_accuracy(self) -> float:
@@ -50,17 +50,17 @@ class Predictions:
         return percentage(self.in_top5)
 
 
-def percentage(right: np.ndarray) -> float:
+def percentage(correct: np.ndarray) -> float:
     """Return the percentage of true values."""
-    return 100.0 * int(right.sum()) / len(right)
+    return 100.0 * int(correct.sum()) / len(correct)
 
 
 def class_accuracies(predictions: Predictions, classes: int) -> list[float | None]:
     """Return the accuracy in percent on the images of each class (C,); None for a class without images."""
     counts = np.bincount(predictions.labels, minlength=classes)
-    right = np.bincount(predictions.labels[predictions.right], minlength=classes)
+    correct = np.bincount(predictions.labels[predictions.correct], minlength=classes)
     return [
-        100.0 * hits / count if count else None for hits, count in zip(right.tolist(), counts.tolist(), strict=True)
+        100.0 * hits / count if count else None for hits, count in zip(correct.tolist(), counts.tolist(), strict=True)
     ]
 
 
@@ -93,14 +93,14 @@ class Reliability:
         return float(100.0 * (self.counts * gaps).sum() / max(self.counts.sum(), 1))
 
 
-def reliability(confidences: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
+def reliability(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Reliability:
     """Return confidence against accuracy in bins, each of which includes its upper edge.
 
     Parameters
     ----------
     confidences : ndarray of shape (N,)
         From 0 to 1.
-    right : ndarray of shape (N,), bool
+    correct : ndarray of shape (N,), bool
         True if the prediction is correct.
     bins : int, default 15
         B.
@@ -108,6 +108,6 @@ def reliability(confidences: np.ndarray, right: np.ndarray, bins: int = BINS) ->
     places = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)  # (N,)
     counts = np.bincount(places, minlength=bins)
     filled = np.maximum(counts, 1)
-    sums = (np.bincount(places, weights=values, minlength=bins) for values in (confidences, right.astype(np.float64)))
+    sums = (np.bincount(places, weights=values, minlength=bins) for values in (confidences, correct.astype(np.float64)))
     mean_confidences, accuracies = (total / filled for total in sums)
     return Reliability(counts, mean_confidences, accuracies)

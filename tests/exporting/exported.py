@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.runs.run import read_classifier, read_metrics, write_run
 from taskres_cache.runs.study import fit_each, recipe_of
+from tests.by_hand import probabilities
 
 NO_CACHE = Path("nowhere")
 CPU = torch.device("cpu")
@@ -43,21 +44,10 @@ def by_hand(run: Path, image_features: np.ndarray) -> np.ndarray:
     stored = load_file(run / "classifier.safetensors")
     with safe_open(run / "classifier.safetensors", framework="numpy") as file:
         alpha, scale, temperature = (float(file.metadata()[name]) for name in ("alpha", "logit_scale", "temperature"))
-    features = image_features.astype(np.float64) + alpha * stored.get("image_residual", np.float64(0))
     weights = stored["base"].astype(np.float64) + alpha * stored["residual"]
-    lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(weights, axis=1)
-    exponentials = np.exp(scale / temperature * (features @ weights.T) / lengths)
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    shift = alpha * stored.get("image_residual", np.float64(0))
+    return probabilities(image_features, weights, scale, shift, temperature)
 
 
 def random_features(count: int, width: int = 8) -> np.ndarray:
     return np.random.default_rng(count).normal(size=(count, width)).astype(np.float32)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def normalised(features: np.ndarray) -> np.ndarray:
-    return features / np.linalg.norm(features, axis=1, keepdims=True)

@@ -22,16 +22,15 @@ from taskres_cache.exporting.export import export_head, export_with_encoder, for
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.run import Classifier, read_classifier, write_run
 from taskres_cache.system.extras import require
+from tests.by_hand import normalised, softmax
 from tests.conftest import metrics_of
 from tests.exporting.exported import (
     NO_CACHE,
     by_hand,
     fitted,
-    normalised,
     random_features,
     session_of,
     skip_without_the_extra,
-    softmax,
 )
 
 

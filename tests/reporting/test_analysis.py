@@ -21,6 +21,7 @@ from taskres_cache.reporting.published_results import FILE, published_results, r
 from taskres_cache.reporting.studies import Study, gather_studies
 from taskres_cache.runs.run import read_classifier
 from taskres_cache.runs.study import fit_each
+from tests.by_hand import probabilities
 
 CPU = torch.device("cpu")
 PLAIN = Recipe(epochs=30, lr=0.02)
@@ -64,11 +65,9 @@ def test_an_analysis_by_hand(many: FeatureCache, tmp_path: Path) -> None:
     predicted, confidences = [], []
     for fit in fits:
         weights = fit.base + 0.5 * fit.residual
-        cosines = features @ weights.T / np.linalg.norm(features, axis=1)[:, None] / np.linalg.norm(weights, axis=1)
-        likelihoods = np.exp(100.0 * (cosines - cosines.max(axis=1, keepdims=True)) / fit.temperature)
-        likelihoods /= likelihoods.sum(axis=1, keepdims=True)
-        predicted.append(cosines.argmax(axis=1))
-        confidences.append(likelihoods.max(axis=1))
+        likelihoods = probabilities(features, weights, 100.0, temperature=fit.temperature)
+        predicted.append(likelihoods.argmax(axis=1))
+        confidences.append(likelihoods.max(axis=1).astype(np.float32))  # ties as in the library
     expected = Counter((int(label), int(one)) for fit in predicted for label, one in zip(labels, fit, strict=True))
     assert {cell: analysis.confusion[cell] for cell in np.ndindex(3, 3)} == {
         cell: expected[cell] / 2 for cell in np.ndindex(3, 3)

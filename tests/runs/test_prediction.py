@@ -24,6 +24,7 @@ from taskres_cache.runs.finding import find_run
 from taskres_cache.runs.prediction import PredictOptions, predict_images
 from taskres_cache.runs.run import Classifier, read_classifier, write_run
 from taskres_cache.runs.study import fit_each
+from tests.by_hand import probabilities
 from tests.conftest import metrics_of, save_image
 
 CLASSNAMES = ("black_cat", "dog", "été", "owl")
@@ -48,13 +49,11 @@ def run_of(backbone: Backbone, classnames: tuple[str, ...] = CLASSNAMES, **chang
 def probabilities_by_hand(classifier: Classifier, backbone: Backbone, path: Path) -> np.ndarray:
     """The second implementation, for one image: (C,)."""
     pixels = np.array(backbone.framing(Image.open(path).convert("RGB")))[None]
-    feature = backbone.encode_images(torch.from_numpy(pixels))[0].astype(np.float64)
-    if classifier.image_residual is not None:
-        feature = feature + classifier.alpha * classifier.image_residual
+    features = backbone.encode_images(torch.from_numpy(pixels))
+    shift = 0.0 if classifier.image_residual is None else classifier.alpha * classifier.image_residual
     weights = classifier.base.astype(np.float64) + classifier.alpha * classifier.residual
-    cosines = weights @ feature / np.linalg.norm(weights, axis=1) / np.linalg.norm(feature)
-    exponentials = np.exp(classifier.provenance.logit_scale * cosines / classifier.temperature)
-    return exponentials / exponentials.sum()
+    scale, temperature = classifier.provenance.logit_scale, classifier.temperature
+    return probabilities(features, weights, scale, shift, temperature)[0]
 
 
 @pytest.fixture
@@ -104,10 +103,8 @@ def test_images_and_their_cached_features_get_the_same_predictions(glyph_clip: B
         digits.source.read(path.relative_to(tmp_path).as_posix()).save(path)
     predicted = predict_images([str(path) for path in paths], classifier, glyph_clip)
     weights = classifier.base + classifier.alpha * classifier.residual
-    features = cache.image_features(rows).astype(np.float64)
-    lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(weights, axis=1)
-    logits = classifier.provenance.logit_scale / classifier.temperature * features @ weights.T / lengths
-    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    scale, temperature = classifier.provenance.logit_scale, classifier.temperature
+    expected = probabilities(cache.image_features(rows), weights, scale, temperature=temperature)
     assert classifier.temperature != 1.0
     assert np.allclose(np.take_along_axis(expected, predicted.classes, axis=1), predicted.probabilities, atol=1e-5)
     assert np.array_equal(predicted.classes[:, 0], expected.argmax(axis=1))
