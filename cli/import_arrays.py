@@ -21,12 +21,16 @@ def import_arrays(
 ) -> None:
     """Make a cache from your own embeddings.
 
-    ARRAYS.npz contains train_features (N, D), train_labels (N,), test_features, test_labels, text_features (C, D) or
-    (C, T, D) and classnames (C,); optional are val_features, val_labels and logit_scale (a multiplier).
+    Required in ARRAYS.npz: train_features (N, D), train_labels (N,), test_features, test_labels, classnames (C,), and
+    text_features (C, D) or (C, T, D).
+
+    Optional: val_features, val_labels, templates (T,), class_ids (C,), and logit_scale (the multiplier, 100 by default,
+    not its logarithm). Other names are refused. An import of the same --name adds its splits to the earlier ones.
 
     Example: taskres import embeddings.npz --name birds
     """
-    from taskres_cache.caches.importing import ImportOptions, import_contents, read_arrays
+    from taskres_cache.caches.importing import ImportOptions, import_contents
+    from taskres_cache.caches.npz import read_arrays
     from taskres_cache.datasets import dataset_name
 
     from .console import say
@@ -42,4 +46,5 @@ def import_arrays(
     for note in done.notes:
         say(f"note: {note}")
     say(f"{done.path}: {done.images} images, {done.classes} classes")
+    say(f"{done.zero_shot}")
     say(f"next: taskres fit {options.name}")

@@ -17,11 +17,11 @@ import numpy as np
 
 from taskres_cache.caches.contents import CacheContents, Rows, Split, SplitName
 from taskres_cache.caches.header import Header, check_header
-from taskres_cache.caches.patient_file import PatientFile
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
 from taskres_cache.caches.schema import REMEDY, FoundArray, check_arrays, check_attributes, declared_bytes
 from taskres_cache.errors import CacheDamagedError, CacheError
 from taskres_cache.system.files import replaced
+from taskres_cache.system.patient_file import PatientFile
 from taskres_cache.system.version import __version__
 
 FORMAT = "taskres-cache"

@@ -1,9 +1,16 @@
-"""Whether features mean anything: finite, with a direction, and not all alike; knows neither HDF5 nor torch.
+"""Whether features mean anything: finite, with a direction, not all alike, and what they classify without training.
 
-Axes: N rows, D embedding.
+Axes: N rows or images, C classes, D embedding.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
+
+from taskres_cache.caches.contents import CacheContents, regular_base
+from taskres_cache.datasets import PARTITIONS
+
+ROWS = 4096  # images per product
 
 
 def unusable_row(features: np.ndarray) -> tuple[int, str] | None:
@@ -30,3 +37,48 @@ def unusable_row(features: np.ndarray) -> tuple[int, str] | None:
 def all_equal(features: np.ndarray) -> bool:
     """Return True if there are several rows and all are equal."""
     return len(features) > 1 and bool((features == features[0]).all())
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Accuracy of the text features without training.
+
+    Parameters
+    ----------
+    partition : str
+        The images: test, or val or train if there are no others.
+    images : int
+        Their number.
+    accuracy : float
+        Percentage of them that the nearest text feature classifies correctly.
+    text_norm, image_norm : float
+        Mean length of the text features, averaged over templates, and of these image features.
+    """
+
+    partition: str
+    images: int
+    accuracy: float
+    text_norm: float
+    image_norm: float
+
+    def __str__(self) -> str:
+        return (
+            f"zero-shot accuracy {self.accuracy:.2f} % on {self.images} {self.partition} images; mean length of text "
+            f"features {self.text_norm:.4g}, of image features {self.image_norm:.4g}"
+        )
+
+
+def zero_shot_of(contents: CacheContents) -> ZeroShot:
+    """Return the zero-shot accuracy on test, or on val or train if there is no test image."""
+    present = set(contents.partitions.tolist())
+    number = next(number for number in (2, 1, 0) if number in present)
+    rows = np.flatnonzero(contents.partitions == number)
+    base = regular_base(contents.text.embeddings)  # (C, D)
+    lengths = np.linalg.norm(base, axis=1, keepdims=True)
+    features = np.asarray(contents.image_features[:])[rows].astype(np.float32)  # (N, D)
+    correct = 0
+    for start in range(0, len(rows), ROWS):
+        predictions = (features[start : start + ROWS] @ (base / lengths).T).argmax(axis=1)
+        correct += int((predictions == contents.labels[rows[start : start + ROWS]]).sum())
+    sizes = float(lengths.mean()), float(np.linalg.norm(features, axis=1).mean())
+    return ZeroShot(PARTITIONS[number], len(rows), 100 * correct / len(rows), *sizes)

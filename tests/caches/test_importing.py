@@ -1,19 +1,23 @@
 """Import of arrays: the cache that valid arrays give, and one clear error line for each mistake."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from taskres_cache.caches.contents import CacheContents
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
-from taskres_cache.caches.importing import ImportOptions, contents_of_arrays, import_contents, read_arrays
+from taskres_cache.caches.importing import ImportOptions, contents_of_arrays, import_contents
+from taskres_cache.caches.npz import read_arrays
 from taskres_cache.errors import ArraysError, CacheMismatchError, OptionError
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.study import fit_each
+from tests.conftest import Taskres, one_line
 
 Arrays = dict[str, np.ndarray]
 OPTIONS = ImportOptions("birds", shots=(1, 2), seeds=(1, 2))
@@ -108,6 +112,24 @@ def put(row: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
             "templates has length 2, but text_features has 1 per class",
         ),
         (changed("test_labels", lambda array: array[:0]), "test_labels is empty"),
+        (
+            changed("valid_features", lambda _: np.zeros(3)),
+            "unknown array 'valid_features'; did you mean 'val_features'",
+        ),
+        (changed("arr_0", lambda _: np.zeros(3)), "unknown array 'arr_0'; .*rename or remove it"),
+        (changed("val_features", lambda _: None), "val_labels is given but val_features is missing; add it"),
+        (changed("class_ids", lambda _: np.array(["a", "b"])), "class_ids has length 2 and classnames 3"),
+        (changed("class_ids", lambda _: np.array(["a", "b", "a"])), "'a' occurs twice in class_ids"),
+        (changed("classnames", lambda _: np.arange(3)), "classnames has shape .* expected text of one axis"),
+        (changed("classnames", lambda _: np.array([b"\xff", b"b", b"c"])), "classnames has bytes that are not UTF-8"),
+        (changed("classnames", lambda _: np.array(["a", " ", "c"])), "classnames: entry 1 is empty"),
+        (changed("logit_scale", lambda _: np.array("100")), "logit_scale is an array of .* expected one positive"),
+        (changed("logit_scale", lambda _: np.float32(4.6052)), "nearly certainly the logarithm of 100; .*np.exp"),
+        (changed("logit_scale", lambda _: np.array(2.6593)), "nearly certainly the logarithm of 14.29"),
+        (changed("train_features", lambda array: array * 0 + array[0]), "train_features: all 12 rows are equal"),
+        (changed("text_features", lambda array: array * 0 + array[0]), "text_features are equal for all 3 classes"),
+        (changed("text_features", lambda array: array.astype(complex)), "text_features has type complex128"),
+        (changed("test_features", lambda array: array * 1e30), "test_features: row 0 has values up to"),
     ],
 )
 def test_each_mistake_has_one_error_line(
@@ -138,7 +160,7 @@ def test_files_without_usable_arrays(tmp_path: Path, arrays: Arrays) -> None:
     with pytest.raises(ArraysError, match="not a usable .npz file"):
         read_arrays(tmp_path / "cut.npz")
     np.save(tmp_path / "single.npy", arrays["train_features"])
-    with pytest.raises(ArraysError, match="not a usable .npz file"):
+    with pytest.raises(ArraysError, match="is a single array .*, not an .npz file; put all arrays into one file"):
         read_arrays(tmp_path / "single.npy")
 
 
@@ -173,3 +195,85 @@ def test_names_that_lead_out_of_the_folder_are_refused(option: str, value: str) 
     with pytest.raises(OptionError, match=f"{option} .*; expected a plain name") as error:
         ImportOptions(**{"name": "birds", option: value})
     assert "\n" not in str(error.value)
+
+
+def test_most_test_images_must_not_be_training_images(arrays: Arrays, tmp_path: Path) -> None:
+    arrays["test_features"][:4] = arrays["train_features"][:4]
+    assert "4 rows of test_features are also in train_features" in import_contents(arrays, OPTIONS, tmp_path).notes
+    arrays["test_features"][:5] = arrays["train_features"][:5]
+    with pytest.raises(ArraysError, match="5 of 9 rows of test_features are also in train_features"):
+        import_contents(arrays, OPTIONS, tmp_path)
+
+
+def test_names_in_bytes_are_text_and_identifiers_let_names_repeat(arrays: Arrays, tmp_path: Path) -> None:
+    named = {**arrays, "classnames": np.array([b"crane", "été".encode(), b"crane"])}
+    named["class_ids"] = np.array([b"n1", b"n2", b"n3"])
+    np.savez(tmp_path / "birds.npz", **named)
+    cache = FeatureCache(import_contents(read_arrays(tmp_path / "birds.npz"), OPTIONS, tmp_path).path)
+    assert (cache.classnames, cache.class_ids) == (("crane", "été", "crane"), ("n1", "n2", "n3"))
+
+
+def test_another_import_adds_its_splits(arrays: Arrays, tmp_path: Path) -> None:
+    first = FeatureCache(import_contents(arrays, OPTIONS, tmp_path).path)
+    done = import_contents(arrays, ImportOptions("birds", shots=(16,), seeds=(4,)), tmp_path)
+    second = FeatureCache(done.path)
+    assert set(second.splits) == {*first.splits, (16, 4)}
+    assert all(np.array_equal(second.splits[name].train, split.train) for name, split in first.splits.items())
+    assert not any("replaced" in note for note in done.notes)
+    other = {**arrays, "train_features": arrays["train_features"] + 1}
+    assert any(
+        "had other images or features and is replaced" in note
+        for note in import_contents(other, OPTIONS, tmp_path).notes
+    )
+
+
+def test_an_import_ends_with_what_shows_most_mistakes(arrays: Arrays, here: Path, taskres: Taskres) -> None:
+    arrays["test_features"] = 3 * arrays["text_features"][arrays["test_labels"]] + np.float32(0.01)
+    arrays["test_labels"] = np.where(np.arange(9) == 0, 1, arrays["test_labels"])
+    np.savez(here / "birds.npz", **arrays)
+    printed = taskres("import", "birds.npz", "--name", "birds").err
+    norms = [np.linalg.norm(arrays[name], axis=1).mean() for name in ("text_features", "test_features")]
+    assert (
+        f"zero-shot accuracy 88.89 % on 9 test images; mean length of text features {norms[0]:.4g}, of image features "
+        f"{norms[1]:.4g}"
+    ) in printed
+
+
+def test_a_file_of_another_format_is_named(arrays: Arrays, here: Path, taskres: Taskres) -> None:
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if array.dtype.kind in "if"}
+    torch.save(tensors, here / "file.pt")
+    torch.save(tensors, here / "old.pt", _use_new_zipfile_serialization=False)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, here / "x.safetensors")
+    write_text = (here / "list.csv").write_text
+    write_text("a,b\n1,2\n")
+    for name, message in (
+        ("file.pt", "is a PyTorch file, not an .npz file; load it with torch.load"),
+        ("old.pt", "is a PyTorch file"),
+        ("x.safetensors", "is a safetensors file"),
+        ("list.csv", "is not a usable .npz file"),
+        (".", "is a folder"),
+    ):
+        assert message in one_line(taskres("import", name, "--name", "birds"))
+
+
+def test_a_large_member_that_is_not_needed_is_never_read(arrays: Arrays, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "large.npz", **arrays, notes=np.zeros(1 << 26, np.uint8))
+    with pytest.raises(ArraysError, match="unknown array 'notes'"):
+        read_arrays(tmp_path / "large.npz")
+    np.savez_compressed(tmp_path / "large.npz", **{**arrays, "templates": np.zeros(1 << 26, np.uint8)})
+    with pytest.raises(ArraysError, match="declares .* bytes but has"):
+        read_arrays(tmp_path / "large.npz")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_file_is_refused_in_one_line(arrays: Arrays, tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    (np.savez if seed % 2 else np.savez_compressed)(tmp_path / "birds.npz", **arrays)
+    content = bytearray((tmp_path / "birds.npz").read_bytes())
+    for _ in range(draw.choice([1, 1, 30])):
+        content[draw.randrange(len(content))] ^= draw.randrange(1, 256)
+    (tmp_path / "birds.npz").write_bytes(content)
+    try:
+        import_contents(read_arrays(tmp_path / "birds.npz"), OPTIONS, tmp_path)
+    except ArraysError as error:
+        assert "\n" not in str(error)
