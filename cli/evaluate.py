@@ -1,6 +1,7 @@
 """`taskres eval`: the accuracy of runs on their own or other caches, and of zero-shot classifiers."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +15,8 @@ from .options import HALVES, CacheDir, Device, Json
 
 if TYPE_CHECKING:
     from taskres_cache.reporting.tables import Table
+    from taskres_cache.runs.classifier import Classifier
     from taskres_cache.runs.evaluation import Evaluation, ZeroShot
-    from taskres_cache.runs.run import Classifier
 
     # A run's folder, its classifier, its result on one cache, and what the cache leaves out
     Tested = tuple[Path, Classifier, Evaluation, dict[str, Any]]
@@ -112,25 +113,42 @@ def _evaluate_runs(
 
 
 def _tables(results: "Sequence[Tested]") -> "list[Table]":
-    """Return a table per method, with the path of its folder on the title's first line."""
+    """Return a table per method and set of inputs, with the path of its folder on the title's first line."""
     from taskres_cache.reporting.tables import Table
 
     columns = ("test data", "shots", "seed", "zero-shot %", "base %", "test %", "top-5 %", "ECE %")
-    by_method: dict[Path, list[Tested]] = {}
-    for tested in results:
-        by_method.setdefault(_method_folder(*tested[:2]), []).append(tested)
+    by_method: dict[tuple[Path, str], list[Tested]] = {}
+    for tested, variant in zip(results, _variants([folder for folder, *_ in results]), strict=True):
+        by_method.setdefault((_method_folder(*tested[:2]), variant), []).append(tested)
     tables = []
-    for folder, runs in by_method.items():
+    for (folder, variant), runs in by_method.items():
         sizes = [f"{result.dataset} ({result.images} images, {result.classes} classes)" for _, _, result, _ in runs]
-        title = f"{folder}\ntest data: {', '.join(dict.fromkeys(sizes))}"
+        title = f"{folder}{variant and f', {variant}'}\ntest data: {', '.join(dict.fromkeys(sizes))}"
         tables.append(Table(title, columns, tuple(_row(classifier, result) for _, classifier, result, _ in runs)))
     return tables
+
+
+def _variants(folders: Sequence[Path]) -> list[str]:
+    """Return for each run what sets its inputs apart from those of runs of the same name; empty if all are alike."""
+    from taskres_cache.errors import RunError
+    from taskres_cache.reporting.studies import study_inputs, variants_of
+    from taskres_cache.runs.run import Run, read_metrics
+
+    runs: dict[Path, Run] = {}
+    for folder in folders:
+        with suppress(RunError):  # a classifier without metrics can be evaluated
+            runs[folder] = Run(folder, read_metrics(folder))
+    first: dict[str, Run] = {}
+    for run in runs.values():
+        first.setdefault(study_inputs(run.metrics), run)
+    variants = dict(zip(first, variants_of(list(first.values())), strict=True))
+    return [variants[study_inputs(runs[folder].metrics)] if folder in runs else "" for folder in folders]
 
 
 def _method_folder(folder: Path, classifier: "Classifier") -> Path:
     """Return the folder of all shots and seeds of a run's method; the run's own folder if it was moved."""
     below = (f"shots_{classifier.shots}", f"seed_{classifier.seed}")
-    return folder.parents[1] if folder.parts[-2:] == below else folder
+    return folder.parents[1] if (*folder.parts[-2:-1], folder.name.partition("-")[0]) == below else folder
 
 
 def _row(classifier: "Classifier", result: "Evaluation") -> tuple[str, ...]:

@@ -88,6 +88,8 @@ def fit(
     results = []
     for result in fit_each(features, splits, recipes, choose_device(device), out, file):
         say(_run_line(result))
+        if result.kept is not None:
+            say(f"note: {result.kept} holds a run of other inputs and is kept; the new run is in {result.folder}")
         results.append(result)
     if as_json:
         _print_json(features, results)

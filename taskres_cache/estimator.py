@@ -27,8 +27,9 @@ from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.task import FitTask
 from taskres_cache.methods.training_sets import TrainingSet
 from taskres_cache.recipe import Recipe, Residual
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.finding import METRICS_FILE
-from taskres_cache.runs.run import Classifier, read_classifier, read_metrics
+from taskres_cache.runs.run import read_classifier, read_metrics
 from taskres_cache.system.devices import choose_device
 
 CHUNK = 4096  # images per call of the head

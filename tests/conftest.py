@@ -1,5 +1,6 @@
 """Small real files, made in `tmp_path`, and the command line as a user meets it."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from taskres_cache.caches.contents import CacheContents, Split, TextBases
 from taskres_cache.caches.hdf5 import write_cache
@@ -63,6 +66,19 @@ def metrics_of(**known: Any) -> Metrics:
     """Return metrics of one seed of the paper's method, with what a test is about put in."""
     of_a_run = {"dataset": "toy", "backbone": "tower", "pretrained": "random", "method": "taskres-regular"}
     return Metrics(**{**of_a_run, "shots": 16, "seed": 1, "zero_shot_accuracy": 50.0, "test_accuracy": 80.0, **known})
+
+
+def make_earlier(folder: Path, *absent: str, **changed: Any) -> None:
+    """Make a run of an earlier version of a run: without digests, without some fields, with others changed."""
+    stored = json.loads((folder / "metrics.json").read_text())
+    for name in ("study_sha256", "classifier_sha256", "cache_from_run", "content_sha256", *absent):
+        del stored[name]
+    (folder / "metrics.json").write_text(json.dumps({**stored, **changed}))
+    file = folder / "classifier.safetensors"
+    with safe_open(file, framework="numpy") as opened:
+        metadata = opened.metadata()
+    del metadata["content_sha256"], metadata["inputs_sha256"]
+    save_file(load_file(file), file, metadata)
 
 
 def one_line(outcome: Outcome) -> str:

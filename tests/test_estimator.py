@@ -22,7 +22,8 @@ from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.datasets import load_dataset
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import FitError, OptionError, RunError, TaskresError
-from taskres_cache.extraction.extract import ExtractOptions, extract
+from taskres_cache.extraction.extract import extract
+from taskres_cache.extraction.options import ExtractOptions
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.run import Run, read_classifier
 from taskres_cache.runs.study import fit_each, recipe_of

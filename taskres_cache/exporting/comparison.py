@@ -15,7 +15,8 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError, TaskresError
 from taskres_cache.exporting.form import cosine_scale
-from taskres_cache.runs.run import Classifier, own_cache
+from taskres_cache.runs.classifier import Classifier
+from taskres_cache.runs.run import own_cache
 
 Predict = Callable[[Sequence[Path], np.ndarray], np.ndarray]  # see `form.Form.probabilities`
 

@@ -16,8 +16,9 @@ from taskres_cache.exporting.comparison import (
 from taskres_cache.exporting.form import Form, Shapes
 from taskres_cache.exporting.onnx_graph import OnnxForm, require_onnx
 from taskres_cache.exporting.tensors import OpenClipForm, SafetensorsForm
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, find_run
-from taskres_cache.runs.run import Classifier, read_classifier
+from taskres_cache.runs.run import read_classifier
 from taskres_cache.system.files import replaced
 
 FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "open_clip": ".pt"}  # name -> suffix

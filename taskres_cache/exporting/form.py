@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from taskres_cache.heads import Head
-from taskres_cache.runs.run import Classifier
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.version import __version__
 
 FORMAT, FORMAT_VERSION = "taskres-head", 1

@@ -20,7 +20,7 @@ from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError
 from taskres_cache.exporting.form import Shapes, as_text, cosine_scale, metadata, unit_weights
 from taskres_cache.heads import normalise
-from taskres_cache.runs.run import Classifier
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.extras import require
 
 OPSET = 18  # written without conversion by torch 2.11 and newer

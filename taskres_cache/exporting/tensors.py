@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from taskres_cache.errors import OptionError
 from taskres_cache.exporting.form import Shapes, as_text, cosine_scale, metadata, unit_weights
 from taskres_cache.heads import Head
-from taskres_cache.runs.run import Classifier
+from taskres_cache.runs.classifier import Classifier
 
 TENSOR_TOLERANCE = 1e-5  # weights are rounded to float32, all else is exact: 4e-7 measured
 

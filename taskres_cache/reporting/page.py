@@ -68,12 +68,13 @@ def _study_section(study: Study, anchor: str, root: Path | None) -> dict[str, An
     """Return what the template shows of a study."""
     curves = curves_of(study)
     classes = "" if study.half == "all" else f", {study.half} half of the classes"
+    variant = f", {study.variant}" if study.variant else ""
     test_images = study.runs[0].metrics.images.test
     images = "" if test_images is None else f", {test_images:,} test images"
     return {
         "anchor": anchor,
         "title": study.title,
-        "description": f"{study.dataset}{classes}; features of {study.backbone} ({study.pretrained}){images}.",
+        "description": f"{study.dataset}{classes}{variant}; features of {study.backbone} ({study.pretrained}){images}.",
         "facts": key_facts(study),
         "curves": Markup(accuracy_curves(curves, study.published)),
         "legend": _legend(study, curves),

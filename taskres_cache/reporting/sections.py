@@ -9,9 +9,10 @@ from taskres_cache.reporting.analysis import ClassGain, ConfusedPair, Misclassif
 from taskres_cache.reporting.published_results import PublishedResults
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.results import Summary
-from taskres_cache.runs.run import Classifier, Run
+from taskres_cache.runs.run import Run
 
 LISTED_FIELDS = ("alpha", "lr", "weight_decay", "batch_size", "epochs")  # of a recipe, always in the report
 

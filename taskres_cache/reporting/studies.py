@@ -1,4 +1,4 @@
-"""The runs of a report, grouped into studies: one data set, checkpoint and half of the classes each."""
+"""The runs of a report, grouped into studies, in which everything but the few-shot split and the recipe is the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,12 @@ from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.results import Summary, summarise
 from taskres_cache.runs.run import Run, read_metrics
 
+LONGEST_PROMPTS = 60  # letters in a title
+
 
 @dataclass(frozen=True)
 class Study:
-    """All runs of one data set, checkpoint and half of the classes.
+    """All runs of one data set, checkpoint, half of the classes, set of prompts and set of test images.
 
     Parameters
     ----------
@@ -33,6 +35,8 @@ class Study:
         Test predictions of one method; None if the cache is not available.
     analysis_error : str
         Why there is no analysis.
+    variant : str
+        What sets it apart from other studies of the same name; empty if there are none.
     """
 
     dataset: str
@@ -44,11 +48,13 @@ class Study:
     published: tuple[PublishedResults, ...]
     analysis: Analysis | None
     analysis_error: str = ""
+    variant: str = ""
 
     @property
     def title(self) -> str:
-        """The data set, and the half of its classes."""
-        return self.dataset if self.half == "all" else f"{self.dataset}, {self.half} classes"
+        """The data set, the half of its classes, and what sets the study apart."""
+        half = "" if self.half == "all" else f"{self.half} classes"
+        return ", ".join(part for part in (self.dataset, half, self.variant) if part)
 
     @property
     def methods(self) -> dict[str, list[Summary]]:
@@ -81,35 +87,92 @@ def gather_studies(paths: Sequence[Path], cache_dir: Path, device: torch.device)
     RunError
         There is no run, or one is damaged.
     OptionError
-        Two runs of a study have the same method, shots and seed.
+        Two runs are the same fit.
     """
     folders = list({folder.resolve(): folder for path in paths for folder in find_runs(path)}.values())
     groups: dict[tuple[str, ...], list[Run]] = {}
     for folder in folders:
         run = Run(folder, read_metrics(folder))
-        groups.setdefault(_key(run.metrics), []).append(run)
-    for runs in groups.values():
-        _refuse_duplicates(runs)
-    return [_study(runs, cache_dir, device) for runs in groups.values()]
+        groups.setdefault((*_name(run.metrics), study_inputs(run.metrics)), []).append(run)
+    parts = [part for runs in groups.values() for part in without_duplicates(runs)]
+    variants = variants_of([part[0] for part in parts])
+    return [_study(runs, variant, cache_dir, device) for runs, variant in zip(parts, variants, strict=True)]
 
 
-def _key(metrics: Metrics) -> tuple[str, ...]:
-    """Return what the runs of a study have in common."""
+def _name(metrics: Metrics) -> tuple[str, ...]:
+    """Return what studies are called by; studies of one name may still have different inputs."""
     return metrics.dataset, metrics.backbone, metrics.pretrained, metrics.weights_sha256, metrics.classes
 
 
-def _refuse_duplicates(runs: Sequence[Run]) -> None:
-    """Raise OptionError if a seed of a method would count twice, for example from two folders of runs."""
-    seen: dict[tuple[str, int, int], Path] = {}
+def study_inputs(metrics: Metrics) -> str:
+    """Return what identifies the inputs of a study; in earlier versions, the number of classes."""
+    return metrics.study_sha256 or f"{len(metrics.class_accuracies or ())} classes"
+
+
+def without_duplicates(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return runs in parts, none of which counts a seed of a method twice.
+
+    The same seed has other training images if these were drawn from other images, for example after some were added.
+
+    Raises
+    ------
+    OptionError
+        Two runs are the same fit, for example in two folders of runs.
+    """
+    parts: list[dict[tuple[str, int, int], Run]] = []
     for run in runs:
         fit = run.metrics.method, run.metrics.shots, run.metrics.seed
-        if fit in seen:
-            raise OptionError(f"{seen[fit]} and {run.folder} are the same fit; pass the folder of one of them")
-        seen[fit] = run.folder
+        for part in parts:
+            other = part.get(fit)
+            if other is not None and _is_same_fit(run.metrics, other.metrics):
+                raise OptionError(f"{other.folder} and {run.folder} are the same fit; pass the folder of one of them")
+        free = next((part for part in parts if fit not in part), None)
+        if free is None:
+            parts.append(free := {})
+        free[fit] = run
+    return [list(part.values()) for part in parts]
 
 
-def _study(runs: Sequence[Run], cache_dir: Path, device: torch.device) -> Study:
-    dataset, backbone, pretrained, _, half = _key(runs[0].metrics)
+def _is_same_fit(one: Metrics, other: Metrics) -> bool:
+    """Return True for two runs with the same inputs; runs of earlier versions that record none count as the same."""
+    return one.inputs_sha256 == other.inputs_sha256 or "" in (one.inputs_sha256, other.inputs_sha256)
+
+
+def variants_of(runs: Sequence[Run]) -> list[str]:
+    """Return what sets each of several studies apart from those of the same name, given a run of each."""
+    return [_variant(run, [other for other in runs if _name(other.metrics) == _name(run.metrics)]) for run in runs]
+
+
+def _variant(run: Run, alike: Sequence[Run]) -> str:
+    if len(alike) == 1:
+        return ""
+    described = [_description(other) for other in alike]
+    own = described[alike.index(run)]
+    differing = [text for name, text in own.items() if len({other.get(name) for other in described}) > 1]
+    variant = ", ".join(differing)
+    if sum(all(text in other.values() for text in differing) for other in described) > 1:
+        inputs = run.metrics.inputs_sha256[:8] or "of an earlier version"
+        variant = ", ".join(part for part in (variant, f"inputs {inputs}") if part)
+    return variant
+
+
+def _description(run: Run) -> dict[str, str]:
+    """Return what a reader recognises the inputs of a study by."""
+    try:
+        classifier = run.classifier
+    except RunError:
+        return {}
+    prompts = " | ".join(classifier.templates)
+    return {
+        "classes": f"{len(classifier.classnames)} classes",
+        "prompts": f"prompts {prompts if len(prompts) <= LONGEST_PROMPTS else prompts[:LONGEST_PROMPTS] + '...'}",
+        "split": f"split {classifier.provenance.split}",
+        "images": f"{run.metrics.images.test} test images",
+    }
+
+
+def _study(runs: Sequence[Run], variant: str, cache_dir: Path, device: torch.device) -> Study:
+    dataset, backbone, pretrained, _, half = _name(runs[0].metrics)
     runs = sorted(runs, key=lambda run: run.metrics.base != "regular")  # the paper's method first
     summaries = tuple(summarise(run.metrics for run in runs))
     published = tuple(published_results(dataset, backbone, pretrained)) if half == "all" else ()
@@ -120,7 +183,8 @@ def _study(runs: Sequence[Run], cache_dir: Path, device: torch.device) -> Study:
         analysis = analyse(fits, chosen_by, cache_dir, device)
     except (CacheError, RunError) as error:
         analysis_error = str(error)
-    return Study(dataset, backbone, pretrained, half, tuple(runs), summaries, published, analysis, analysis_error)
+    results = tuple(runs), summaries, published, analysis, analysis_error
+    return Study(dataset, backbone, pretrained, half, *results, variant)
 
 
 def _chosen(summaries: Sequence[Summary]) -> tuple[Summary, str]:

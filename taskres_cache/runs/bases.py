@@ -5,6 +5,7 @@ Axes: C classes, T templates, D embedding, W width of the text tower.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -72,6 +73,7 @@ class Bases:
         device: torch.device,
     ) -> None:
         self.regular = regular_base(text.embeddings)  # (C, D)
+        self.text_sha256 = sha256(np.ascontiguousarray(text.embeddings).data).hexdigest()
         self.head = Head.of_arrays(self.regular, logit_scale)
         self._logit_scale, self._device = logit_scale, device
         self._regular = StartingBase(self.regular)  # one object, so that fits can tell that they share it

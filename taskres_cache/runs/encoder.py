@@ -9,7 +9,7 @@ from taskres_cache.caches.provenance import UNKNOWN, Provenance, encoder_differe
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.loading import has_tag, load_backbone
 from taskres_cache.errors import OptionError, RunError
-from taskres_cache.runs.run import Classifier
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.devices import has_fast_bfloat16
 
 DIGITS_OF_DIGEST = 12  # enough to tell checkpoints apart, few enough to compare by eye

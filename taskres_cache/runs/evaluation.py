@@ -16,7 +16,7 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import encoder_differences
 from taskres_cache.errors import RunError
 from taskres_cache.heads import Head
-from taskres_cache.runs.run import Classifier
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.scores import TOP, Predictions, reliability
 
 

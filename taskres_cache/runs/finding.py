@@ -8,6 +8,7 @@ from taskres_cache.recipe import Recipe
 
 CLASSIFIER_FILE = "classifier.safetensors"
 METRICS_FILE = "metrics.json"
+UNFINISHED = ".tmp"
 
 
 def checkpoint_folder(above: Path, provenance: Provenance) -> Path:
@@ -25,10 +26,20 @@ def find_runs(path: Path) -> list[Path]:
     """Return the run folders at or below a path, by shots, then seed; raises RunError if there is none."""
     if path.is_file():
         return [path.parent]
-    found = {file.parent for file in path.rglob(CLASSIFIER_FILE)}
+    found = {file.parent for file in path.rglob(CLASSIFIER_FILE) if not is_unfinished(file.parent)}
     if not found:
         raise RunError(f"no {CLASSIFIER_FILE} at or below {path}; pass a run folder that `taskres fit` wrote")
     return sorted(found, key=lambda folder: [_as_number(part) for part in folder.parts])
+
+
+def folders_of_run(folder: Path) -> list[Path]:
+    """Return the folders that may hold a run: the folder itself, and those of runs of other inputs, next to it."""
+    return [folder, *sorted(folder.parent.glob(f"{folder.name}-*"))]
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return True for the folder of a run that is being written, or was when its process was killed."""
+    return folder.name.startswith(".") and folder.name.endswith(UNFINISHED)
 
 
 def find_run(path: Path) -> Path:

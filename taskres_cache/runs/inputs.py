@@ -71,6 +71,25 @@ def inputs_digest(cache: FeatureCache, bases: Sequence[np.ndarray], task: Task, 
     return digest.hexdigest()
 
 
+def study_digest(cache: FeatureCache, text_sha256: str, test_features: str) -> str:
+    """Return the SHA-256 of the inputs that all runs of one table share: all but the few-shot split and the recipe.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+        Gives checkpoint, logit scale, classes, prompts and test labels.
+    text_sha256 : str
+        SHA-256 of the text features, see `Bases.text_sha256`.
+    test_features : str
+        SHA-256 of the test features.
+    """
+    names = (cache.classnames, cache.class_ids, cache.half, cache.templates)
+    source = (cache.provenance.weights_sha256, cache.provenance.logit_scale)
+    digest = sha256(repr((*source, *names, text_sha256, test_features)).encode())
+    digest.update(np.ascontiguousarray(cache.labels[cache.rows("test")]).data)
+    return digest.hexdigest()
+
+
 def _training_set(cache: FeatureCache, name: SplitName, views: int, view_use: str) -> TrainingSet:
     """Return the train images of a split: the images themselves, their first augmented views, or the views' mean."""
     rows = cache.split(*name).train

@@ -4,16 +4,25 @@ Axes: C classes.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from hashlib import sha256
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
 from taskres_cache.methods.search import Candidate
 from taskres_cache.recipe import Recipe
 
 OMITTED_IF_NONE = ("base_tuning", "base_file", "chosen", "candidates")
+DIGEST = "content_sha256"  # of all other fields of the file
+
+Percent = Annotated[float, Meta(ge=0, le=100.001)]  # a mean of errors may exceed 100 by a rounding
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Epochs = Annotated[int, Meta(ge=0, lt=2**31)]
+Duration = Annotated[float, Meta(ge=0)]
+Temperature = Annotated[float, Meta(gt=0)]
+Sha256 = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]  # empty in runs of earlier versions
 
 
 @dataclass(frozen=True)
@@ -29,25 +38,25 @@ class Tuning:
     """
 
     epoch_losses: tuple[float, ...]
-    kept_epochs: int
+    kept_epochs: Epochs
 
 
 @dataclass(frozen=True)
 class ImageCounts:
     """Number of images of each part; None in runs of earlier versions."""
 
-    train: int | None = None
-    val: int | None = None
-    test: int | None = None
+    train: Count | None = None
+    val: Count | None = None
+    test: Count | None = None
 
 
 @dataclass(frozen=True)
 class Seconds:
     """Wall-clock seconds of each stage of a run; None in runs of earlier versions."""
 
-    base: float | None = None
-    fit: float | None = None
-    evaluate: float | None = None
+    base: Duration | None = None
+    fit: Duration | None = None
+    evaluate: Duration | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +80,18 @@ class Metrics:
     alpha, epochs : float, int
         The values used, after any choice.
     cache : str
-        Path of the cache file.
+        Path of the cache file, as the user typed it.
+    cache_from_run : str
+        Path of the cache file relative to the run folder; empty if there is none, as between drives.
     versions : dict of str to str
         Version of each library.
     inputs_sha256 : str
         Digest of the text, training, validation and test features and the labels; equal inputs have equal digests.
+    study_sha256 : str
+        Digest of the inputs that are not of the few-shot split: classes, prompts, text, test images, checkpoint. Only
+        runs with the same digest belong in one table.
+    classifier_sha256 : str
+        Digest of the content of `classifier.safetensors`.
     zero_shot_accuracy, base_accuracy, test_accuracy : float
         On the test images: the text classifier, the base, and base + residual.
     top5_accuracy, calibration_error, untempered_calibration_error : float
@@ -108,34 +124,37 @@ class Metrics:
     backbone: str
     pretrained: str
     weights_sha256: str = ""
-    shots: int
+    shots: Annotated[int, Meta(ge=1)]
     seed: int
-    classes: str = "all"
+    classes: Literal["all", "base", "new"] = "all"
     method: str
     recipe: Recipe | None = None
     alpha: float | None = None
-    epochs: int | None = None
+    epochs: Epochs | None = None
     cache: str = ""
+    cache_from_run: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    inputs_sha256: str = ""
-    zero_shot_accuracy: float
-    base_accuracy: float | None = None
-    test_accuracy: float
-    top5_accuracy: float | None = None
-    calibration_error: float | None = None
-    untempered_calibration_error: float | None = None
-    zero_shot_class_accuracies: tuple[float | None, ...] | None = None
-    class_accuracies: tuple[float | None, ...] | None = None
-    zero_shot_val_accuracy: float | None = None
-    base_val_accuracy: float | None = None
-    val_accuracy: float | None = None
-    temperature: float | None = None
+    inputs_sha256: Sha256 = ""
+    study_sha256: Sha256 = ""
+    classifier_sha256: Sha256 = ""
+    zero_shot_accuracy: Percent
+    base_accuracy: Percent | None = None
+    test_accuracy: Percent
+    top5_accuracy: Percent | None = None
+    calibration_error: Percent | None = None
+    untempered_calibration_error: Percent | None = None
+    zero_shot_class_accuracies: tuple[Percent | None, ...] | None = None
+    class_accuracies: tuple[Percent | None, ...] | None = None
+    zero_shot_val_accuracy: Percent | None = None
+    base_val_accuracy: Percent | None = None
+    val_accuracy: Percent | None = None
+    temperature: Temperature | None = None
     base_tuning: Tuning | None = None
     base_file: str | None = None
     chosen: Candidate | None = None
     candidates: tuple[Candidate, ...] | None = None
     epoch_losses: tuple[float, ...] = ()
-    kept_epochs: int | None = None
+    kept_epochs: Epochs | None = None
     device: str = ""
     images: ImageCounts = field(default_factory=ImageCounts)
     seconds: Seconds = field(default_factory=Seconds)
@@ -151,34 +170,84 @@ class Metrics:
         return self.zero_shot_accuracy if self.base_accuracy is None else self.base_accuracy
 
     def to_json(self) -> dict[str, Any]:
-        """Return the metrics as plain values for JSON, in the order of the file."""
+        """Return the metrics as plain values for JSON, in the order of the file; the last is a digest of the others."""
         values = asdict(self)
         plain = {name: value for name, value in values.items() if value is not None or name not in OMITTED_IF_NONE}
         recipe = None if self.recipe is None else self.recipe.as_dict()
         plain |= {"recipe": recipe, "images": _without_none(self.images), "seconds": _without_none(self.seconds)}
-        listed: dict[str, Any] = json.loads(json.dumps(plain))  # tuples become lists, as in the file
-        return listed
+        text = json.dumps(plain, allow_nan=False)
+        listed: dict[str, Any] = json.loads(text)  # tuples become lists, as in the file
+        return {**listed, DIGEST: _digest(_fields_of(text.encode()))}
 
     @classmethod
-    def from_json(cls, stored: object) -> "Metrics":
-        """Read metrics from what `to_json` returns.
+    def from_json(cls, text: bytes) -> "Metrics":
+        """Read metrics from the text of a file that holds what `to_json` returns.
 
         Raises
         ------
         ValueError
-            A field is missing or of the wrong type, or the recipe has fields that this version does not know.
+            A field is missing, of the wrong type or out of range, the recipe has fields that this version does not
+            know, or the file was changed after it was written.
+        OptionError
+            A recipe that no fit can use.
         """
-        if not isinstance(stored, Mapping):
-            raise ValueError(f"holds a {type(stored).__name__}, expected a JSON object")
-        known = {name: value for name, value in stored.items() if not (value is None and name in ("images", "seconds"))}
-        try:
-            metrics = msgspec.convert(known, cls)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"has a wrong or missing field: {error}") from error
-        unknown = sorted(set(known.get("recipe") or ()) - {field.name for field in fields(Recipe)})
-        if unknown:
-            raise ValueError(f"has a recipe of a newer version, with unknown fields {', '.join(unknown)}")
+        raw = _fields_of(text)
+        types = get_type_hints(cls, include_extras=True)
+        absent = {name for name in ("images", "seconds") if name in raw and bytes(raw[name]) == b"null"}
+        known = {name: types[name] for name in raw if name in types and name not in absent}
+        required = {one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING}
+        missing = sorted(required - set(raw))
+        if missing:
+            raise ValueError(f"has a wrong or missing field: no field {', '.join(missing)}")
+        if "recipe" in known:
+            _refuse_newer_recipe(raw["recipe"])
+        metrics = cls(**{name: _decoded(name, raw[name], kind) for name, kind in known.items()})
+        _check_digest(raw)
         return metrics
+
+
+def _fields_of(text: bytes) -> dict[str, msgspec.Raw]:
+    """Return the fields of a JSON object, each as text: nothing is built before its type is known."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError as error:
+        kind = str(error).rpartition("got ")[2].strip("`").replace("array", "list")
+        raise ValueError(f"holds a {kind}, expected a JSON object") from error
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise json.JSONDecodeError(str(error), "", 0) from error
+
+
+def _check_digest(raw: dict[str, msgspec.Raw]) -> None:
+    """Raise ValueError if the fields are not what was written; files of earlier versions have no digest."""
+    others = {name: value for name, value in raw.items() if name != DIGEST}
+    if len(others) == len(raw) and "classifier_sha256" not in raw:
+        return
+    if DIGEST not in raw or bytes(raw[DIGEST]) != f'"{_digest(others)}"'.encode():
+        raise ValueError(f"was changed after it was written: its {DIGEST} is not that of its content")
+
+
+def _digest(raw: dict[str, msgspec.Raw]) -> str:
+    """Return the SHA-256 of fields, whatever white space is between them."""
+    digest = sha256()
+    for name, value in raw.items():
+        digest.update(json.dumps(name).encode() + b":" + msgspec.json.format(bytes(value), indent=-1) + b",")
+    return digest.hexdigest()
+
+
+def _decoded(name: str, value: msgspec.Raw, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        reason, _, place = str(error).partition(" - at `$")
+        raise ValueError(f"has a wrong or missing field: {reason} - at `$.{name}{place.rstrip('`')}`") from error
+
+
+def _refuse_newer_recipe(value: msgspec.Raw) -> None:
+    """Raise ValueError for a recipe with fields that this version does not know."""
+    recipe = _decoded("recipe", value, dict[str, msgspec.Raw] | None) or {}
+    unknown = sorted(set(recipe) - {known.name for known in fields(Recipe)})
+    if unknown:
+        raise ValueError(f"has a recipe of a newer version, with unknown fields {', '.join(unknown)[:200]}")
 
 
 def _without_none(part: ImageCounts | Seconds) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from taskres_cache.methods.search import SearchedFit
 from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.methods.temperature import fit_temperature
 from taskres_cache.runs.bases import StartingBase
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.evaluation import calibration_errors, percent_correct
 from taskres_cache.runs.metrics import ImageCounts, Tuning
-from taskres_cache.runs.run import Classifier
 from taskres_cache.runs.scores import Predictions, class_accuracies
 
 LIBRARIES = ("taskres-cache", "torch", "numpy")

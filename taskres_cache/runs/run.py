@@ -6,79 +6,19 @@ Axes: N images, C classes, D embedding, W width of the text tower.
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
+from json import JSONDecodeError
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from taskres_cache.caches.contents import cache_path
-from taskres_cache.caches.provenance import Provenance
 from taskres_cache.errors import OptionError, RunError
-from taskres_cache.heads import Head
 from taskres_cache.recipe import Recipe
+from taskres_cache.runs.classifier import Classifier, as_safetensors, read_safetensors, recorded_digest
 from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, find_run
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.system.files import replaced
-
-JSON_FIELDS = ("classnames", "templates", "alpha", "shots", "seed", "class_ids", "half", "temperature")  # of metadata
-TENSORS, OPTIONAL_TENSORS = ("base", "residual"), ("image_residual", "projection")
-DEFAULTS = {"class_ids": "null", "half": '"all"', "temperature": "1.0"}  # missing in runs of earlier versions
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A fitted task residual with everything needed to use it.
-
-    Parameters
-    ----------
-    base, residual : ndarray of shape (C, D), float32
-        Un-normalised. The residual is zero if only the image side was trained.
-    classnames : tuple of str
-        One per row.
-    templates : tuple of str
-        Prompt templates of the base.
-    alpha : float
-        The weights are `base + alpha * residual`.
-    recipe : Recipe
-        How the residual was trained.
-    shots, seed : int
-        The few-shot split.
-    provenance : Provenance
-        Where the features came from; its `logit_scale` multiplies the cosines.
-    class_ids : tuple of str, optional
-        Identifiers that match classes across data sets; None to match by name.
-    half : {"all", "base", "new"}
-        The classes of the data set that were used.
-    image_residual : ndarray of shape (D,), float32, optional
-        `alpha * image_residual` is added to every image feature before normalising; None if not trained.
-    projection : ndarray of shape (W, D), float32, optional
-        The tuned text projection of the base; None if it is the checkpoint's.
-    temperature : float, default 1
-        Divides the logits; fitted on the validation images of the split.
-    """
-
-    base: np.ndarray
-    residual: np.ndarray
-    classnames: tuple[str, ...]
-    templates: tuple[str, ...]
-    alpha: float
-    recipe: Recipe
-    shots: int
-    seed: int
-    provenance: Provenance
-    class_ids: tuple[str, ...] | None = None
-    half: str = "all"
-    image_residual: np.ndarray | None = None
-    projection: np.ndarray | None = None
-    temperature: float = 1.0
-
-    @property
-    def head(self) -> Head:
-        """The model: weights, image shift, logit scale and temperature."""
-        scale = self.provenance.logit_scale
-        return Head.of_arrays(self.base, scale, self.residual, self.image_residual, self.alpha, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -91,10 +31,13 @@ class Run:
         The run folder.
     metrics : Metrics
         The content of `metrics.json`.
+    kept : Path, optional
+        Folder of a run of other inputs, which this run would have replaced; set by a fit.
     """
 
     folder: Path
     metrics: Metrics
+    kept: Path | None = None
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -150,73 +93,138 @@ def load_run(path: str | Path) -> Run:
     return run
 
 
-def write_run(folder: Path, classifier: Classifier, metrics: Metrics) -> None:
-    """Write a run, each file atomically; raise StorageError if the folder is not writable."""
+def write_run(folder: Path, classifier: Classifier, metrics: Metrics) -> Metrics:
+    """Write a run, each file atomically, and return its metrics with the digest of the classifier.
+
+    A process killed between the two files leaves a pair whose digests differ, which no reader accepts.
+
+    Raises
+    ------
+    StorageError
+        The folder is not writable.
+    """
+    content, digest = as_safetensors(classifier, metrics.inputs_sha256)
+    metrics = replace(metrics, classifier_sha256=digest)
     with replaced(folder / CLASSIFIER_FILE) as temporary:
-        tensors = {name: getattr(classifier, name) for name in (*TENSORS, *OPTIONAL_TENSORS)}
-        present = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
-        temporary.write_bytes(save(present, _as_metadata(classifier)))
+        temporary.write_bytes(content)
     with replaced(folder / METRICS_FILE) as temporary:
         temporary.write_text(json.dumps(metrics.to_json(), indent=2, allow_nan=False) + "\n")
+    return metrics
 
 
 def read_classifier(folder: Path) -> Classifier:
-    """Return the classifier of a run folder or its file; raise RunError if it is missing or not intact."""
+    """Return the classifier of a run folder or its file.
+
+    Raises
+    ------
+    RunError
+        The file is missing or not intact, or `metrics.json` next to it belongs to another fit.
+    """
     file = folder if folder.is_file() else folder / CLASSIFIER_FILE
     if not file.is_file():
         raise RunError(f"{folder} holds no {CLASSIFIER_FILE}; pass a run folder that `taskres fit` wrote")
-    try:
-        with safe_open(file, framework="numpy") as stored:
-            optional = [name for name in OPTIONAL_TENSORS if name in stored.keys()]  # noqa: SIM118
-            tensors = {name: stored.get_tensor(name) for name in (*TENSORS, *optional)}
-            return _from_metadata(tensors, stored.metadata() or {})
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{file} is not an intact run ({' '.join(str(error).split())}); fit it again") from error
+    stored = read_safetensors(file)
+    if file.name == CLASSIFIER_FILE and (metrics := _metrics_if_valid(file.parent)) is not None:
+        _refuse_mixture(file.parent, stored.content_sha256, metrics.classifier_sha256)
+    return stored.classifier
 
 
 def read_metrics(folder: Path) -> Metrics:
-    """Return the metrics of a run folder; raise RunError if the file is missing or not valid."""
+    """Return the metrics of a run folder.
+
+    Raises
+    ------
+    RunError
+        The file is missing or not valid, or the classifier next to it is damaged or belongs to another fit.
+    """
+    metrics = _parsed_metrics(folder)
+    if (folder / CLASSIFIER_FILE).is_file():
+        _refuse_mixture(folder, recorded_digest(folder / CLASSIFIER_FILE), metrics.classifier_sha256)
+    return metrics
+
+
+def _parsed_metrics(folder: Path) -> Metrics:
+    """Return the content of `metrics.json`; raises RunError if it is missing or not valid."""
     file = folder / METRICS_FILE
     try:
-        stored = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        return Metrics.from_json(file.read_bytes())
+    except (OSError, JSONDecodeError) as error:
         raise RunError(f"could not read {file} ({error}); fit the run again") from error
+    except (OptionError, ValueError) as error:
+        raise RunError(f"{file} {' '.join(str(error).split())[:300]}; fit the run again") from error
+
+
+def _metrics_if_valid(folder: Path) -> Metrics | None:
+    """Return the metrics of a run folder; None if they are missing or not valid: a classifier is usable alone."""
     try:
-        return Metrics.from_json(stored)
-    except (OptionError, TypeError, ValueError) as error:
-        raise RunError(f"{file} {error}; fit the run again") from error
+        return _parsed_metrics(folder)
+    except RunError:
+        return None
+
+
+def _refuse_mixture(folder: Path, of_classifier: str, in_metrics: str) -> None:
+    """Raise RunError if the classifier's digest is not the one in `metrics.json`; earlier versions have neither."""
+    if of_classifier != in_metrics:
+        raise RunError(
+            f"{folder / CLASSIFIER_FILE} and {folder / METRICS_FILE} are of different fits (a fit was interrupted, or "
+            "one of the files was copied); fit the run again, or remove the folder"
+        )
+
+
+def recorded_inputs(folder: Path) -> list[tuple[str, str | None, Recipe | None]]:
+    """Return the inputs that the files of a run folder record, one entry per intact file.
+
+    Returns
+    -------
+    list of tuple
+        (inputs_sha256, study_sha256, recipe). The classifier does not record `study_sha256`, and neither file of an
+        earlier version does; files of earlier versions without inputs_sha256 have no entry.
+    """
+    metrics = _metrics_if_valid(folder)
+    found = [] if metrics is None else [(metrics.inputs_sha256, metrics.study_sha256 or None, metrics.recipe)]
+    try:
+        stored = read_safetensors(folder / CLASSIFIER_FILE)
+        found.append((stored.inputs_sha256, None, stored.classifier.recipe))
+    except RunError:
+        pass
+    return [entry for entry in found if entry[0]]
 
 
 def own_cache(folder: Path, classifier: Classifier, cache_dir: Path) -> Path:
-    """Return the cache that a run was fitted on: the recorded path, or else its default path below `cache_dir`."""
-    recorded, provenance = Path(read_metrics(folder).cache), classifier.provenance
-    if recorded.is_file():
-        return recorded
-    return cache_path(cache_dir, provenance.backbone, provenance.pretrained, provenance.dataset)
+    """Return the cache that a run was fitted on, from any working directory.
+
+    That is the recorded path, relative to the run folder, to the working directory or to a folder above the run; or
+    else its default path below `cache_dir`.
+    """
+    metrics, provenance = read_metrics(folder), classifier.provenance
+    found = found_from(folder, metrics.cache_from_run, metrics.cache)
+    return found or cache_path(cache_dir, provenance.backbone, provenance.pretrained, provenance.dataset)
 
 
-def _as_metadata(classifier: Classifier) -> dict[str, str]:
-    """Return everything but the tensors as text; `recipe` is that of the run, not of the data set."""
-    plain = classifier.provenance.as_plain()
-    plain |= {"format": "taskres-run", "format_version": "1", "recipe": json.dumps(classifier.recipe.as_dict())}
-    plain |= {name: json.dumps(getattr(classifier, name)) for name in JSON_FIELDS}
-    return {name: str(value) for name, value in plain.items()}
+def found_from(folder: Path, from_folder: str, as_typed: str) -> Path | None:
+    """Return the file or folder that a run or cache records, if it exists.
 
-
-def _from_metadata(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Classifier:
-    provenance = Provenance.from_plain(metadata)
-    stored = {**DEFAULTS, **metadata}
-    classnames, templates, alpha, shots, seed, class_ids, half, temperature = (
-        json.loads(stored[name]) for name in JSON_FIELDS
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run or cache.
+    from_folder, as_typed : str
+        Its path relative to `folder`, and relative to a working directory of the past, which is probably the present
+        one or a folder above `folder`; each may be empty.
+    """
+    typed = Path(as_typed) if as_typed else None
+    if from_folder and _exists(folder / from_folder):
+        linked = (folder / from_folder).resolve()
+        return typed if typed is not None and _exists(typed) and typed.resolve() == linked else linked
+    if typed is None:
+        return None
+    return next(
+        (path for path in (typed, *(above / typed for above in folder.resolve().parents)) if _exists(path)), None
     )
-    base, residual = tensors["base"], tensors["residual"]
-    if not base.shape == residual.shape == (len(classnames), base.shape[-1]):
-        raise ValueError(f"base {base.shape}, residual {residual.shape}, {len(classnames)} class names")
-    image_residual, projection = (tensors.get(name) for name in OPTIONAL_TENSORS)
-    if image_residual is not None and image_residual.shape != base.shape[1:]:
-        raise ValueError(f"image_residual {image_residual.shape}, base {base.shape}")
-    recipe = Recipe(**provenance.recipe)
-    class_ids = None if class_ids is None else tuple(class_ids)
-    names = tuple(classnames), tuple(templates)
-    fitted = Classifier(base, residual, *names, alpha, recipe, shots, seed, provenance, class_ids, half)
-    return replace(fitted, image_residual=image_residual, projection=projection, temperature=temperature)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False

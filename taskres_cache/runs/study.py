@@ -20,10 +20,12 @@ from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.base_files import BaseFile
 from taskres_cache.runs.bases import Bases
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.evaluation import Digest, predictions_of
-from taskres_cache.runs.finding import run_folder
-from taskres_cache.runs.inputs import inputs_digest, refuse_missing_views, tasks_of_split
+from taskres_cache.runs.finding import folders_of_run, run_folder
+from taskres_cache.runs.inputs import inputs_digest, refuse_missing_views, study_digest, tasks_of_split
 from taskres_cache.runs.metrics import Metrics, Seconds
+from taskres_cache.runs.placing import path_from, place_run
 from taskres_cache.runs.recording import (
     FittedSplit,
     accuracies_on_test,
@@ -33,7 +35,7 @@ from taskres_cache.runs.recording import (
     identity,
 )
 from taskres_cache.runs.results import FitResults
-from taskres_cache.runs.run import Classifier, Run, read_classifier, read_metrics, write_run
+from taskres_cache.runs.run import Run, read_classifier, read_metrics
 from taskres_cache.runs.scores import Predictions
 from taskres_cache.system.devices import choose_device
 
@@ -84,7 +86,8 @@ def fit(
     device : str or torch.device, default "auto"
         "auto", "cpu", "cuda", "cuda:1" or "mps".
     out : str or Path, default "runs"
-        Folder above the run folders. An existing run of the same name is replaced.
+        Folder above the run folders. A run of the same inputs and recipe is replaced. One of other inputs is kept: the
+        new run is written next to it, to `seed_S-<digits of inputs_sha256>`, and its `kept` names the other.
     base_file : BaseFile, optional
         Base for recipes with `base="file"`.
 
@@ -172,14 +175,22 @@ def finished_runs(cache: FeatureCache, splits: Sequence[SplitName], recipe: Reci
     test, finished = sha256(), {}
     for _, features in cache.pieces(cache.rows("test")):
         test.update(features.data)
+    study = study_digest(cache, bases.text_sha256, test.hexdigest())
     for name in splits:
-        folder = run_folder(out, cache.provenance, recipe, cache.half, *name)
-        metrics = _metrics_of_intact_run(folder)
         (task,) = tasks_of_split(cache, name, [recipe])
         inputs = inputs_digest(cache, bases.sources(recipe), task, test.hexdigest())
-        if metrics is not None and metrics.inputs_sha256 == inputs and metrics.recipe == recipe:
-            finished[name] = Run(folder, metrics)
+        for folder in folders_of_run(run_folder(out, cache.provenance, recipe, cache.half, *name)):
+            metrics = _metrics_of_intact_run(folder)
+            if metrics is not None and _is_of(metrics, inputs, study, recipe):
+                finished[name] = Run(folder, metrics)
+                break
     return finished
+
+
+def _is_of(metrics: Metrics, inputs: str, study: str, recipe: Recipe) -> bool:
+    """Return True if a run has these inputs and this recipe; runs of earlier versions do not record `study_sha256`."""
+    same_inputs = metrics.inputs_sha256 == inputs and metrics.study_sha256 in ("", study)
+    return same_inputs and metrics.recipe == recipe
 
 
 def _check_inputs(cache: FeatureCache, splits: Sequence[SplitName], recipes: Sequence[Recipe]) -> None:
@@ -226,10 +237,14 @@ def _written(
     started, test = perf_counter(), sha256()
     zero_shot, pairs = _predictions_on_test(cache, bases.head, classifiers, device, test)
     seconds = (perf_counter() - started) / len(fitted)
+    study = study_digest(cache, bases.text_sha256, test.hexdigest())
     for one, classifier, (base, adapted) in zip(fitted, classifiers, pairs, strict=True):
+        folder = run_folder(out, cache.provenance, classifier.recipe, cache.half, *one.name)
         metrics = Metrics(
             **identity(cache, classifier),
+            cache_from_run=path_from(folder, cache.path),
             inputs_sha256=inputs_digest(cache, bases.sources(classifier.recipe), one.task, test.hexdigest()),
+            study_sha256=study,
             **accuracies_on_test(zero_shot, base, adapted, len(cache.classnames)),
             **accuracies_on_val(cache, classifier, bases.head, device),
             **history(one),
@@ -237,9 +252,7 @@ def _written(
             device=str(device),
             seconds=Seconds(one.start.seconds, one.fit.seconds, seconds),
         )
-        folder = run_folder(out, cache.provenance, classifier.recipe, cache.half, *one.name)
-        write_run(folder, classifier, metrics)
-        yield Run(folder, metrics)
+        yield place_run(folder, classifier, metrics)
 
 
 def _predictions_on_test(

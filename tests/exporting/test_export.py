@@ -20,7 +20,8 @@ from taskres_cache.exporting import comparison, onnx_graph, tensors
 from taskres_cache.exporting.comparison import head_reference
 from taskres_cache.exporting.export import export_head, export_with_encoder, format_of
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs.run import Classifier, read_classifier, write_run
+from taskres_cache.runs.classifier import Classifier
+from taskres_cache.runs.run import read_classifier, write_run
 from taskres_cache.system.extras import require
 from tests.by_hand import normalised, softmax
 from tests.conftest import metrics_of

@@ -25,7 +25,8 @@ from taskres_cache.errors import ExportError, OptionError, RunError, WeightsErro
 from taskres_cache.exporting import comparison
 from taskres_cache.exporting.export import export_head, export_with_encoder
 from taskres_cache.exporting.onnx_graph import OnnxForm
-from taskres_cache.extraction.extract import ExtractOptions, extract
+from taskres_cache.extraction.extract import extract
+from taskres_cache.extraction.options import ExtractOptions
 from taskres_cache.runs.run import read_classifier, read_metrics, write_run
 from tests.conftest import metrics_of
 from tests.encoders.test_streamlining import as_after_training

@@ -22,6 +22,7 @@ from taskres_cache.reporting.studies import Study, gather_studies
 from taskres_cache.runs.run import read_classifier
 from taskres_cache.runs.study import fit_each
 from tests.by_hand import probabilities
+from tests.conftest import make_earlier
 
 CPU = torch.device("cpu")
 PLAIN = Recipe(epochs=30, lr=0.02)
@@ -178,10 +179,7 @@ def test_damaged_metrics_are_named(
 def test_a_report_of_runs_of_earlier_versions(many: FeatureCache, tmp_path: Path) -> None:
     study = study_of(many, [PLAIN], tmp_path / "runs")
     for run in study.runs:
-        stored = run.metrics.to_json()
-        for name in ("cache", "top5_accuracy", "images"):
-            del stored[name]
-        (run.folder / "metrics.json").write_text(json.dumps({**stored, "seconds": None}))
+        make_earlier(run.folder, "cache", "top5_accuracy", "images", seconds=None)
     (study,) = gather_studies([tmp_path / "runs"], tmp_path / "cache", CPU)
     assert study.analysis is not None  # the cache is in its default place
     assert study.summaries[0].mean_fit_seconds is None

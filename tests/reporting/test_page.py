@@ -14,9 +14,10 @@ from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.analysis import Analysis, ClassGain
 from taskres_cache.reporting.page import as_page
 from taskres_cache.reporting.studies import Study
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.metrics import ImageCounts, Seconds
 from taskres_cache.runs.results import summarise
-from taskres_cache.runs.run import Classifier, Run
+from taskres_cache.runs.run import Run
 from taskres_cache.runs.scores import reliability
 from tests.conftest import metrics_of
 

@@ -17,12 +17,14 @@ from taskres_cache.datasets import load_dataset
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.loading import load_backbone, untrained_model
 from taskres_cache.errors import OptionError, RunError, UnknownNameError, WeightsError
-from taskres_cache.extraction.extract import ExtractOptions, extract, provenance_of
+from taskres_cache.extraction.extract import extract, provenance_of
+from taskres_cache.extraction.options import ExtractOptions
 from taskres_cache.recipe import Recipe
+from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.encoder import load_encoder
 from taskres_cache.runs.finding import find_run
 from taskres_cache.runs.prediction import PredictOptions, predict_images
-from taskres_cache.runs.run import Classifier, read_classifier, write_run
+from taskres_cache.runs.run import read_classifier, write_run
 from taskres_cache.runs.study import fit_each
 from tests.by_hand import probabilities
 from tests.conftest import metrics_of, save_image
