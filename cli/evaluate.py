@@ -131,18 +131,18 @@ def _tables(results: "Sequence[Tested]") -> "list[Table]":
 def _variants(folders: Sequence[Path]) -> list[str]:
     """Return for each run what sets its inputs apart from those of runs of the same name; empty if all are alike."""
     from taskres_cache.errors import RunError
-    from taskres_cache.reporting.studies import study_inputs, variants_of
+    from taskres_cache.reporting.studies import study_key, variants_of
     from taskres_cache.runs.run import Run, read_metrics
 
     runs: dict[Path, Run] = {}
     for folder in folders:
         with suppress(RunError):  # a classifier without metrics can be evaluated
             runs[folder] = Run(folder, read_metrics(folder))
-    first: dict[str, Run] = {}
+    first: dict[tuple[str, ...], Run] = {}
     for run in runs.values():
-        first.setdefault(study_inputs(run.metrics), run)
+        first.setdefault(study_key(run.metrics), run)
     variants = dict(zip(first, variants_of(list(first.values())), strict=True))
-    return [variants[study_inputs(runs[folder].metrics)] if folder in runs else "" for folder in folders]
+    return [variants[study_key(runs[folder].metrics)] if folder in runs else "" for folder in folders]
 
 
 def _method_folder(folder: Path, classifier: "Classifier") -> Path:

@@ -93,7 +93,7 @@ def gather_studies(paths: Sequence[Path], cache_dir: Path, device: torch.device)
     groups: dict[tuple[str, ...], list[Run]] = {}
     for folder in folders:
         run = Run(folder, read_metrics(folder))
-        groups.setdefault((*_name(run.metrics), study_inputs(run.metrics)), []).append(run)
+        groups.setdefault(study_key(run.metrics), []).append(run)
     parts = [part for runs in groups.values() for part in without_duplicates(runs)]
     variants = variants_of([part[0] for part in parts])
     return [_study(runs, variant, cache_dir, device) for runs, variant in zip(parts, variants, strict=True)]
@@ -104,9 +104,9 @@ def _name(metrics: Metrics) -> tuple[str, ...]:
     return metrics.dataset, metrics.backbone, metrics.pretrained, metrics.weights_sha256, metrics.classes
 
 
-def study_inputs(metrics: Metrics) -> str:
-    """Return what identifies the inputs of a study; in earlier versions, the number of classes."""
-    return metrics.study_sha256 or f"{len(metrics.class_accuracies or ())} classes"
+def study_key(metrics: Metrics) -> tuple[str, ...]:
+    """Return what all runs of a study share; of earlier versions, of its inputs only the number of classes is known."""
+    return *_name(metrics), metrics.study_sha256 or f"{len(metrics.class_accuracies or ())} classes"
 
 
 def without_duplicates(runs: Sequence[Run]) -> list[list[Run]]:
