@@ -25,7 +25,6 @@ from taskres_cache.runs.evaluation import Digest, predictions_of
 from taskres_cache.runs.finding import folders_of_run, run_folder
 from taskres_cache.runs.inputs import inputs_digest, refuse_missing_views, study_digest, tasks_of_split
 from taskres_cache.runs.metrics import Metrics, Seconds
-from taskres_cache.runs.placing import path_from, place_run
 from taskres_cache.runs.recording import (
     FittedSplit,
     accuracies_on_test,
@@ -33,6 +32,8 @@ from taskres_cache.runs.recording import (
     classifier_of,
     history,
     identity,
+    path_from,
+    place_run,
 )
 from taskres_cache.runs.results import FitResults
 from taskres_cache.runs.run import Run, read_classifier, read_metrics
