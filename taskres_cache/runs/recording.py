@@ -24,10 +24,10 @@ from taskres_cache.heads import Head
 from taskres_cache.methods.search import SearchedFit
 from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.methods.temperature import fit_temperature
-from taskres_cache.runs.bases import StartingBase
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.evaluation import calibration_errors, percent_correct
 from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, UNFINISHED, is_unfinished
+from taskres_cache.runs.inputs import StartingBase
 from taskres_cache.runs.metrics import ImageCounts, Metrics, Tuning
 from taskres_cache.runs.run import Run, recorded_inputs, write_run
 from taskres_cache.runs.scores import Predictions, class_accuracies

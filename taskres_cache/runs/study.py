@@ -19,11 +19,10 @@ from taskres_cache.methods.task_residual.stacking import stack_size
 from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.base_files import BaseFile
-from taskres_cache.runs.bases import Bases
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.evaluation import Digest, predictions_of
 from taskres_cache.runs.finding import folders_of_run, run_folder
-from taskres_cache.runs.inputs import inputs_digest, refuse_missing_views, study_digest, tasks_of_split
+from taskres_cache.runs.inputs import Bases, inputs_digest, refuse_missing_views, study_digest, tasks_of_split
 from taskres_cache.runs.metrics import Metrics, Seconds
 from taskres_cache.runs.recording import (
     FittedSplit,
