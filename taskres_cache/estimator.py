@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_random_state, check_scalar, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -42,8 +43,10 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     text_features : array-like of shape (C, D) or (C, T, D), optional
-        Un-normalised, classes in sorted order; the mean over templates is used. None for the mean of the training
-        features of each class, which needs no text.
+        Un-normalised, classes in the order of `classnames`; the mean over templates is used. None for the mean of the
+        training features of each class, which needs no text.
+    classnames : array-like of shape (C,), optional
+        The class of each row of text_features; labels are names, or positions in it. None for the sorted labels.
     alpha : float, default 0.5
         Weight of the residual. Its effect depends on the size of the base's coordinates: the paper's 0.5 is right for
         about 0.3 per coordinate, as in OpenAI's text features.
@@ -69,6 +72,8 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     classes_ : ndarray of shape (C,)
         Sorted labels.
+    classnames_ : ndarray of shape (C,) or None
+        Class names in the order of their positions; None without `classnames`.
     n_features_in_ : int
         D.
     text_features_ : ndarray of shape (C, D), float32
@@ -104,6 +109,7 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         text_features: ArrayLike | None = None,
         *,
+        classnames: ArrayLike | None = None,
         alpha: float = 0.5,
         lr: float = 2e-3,
         epochs: int | None = None,
@@ -115,6 +121,7 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         device: str = "auto",
     ) -> None:
         self.text_features = text_features
+        self.classnames = classnames
         self.alpha = alpha
         self.lr = lr
         self.epochs = epochs
@@ -129,7 +136,8 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def from_run(cls, folder: str | Path) -> Self:
         """Return a run as a fitted estimator, with its temperature.
 
-        Classes are the class names, sorted. Parameters are those that the run used or chose; text_features is its base.
+        Classes are the class names, sorted; `score` also takes positions, as a cache has them. Parameters are those
+        that the run used or chose; text_features is its base.
 
         Parameters
         ----------
@@ -151,7 +159,8 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         run, folder = read_classifier(Path(folder)), Path(folder)
         names = np.array(run.classnames)
         order = np.argsort(names, kind="stable")  # (C,)
-        estimator = cls(run.base[order], **_parameters(run, folder))
+        estimator = cls(run.base, classnames=run.classnames, **_parameters(run, folder))
+        estimator.classnames_, estimator.rows_ = names, order
         estimator.classes_, estimator.n_features_in_ = names[order], run.base.shape[1]
         estimator.text_features_, estimator.residual_ = run.base[order], run.residual[order]
         estimator.image_residual_, estimator.alpha_ = run.image_residual, run.alpha
@@ -166,7 +175,7 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X : array-like of shape (N, D)
             Un-normalised image features.
         y : array-like of shape (N,)
-            Labels.
+            Labels; with `classnames`, names or positions in it.
 
         Returns
         -------
@@ -177,13 +186,13 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         ValueError
             A parameter is invalid, there is only one class, no image has a direction, or text_features has other
-            classes, another width or a row without direction.
+            classes, another width or a row without direction, or a label is not in classnames.
         FitError
             The loss became NaN or infinite.
         """
         image_features, y = validate_data(self, X, y, **ARRAY_CHECKS)
         check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        labels = self._numbered(np.asarray(y))
         if len(self.classes_) < 2:
             raise EstimatorError(f"y has 1 class, {self.classes_.tolist()[0]!r}; expected at least 2")
         image_features, labels = _drop_zero_rows(image_features, labels)
@@ -199,9 +208,24 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the predicted class (N,) of each image."""
-        columns = [cosines.argmax(dim=-1).cpu().numpy() for cosines in self._cosines(X)]
-        classes: np.ndarray = self.classes_[np.concatenate(columns)]
+        columns = self._columns(X)
+        classes: np.ndarray = self.classes_[columns]
         return classes
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the accuracy from 0 to 1; with `classnames`, labels are names or positions, whatever `fit` was given.
+
+        Raises
+        ------
+        ValueError
+            A label is not in `classnames`.
+        """
+        labels, columns = np.asarray(y), self._columns(X)
+        if self.classnames_ is None or self.rows_ is None or _are_integers(labels) == _are_integers(self.classes_):
+            return float(accuracy_score(labels, self.classes_[columns], sample_weight=sample_weight))
+        positions = labels if _are_integers(labels) else _positions(labels, self.classnames_)
+        _refuse_positions_beyond(positions, len(self.classnames_))
+        return float(accuracy_score(positions, self.rows_[columns], sample_weight=sample_weight))
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return the probabilities (N, C); they are calibrated if the estimator is made from a run."""
@@ -212,6 +236,37 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return the logits (N, C) without temperature; for two classes their difference (N,), second minus first."""
         logits = np.concatenate([(self.logit_scale_ * cosines).cpu().numpy() for cosines in self._cosines(X)])
         return logits if len(self.classes_) > 2 else logits[:, 1] - logits[:, 0]
+
+    def _columns(self, X: ArrayLike) -> np.ndarray:
+        """Return the position of the predicted class (N,) in `classes_`."""
+        return np.concatenate([cosines.argmax(dim=-1).cpu().numpy() for cosines in self._cosines(X)])
+
+    def _numbered(self, y: np.ndarray) -> np.ndarray:
+        """Set the classes, and return the position (N,) of each label in `classes_`."""
+        if self.classnames is None:
+            self.classnames_: np.ndarray | None = None
+            self.rows_: np.ndarray | None = None
+            self.classes_, first, labels = np.unique(y, return_index=True, return_inverse=True)
+            if self.text_features is not None and not _are_numbers(y) and (np.diff(first) < 0).any():
+                warnings.warn(
+                    "y has class names, and the rows of text_features are taken to be in sorted order of the names "
+                    f"({', '.join(map(str, self.classes_[:3]))}, ...); pass classnames= to say which row is which",
+                    stacklevel=3,
+                )
+            return np.asarray(labels)
+        names = np.asarray(self.classnames)
+        if names.ndim != 1 or len(set(names.tolist())) < names.size:
+            raise EstimatorError(f"classnames has shape {names.shape}, expected one distinct name per class")
+        self.classnames_ = names
+        if _are_integers(y) and not _are_integers(names):
+            _refuse_positions_beyond(y, len(names))
+            self.classes_ = self.rows_ = np.arange(len(names))
+            return y
+        positions = _positions(y, names)
+        self.rows_ = np.argsort(names, kind="stable")  # (C,)
+        self.classes_ = names[self.rows_]
+        columns: np.ndarray = np.argsort(self.rows_)[positions]
+        return columns
 
     def _cosines(self, X: ArrayLike) -> Iterator[Tensor]:
         """Yield the cosines (n, C) of one chunk of images at a time; 0 for an image without direction."""
@@ -244,9 +299,9 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if base.shape != shape:
             raise EstimatorError(
                 f"text_features has shape {text.shape}, expected {shape} or ({shape[0]}, T, {shape[1]}): one row per "
-                "class of y in sorted order, as wide as X"
+                f"class {'of y in sorted order' if self.rows_ is None else 'in classnames'}, as wide as X"
             )
-        return base
+        return base if self.rows_ is None else base[self.rows_]
 
     def _recipe(self) -> Recipe:
         """Return the parameters as a recipe; raises TypeError or ValueError for an invalid one, as in scikit-learn."""
@@ -261,6 +316,31 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return Recipe(**{name: getattr(self, name) for name in names})
         except OptionError as error:
             raise EstimatorError(str(error)) from error
+
+
+def _are_integers(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "iu"
+
+
+def _are_numbers(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "iufb" or all(isinstance(label, Real | np.bool_) for label in labels.tolist())
+
+
+def _positions(labels: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Return the position (N,) of each label in the names; raises EstimatorError for an unknown one."""
+    position_of = {name: position for position, name in enumerate(names.tolist())}
+    unknown = [label for label in labels.tolist() if label not in position_of]
+    if unknown:
+        raise EstimatorError(f"label {unknown[0]!r} is not in classnames ({', '.join(map(str, names[:3]))}, ...)")
+    return np.array([position_of[label] for label in labels.tolist()], np.int64)
+
+
+def _refuse_positions_beyond(positions: np.ndarray, classes: int) -> None:
+    if len(positions) and not 0 <= positions.min() <= positions.max() < classes:
+        raise EstimatorError(
+            f"labels are positions from {positions.min()} to {positions.max()}, expected 0 to {classes - 1}: there are "
+            f"{classes} class names"
+        )
 
 
 def _parameters(run: Classifier, folder: Path) -> dict[str, Any]:

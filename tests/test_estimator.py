@@ -116,6 +116,7 @@ def test_the_parameters_of_from_run_fit_the_run_again(digits: FeatureCache, tmp_
     assert parameters == {
         "alpha": 1.5,
         "batch_size": 256,
+        "classnames": digits.classnames,
         "device": "auto",
         "epochs": 30,
         "logit_scale": digits.provenance.logit_scale,
@@ -143,6 +144,48 @@ def test_classes_of_a_run_are_sorted_with_their_rows(cache_file: Path, contents:
     again = clone(estimator).fit(train_features, np.array(cache.classnames)[train_labels])
     assert np.allclose(again.residual_, estimator.residual_, atol=1e-4)
     assert np.abs(again.residual_).max() > 0.01
+
+
+def test_labels_are_names_or_positions(cache_file: Path, contents: CacheContents, tmp_path: Path) -> None:
+    write_cache(cache_file, replace(contents, classnames=("zebra", "ant", "mole")))
+    cache = FeatureCache(cache_file)
+    run = run_of(cache, 4, 1, tmp_path, epochs=30, lr=0.02)
+    (train, positions), (test, of_test) = cache.train(4, 1), cache.test()
+    names = np.array(cache.classnames)
+    plain = TaskResClassifier(cache.text_features, classnames=cache.classnames, epochs=30, lr=0.02, random_state=1)
+    estimators = [
+        TaskResClassifier.from_run(run.folder),
+        clone(plain).fit(train, positions),
+        clone(plain).fit(train, names[positions]),
+        clone(TaskResClassifier.from_run(run.folder)).fit(train, positions),
+    ]
+    for estimator in estimators:
+        for labels in (of_test, names[of_test], names[of_test].astype(object)):
+            assert 100 * estimator.score(test, labels) == pytest.approx(run.metrics.test_accuracy, abs=1e-9)
+    assert estimators[1].classes_.tolist() == [0, 1, 2]  # what `predict` returns has the form of y
+    assert estimators[2].classes_.tolist() == ["ant", "mole", "zebra"]
+    half = np.arange(len(of_test)) % 2
+    assert estimators[0].score(test, of_test, half) == estimators[2].score(test, names[of_test], half)
+
+
+def test_names_in_an_order_that_is_not_sorted_are_not_passed_over(
+    few: tuple[np.ndarray, np.ndarray], contents: CacheContents
+) -> None:
+    text = contents.text.embeddings  # in the order b, c, a
+    with pytest.warns(UserWarning, match="taken to be in sorted order of the names .a, b, c, ....; pass classnames="):
+        TaskResClassifier(text, epochs=2).fit(*few)
+    fitted = TaskResClassifier(text, classnames=["b", "c", "a"], epochs=2).fit(*few)
+    assert np.array_equal(fitted.text_features_, text.mean(axis=1)[[2, 0, 1]])
+    rest = few[1] != "c"  # a class without images keeps its text
+    assert TaskResClassifier(text, classnames=["b", "c", "a"]).fit(few[0][rest], few[1][rest]).classes_.tolist() == [
+        "a", "b", "c",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"label 'b' is not in classnames \(x, y, z, ...\)"):
+        TaskResClassifier(text, classnames=["x", "y", "z"]).fit(*few)
+    with pytest.raises(ValueError, match="labels are positions from 0 to 3, expected 0 to 2: there are 3 class names"):
+        fitted.score(few[0][:2], [0, 3])
+    with pytest.raises(ValueError, match="expected one distinct name per class"):
+        TaskResClassifier(text, classnames=["x", "x", "z"]).fit(*few)
 
 
 def test_from_run_has_the_parameters_that_the_run_chose(cache_file: Path, tmp_path: Path) -> None:
@@ -177,14 +220,16 @@ def test_without_text_the_base_is_the_mean_of_each_class(few: tuple[np.ndarray, 
 
 def test_the_base_is_the_mean_over_templates(few: tuple[np.ndarray, np.ndarray], contents: CacheContents) -> None:
     embeddings = contents.text.embeddings
-    of_templates, of_mean = (TaskResClassifier(text, epochs=5).fit(*few) for text in (embeddings, embeddings.mean(1)))
+    of_templates, of_mean = (
+        TaskResClassifier(text, classnames=list("abc"), epochs=5).fit(*few) for text in (embeddings, embeddings.mean(1))
+    )
     assert np.array_equal(of_templates.text_features_, embeddings.mean(axis=1))
     assert np.array_equal(of_templates.residual_, of_mean.residual_)
 
 
 def test_a_fitted_estimator_shares_no_arrays(few: tuple[np.ndarray, np.ndarray], contents: CacheContents) -> None:
     text, images = contents.text.embeddings.mean(axis=1), few[0].copy()
-    estimator = TaskResClassifier(text, epochs=5).fit(images, few[1])
+    estimator = TaskResClassifier(text, classnames=list("abc"), epochs=5).fit(images, few[1])
     logits = estimator.decision_function(few[0])
     text[:] = images[:] = 1.0
     estimator.set_params(logit_scale=1.0, alpha=9.0)
@@ -278,7 +323,7 @@ def test_invalid_parameters(
     few: tuple[np.ndarray, np.ndarray], parameters: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        TaskResClassifier(**parameters).fit(*few)
+        TaskResClassifier(classnames=list("abc"), **parameters).fit(*few)
 
 
 def test_errors_are_taskres_errors_and_value_errors(few: tuple[np.ndarray, np.ndarray]) -> None:
