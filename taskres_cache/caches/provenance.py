@@ -42,7 +42,8 @@ class Provenance:
     versions : dict of str to str
         Library versions by name.
     images_folder : str
-        Folder of the images as the user typed it; empty if the images came from elsewhere.
+        Absolute path of the folder of the images; empty if the images came from elsewhere. Earlier caches have
+        the path as the user typed it.
     """
 
     dataset: str

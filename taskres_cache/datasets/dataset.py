@@ -111,7 +111,7 @@ class Dataset:
         if missing:
             raise DatasetError(
                 f"data set {self.name!r} has no {partition} image for {_listed(missing)}; "
-                f"add images or remove the class from {self.source.location}"
+                f"add images, or move the folders of the class out of {self.source.location}"
             )
 
     def _check_items(self) -> None:

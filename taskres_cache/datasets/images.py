@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal, Protocol
@@ -14,10 +15,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from taskres_cache.errors import DatasetError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+READS_AVIF = find_spec("PIL.AvifImagePlugin") is not None  # Pillow 11.3 or newer
+READS_HEIC = find_spec("pillow_heif") is not None  # the extra `heic`
+HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+    | ({".avif"} if READS_AVIF else set())
+    | (HEIC_SUFFIXES if READS_HEIC else set())
+)
 ABSENT = "absent"  # stamp of a missing file
 # The only formats that are tried, whatever the suffix: Pillow also knows formats that run other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if READS_AVIF else ()))
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 HIGHEST_16_BIT = 65535
 
 Orientation = Literal["exif", "stored"]
@@ -29,12 +38,6 @@ class ImageSource(Protocol):
     @property
     def location(self) -> Path:
         """The folder or archive, for messages."""
-
-    def paths(self) -> list[str]:
-        """Return the path of every image, sorted; files with other suffixes are left out."""
-
-    def folders(self) -> list[str]:
-        """Return the folders with images, and those that could have images but have none, sorted."""
 
     @property
     def orientation(self) -> Orientation:
@@ -49,7 +52,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images below a folder, two or three levels deep (`class/file` or `partition/class/file`).
+    """Images below a folder, at any depth.
 
     Parameters
     ----------
@@ -61,22 +64,6 @@ class ImageFolder:
 
     location: Path
     orientation: Orientation = "exif"
-
-    def paths(self) -> list[str]:
-        """Return the path of every image, sorted; hidden files are left out."""
-        found = []
-        for folder, subfolders, names in os.walk(self.location, followlinks=True):
-            relative = Path(folder).relative_to(self.location)
-            deepest = len(relative.parts) == 2  # so that a link to a folder above ends
-            subfolders[:] = [] if deepest else [name for name in subfolders if not name.startswith(".")]
-            found += [(relative / name).as_posix() for name in names if is_image_name(name)]
-        return sorted(found)
-
-    def folders(self) -> list[str]:
-        """Return the path of every folder, sorted, with those that have no image; hidden folders are left out."""
-        levels = [self.location.glob("*/"), self.location.glob("*/*/")]
-        relative = [path.relative_to(self.location) for level in levels for path in level if path.is_dir()]
-        return sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
 
     def stamp(self, path: str) -> str:
         """Return size and modification time of the file; ABSENT if it is missing."""
@@ -175,11 +162,23 @@ def decode(stream: IO[bytes], orientation: Orientation) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about half that many pixels, or odd EXIF tags: these images are readable
         try:
-            with Image.open(stream, formats=FORMATS) as image:
+            with Image.open(stream, formats=_formats_of(stream)) as image:
                 upright = ImageOps.exif_transpose(image) if orientation == "exif" else image
                 return _eight_bits(upright).convert("RGB")
         except UnidentifiedImageError as error:
             raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
+
+
+def _formats_of(stream: IO[bytes]) -> tuple[str, ...]:
+    """Return the formats to try; HEIC is registered when its first image comes, since few data sets have one."""
+    start = stream.read(12)
+    stream.seek(0)
+    if not (READS_HEIC and start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS):
+        return FORMATS
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    return (*FORMATS, "HEIF")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """Image files as a user names them: by path, by a folder above them, or in a list; knows no torch."""
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import IO
@@ -8,6 +9,7 @@ from typing import IO
 from PIL import Image
 
 from taskres_cache.datasets.images import IMAGE_SUFFIXES, ImageFolder, is_image_name
+from taskres_cache.datasets.survey import is_system_name
 from taskres_cache.errors import OptionError
 
 
@@ -80,7 +82,7 @@ def find_images(names: Iterable[str]) -> FoundImages:
 
 def listed_names(stream: IO[bytes]) -> list[str]:
     """Return the paths in a list, one per line; blank lines are skipped, and spaces belong to the path."""
-    lines = (line.removesuffix(b"\n").removesuffix(b"\r") for line in stream)
+    lines = (line.removeprefix(BOM_UTF8).removesuffix(b"\n").removesuffix(b"\r") for line in stream)
     return [os.fsdecode(line) for line in lines if line.strip()]
 
 
@@ -95,7 +97,7 @@ def _images_below(top: str, refused: dict[str, str]) -> list[str]:
         status = os.stat(folder)
         once = (status.st_dev, status.st_ino) not in entered
         entered.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if once and not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if once and not is_system_name(name))
         found += [os.path.join(folder, name) for name in names if once and is_image_name(name)]
     return sorted(found)
 

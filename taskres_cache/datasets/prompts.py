@@ -62,7 +62,7 @@ def read_templates(file_or_ensemble: str) -> tuple[str, ...]:
             "templates", file_or_ensemble, ENSEMBLES, f"pass a text file or {' or '.join(ENSEMBLES)}"
         )
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"could not read the templates in {file} ({error}); pass a UTF-8 text file") from error
     for number, line in enumerate(lines, start=1):

@@ -7,7 +7,11 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 OWN = "taskres-cache"
-USES = {"onnx": "taskres export --to FILE.onnx", "plot": "taskres report --to FILE.png"}  # extra -> what needs it
+USES = {  # extra -> what needs it
+    "heic": "photos in HEIC",
+    "onnx": "taskres export --to FILE.onnx",
+    "plot": "taskres report --to FILE.png",
+}
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions)
         views=view_recipe(options.views_seed) if options.views else {},
         recipe=dataset.recipe.deviations(),
         versions={"python": python_version(), **{library: version(library) for library in LIBRARIES}},
-        images_folder=str(dataset.source.location) if dataset.source.location.is_dir() else "",
+        images_folder=str(dataset.source.location.absolute()) if dataset.source.location.is_dir() else "",
     )
 
 

@@ -18,6 +18,7 @@ from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import CacheMismatchError, DatasetError
 from taskres_cache.extraction.known_rows import Rendering
 
+SHUFFLED = "60/20/20 of each class, seed "  # the split of a folder by earlier versions
 DECISIVE = ("weights_sha256", "model_config", "preprocess", "precision", "classnames_form", "split")
 
 
@@ -86,7 +87,13 @@ def existing_cache(path: Path, dataset: Dataset, provenance: Provenance) -> Feat
     cache = FeatureCache(path)
     if cache.provenance.views and provenance.views:
         expected["views"] = provenance.views
-    cache.expect("delete it or choose another --cache-dir", templates=dataset.templates, **expected)
+    remedy = "delete it or choose another --cache-dir"
+    if cache.provenance.split.startswith(SHUFFLED) and dataset.split != cache.provenance.split:
+        remedy = (
+            "an older version split it in a way that moved images when others came; it stays usable, but to add to it, "
+            "make a new one with --name or --cache-dir"
+        )
+    cache.expect(remedy, templates=dataset.templates, **expected)
     return cache
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from taskres_cache.datasets import Dataset, Item, default_backbone, load_dataset
-from taskres_cache.datasets.folder import split_class
 from taskres_cache.datasets.images import ImageArchive, ImageFolder
+from taskres_cache.datasets.splitting import split_class
 from taskres_cache.errors import DatasetError, OptionError, UnknownNameError
 from tests.conftest import save_image
 
@@ -40,11 +40,12 @@ def test_a_new_class_does_not_change_the_split_of_the_others(photos: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("count", "sizes"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (10, (6, 2, 2)), (12, (8, 2, 2))]
+    ("count", "sizes"),
+    [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (10, (6, 2, 2)), (12, (6, 3, 3)), (100, (60, 20, 20))],
 )
 def test_partition_sizes_of_one_class(count: int, sizes: tuple[int, int, int]) -> None:
-    split = split_class([f"{number}.png" for number in range(count)], "dog", 0)
-    assert tuple(len(split[partition]) for partition in ("train", "val", "test")) == sizes
+    split = split_class([f"dog/{number}.png" for number in range(count)], "dog", 0)
+    assert (len(split.train), len(split.val), len(split.test)) == sizes
 
 
 def test_presplit_folder_keeps_its_split(tmp_path: Path) -> None:

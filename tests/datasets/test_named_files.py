@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from taskres_cache.datasets.named_files import NamedFiles, find_images, listed_names
+from taskres_cache.datasets.prompts import read_templates
 from taskres_cache.errors import OptionError
 from tests.conftest import save_image
 
@@ -82,3 +83,9 @@ def test_errors_are_the_systems_messages(tree: Path) -> None:
             files.read(name)
     with pytest.raises(ValueError, match="not an image in one of the formats"):
         files.read("tree/notes.txt")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_list_or_a_prompt(here: Path) -> None:
+    assert listed_names(io.BytesIO(b"\xef\xbb\xbfa.png\r\nb.png\n")) == ["a.png", "b.png"]
+    (here / "prompts.txt").write_text("\ufeffa photo of a {}.", encoding="utf-8")
+    assert read_templates("prompts.txt") == ("a photo of a {}.",)

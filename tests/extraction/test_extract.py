@@ -276,9 +276,28 @@ def test_another_split_seed_needs_another_cache(
     dataset: Dataset, glyph_clip: Backbone, path: Path, photos: Path
 ) -> None:
     extract(dataset, glyph_clip, OPTIONS, path)
-    assert FeatureCache(path).provenance.split == "60/20/20 of each class, seed 0"
-    with pytest.raises(CacheMismatchError, match="split: cache has '60/20/20 of each class, seed 0'"):
+    assert FeatureCache(path).provenance.split == "60/20/20 of each class by file name, seed 0"
+    with pytest.raises(CacheMismatchError, match="split: cache has '60/20/20 of each class by file name, seed 0'"):
         extract(load_dataset(str(photos), Path(), split_seed=1), glyph_clip, OPTIONS, path)
+
+
+def test_a_cache_whose_split_was_shuffled_is_kept_and_not_mixed(
+    dataset: Dataset, glyph_clip: Backbone, path: Path
+) -> None:
+    extract(replace(dataset, split="60/20/20 of each class, seed 0"), glyph_clip, OPTIONS, path)
+    before = path.read_bytes()
+    with pytest.raises(CacheMismatchError, match="an older version split it .*; it stays usable") as error:
+        extract(dataset, glyph_clip, OPTIONS, path)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+def test_the_folder_of_the_images_is_found_from_anywhere(
+    glyph_clip: Backbone, path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    extract(load_dataset("photos"), glyph_clip, OPTIONS, path)
+    assert FeatureCache(path).provenance.images_folder == str(photos)
 
 
 def test_no_readable_image_is_an_error_even_when_skipping(

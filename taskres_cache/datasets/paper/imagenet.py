@@ -46,14 +46,16 @@ def read_wnid_folders(folder: Path, images: str) -> Listing:
 
 
 def read_index_folders(folder: Path, images: str) -> Listing:
-    """Read a shifted test set with folders named by class index, 0 to 999 (ImageNetV2)."""
+    """Read a shifted test set with folders named by class index, 0 to 999, or by wnid (ImageNetV2 has both)."""
     names = class_names(folder)
     wnids = list(names)
     found = _class_folders(folder / images)
+    if all(name in names for name in found):
+        return read_wnid_folders(folder, images)
     stray = next((name for name in found if not name.isdecimal() or int(name) >= len(wnids)), None)
     if stray is not None:
         raise DatasetError(
-            f"{folder / images / stray}: expected folders 0 to {len(wnids) - 1}; unpack the archive again"
+            f"{folder / images / stray}: expected folders 0 to {len(wnids) - 1} or wnids; unpack the archive again"
         )
     found.sort(key=int)
     class_ids = tuple(wnids[int(name)] for name in found)
@@ -67,7 +69,7 @@ def class_names(folder: Path) -> dict[str, str]:
         return imagenet_names()
     names: dict[str, str] = {}
     for where, line in read_lines(file):
-        wnid, _, name = line.partition(" ")
+        wnid, _, name = line.replace("\t", " ").partition(" ")
         if not name.strip():
             raise DatasetError(f"{where}: {wnid} has no class name; expected lines such as 'n01440764 tench'")
         if wnid in names:

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 from taskres_cache.datasets.dataset import PARTITIONS, Item
 from taskres_cache.errors import DatasetError
+from taskres_cache.system.names import shown
 
 BUILD_SEED = 0  # seed of splits built here; CoOp used the global generator in an unknown state
 VAL_SHARE = 0.2
+LONGEST_LABEL = 9  # digits
 TRAIN_SHARE = 0.5
 
 
@@ -89,8 +91,8 @@ def read_split_file(file: Path, image_folder: str) -> Listing:
     """
     content = read_bytes(file)
     try:
-        lists = json.loads(content)
-    except ValueError as error:
+        lists = json.loads(content)  # bytes, so that a byte-order mark is understood
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{file} is not valid JSON ({error}); get an intact copy") from error
     if not isinstance(lists, dict) or any(not isinstance(lists.get(part), list) for part in PARTITIONS):
         raise DatasetError(f"{file}: expected the keys train, val and test with a list each; get an intact copy")
@@ -148,7 +150,7 @@ def read_bytes(file: Path) -> bytes:
 def read_lines(file: Path) -> list[tuple[str, str]]:
     """Return (where, line) for each non-empty line; raises DatasetError if the file could not be read."""
     try:
-        text = read_bytes(file).decode("utf-8")
+        text = read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file} is not UTF-8 text ({error}); get an intact copy") from error
     numbered = enumerate(text.splitlines(), start=1)
@@ -167,9 +169,21 @@ def joined(folder: str, path: str) -> str:
 
 def _split_line(entry: Any, where: str, image_folder: str) -> Labelled:
     match entry:
-        case [str(path), int() | str() as label, str(classname)] if str(label).isdecimal():
-            return Labelled(joined(image_folder, path), int(label), classname, where)
+        case [str(path), int() | str() as label, str(classname)] if _is_label(str(label)):
+            return Labelled(joined(image_folder, _below(path, where)), int(label), classname, where)
     raise DatasetError(f"{where}: expected [path, label, class name], got {json.dumps(entry)[:100]}; fix the file")
+
+
+def _is_label(label: str) -> bool:
+    return label.isascii() and label.isdecimal() and len(label) <= LONGEST_LABEL
+
+
+def _below(path: str, where: str) -> str:
+    """Return a path below the image folder; lists from other machines begin with slashes or have backslashes."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+    if not parts or ".." in parts or "\0" in path:
+        raise DatasetError(f"{where}: {shown(path)} is not a path below the image folder; fix the file")
+    return "/".join(parts)
 
 
 def _classnames(lines: Iterable[Labelled]) -> tuple[str, ...]:
@@ -179,6 +193,10 @@ def _classnames(lines: Iterable[Labelled]) -> tuple[str, ...]:
         named = first.setdefault(line.label, line)
         if not line.classname.strip():
             raise DatasetError(f"{line.where}: {line.path} has label {line.label} and no class name; fix the list")
+        if any("\ud800" <= character <= "\udfff" for character in line.classname):
+            raise DatasetError(
+                f"{line.where}: the class name {shown(line.classname)} is not Unicode text; fix the list"
+            )
         if named.classname != line.classname:
             raise DatasetError(
                 f"{line.where}: label {line.label} is {line.classname!r} here and {named.classname!r} in "

@@ -301,3 +301,66 @@ def test_missing_annotations_are_reported_as_the_missing_split_file(tmp_path: Pa
     write_miniature("stanford_cars", tmp_path)
     (tmp_path / "stanford_cars" / "devkit" / "cars_meta.mat").unlink()
     assert ENTRIES["stanford_cars"].missing(tmp_path) == ("stanford_cars/split_zhou_StanfordCars.json",)
+
+
+def test_split_files_from_other_machines_are_read(tmp_path: Path) -> None:
+    split = write_miniature_with_split("dtd", tmp_path)
+    before = load_dataset("dtd", tmp_path)
+    file = tmp_path / "dtd" / LAYOUTS["dtd"][1][0]
+    for change in ("/{}", "./{}", "//{}"):
+        changed = {part: [[change.format(path), *rest] for path, *rest in lines] for part, lines in split.items()}
+        file.write_text("\ufeff" + json.dumps(changed), encoding="utf-8")
+        after = load_dataset("dtd", tmp_path)
+        assert [triples(after, part) for part in split] == [triples(before, part) for part in split]
+    changed = {part: [[path.replace("/", "\\"), *rest] for path, *rest in lines] for part, lines in split.items()}
+    file.write_text(json.dumps(changed))
+    assert triples(load_dataset("dtd", tmp_path), "test") == triples(before, "test")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (["../../secret.png", 0, "a"], "is not a path below the image folder"),
+        (["/", 0, "a"], "is not a path below the image folder"),
+        (["a\0.png", 0, "a"], "is not a path below the image folder"),
+        (["a.png", "9" * 5000, "a"], "expected .path, label, class name"),
+        (["a.png", True, "a"], "expected .path, label, class name"),
+        (["a.png", "\u0663", "a"], "expected .path, label, class name"),
+        (["a.png", 0, "\ud800"], "is not Unicode text"),
+        ("a.png", "expected .path, label, class name"),
+    ],
+)
+def test_a_hostile_entry_of_a_split_file_is_named(tmp_path: Path, entry: object, message: str) -> None:
+    split = write_miniature_with_split("dtd", tmp_path)
+    file = tmp_path / "dtd" / LAYOUTS["dtd"][1][0]
+    file.write_text(json.dumps({**split, "val": [entry]}))
+    with pytest.raises(DatasetError, match=message) as error:
+        load_dataset("dtd", tmp_path)
+    assert "val[0]" in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe{", b'{"train": 9' + b"9" * 5000, b"null", b""])
+def test_a_split_file_that_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    write_miniature_with_split("dtd", tmp_path)
+    (tmp_path / "dtd" / LAYOUTS["dtd"][1][0]).write_bytes(content)
+    with pytest.raises(DatasetError, match="get an intact copy"):
+        load_dataset("dtd", tmp_path)
+
+
+def test_imagenetv2_has_folders_by_index_or_by_wnid(tmp_path: Path) -> None:
+    write_miniature("imagenetv2", tmp_path)
+    by_index = load_dataset("imagenetv2", tmp_path)
+    images = tmp_path / "imagenetv2" / "imagenetv2-matched-frequency-format-val"
+    for folder in list(images.iterdir()):
+        folder.rename(images / imagenet_wnids()[int(folder.name)])
+    by_wnid = load_dataset("imagenetv2", tmp_path)
+    assert (by_wnid.classnames, by_wnid.class_ids) == (by_index.classnames, by_index.class_ids)
+    assert [item.label for item in by_wnid.test] == [item.label for item in by_index.test]
+
+
+def test_a_byte_order_mark_before_class_names_is_skipped(tmp_path: Path) -> None:
+    write_miniature("imagenetv2", tmp_path)
+    names = [f"{wnid} {name}" for wnid, name in imagenet_names().items()]
+    (tmp_path / "imagenetv2" / "classnames.txt").write_text("\ufeff" + "\n".join(names), encoding="utf-8")
+    assert load_dataset("imagenetv2", tmp_path).class_ids is not None
