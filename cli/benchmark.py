@@ -25,6 +25,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from taskres_cache.benchmark.pipeline import Outcome
+    from taskres_cache.encoders.backbone import Backbone as LoadedBackbone
 
 
 def benchmark(
@@ -73,8 +74,15 @@ def benchmark(
     names = joined(datasets).replace(",", " ").split()
     entries = benchmark_entries(names or (None if root else ["digits"]))
     default = entries[0].backbone
-    checkpoint = backbone or default.name, pretrained or default.pretrained
-    encoder = cache(lambda: load_backbone(*checkpoint, device, precision))
+    checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)
+
+    @cache
+    def encoder() -> "LoadedBackbone":
+        loaded = load_backbone(*checkpoint, device, precision)
+        for note in loaded.notes:
+            say(f"note: {note}")
+        return loaded
+
     folders = Folders(root or Path("."), cache_dir, out)
     outcomes = []
     with kept_when_interrupted(), progress() as display:

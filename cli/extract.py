@@ -16,6 +16,7 @@ from .options import (
     Device,
     Precision,
     Pretrained,
+    PretrainedLike,
     Root,
     Seeds,
     Shots,
@@ -36,6 +37,7 @@ def extract(
     root: Root = Path("."),
     backbone: Backbone = None,
     pretrained: Pretrained = None,
+    pretrained_like: PretrainedLike = None,
     shots: Shots = None,
     seeds: Seeds = None,
     views: Views = 0,
@@ -75,7 +77,7 @@ def extract(
     from taskres_cache.extraction.ranks import joined_ranks
     from taskres_cache.system.progress import Silent
 
-    from .console import kept_when_interrupted, progress
+    from .console import kept_when_interrupted, progress, say
 
     options = ExtractOptions(
         *split_numbers(shots, seeds),
@@ -88,13 +90,17 @@ def extract(
     )
     images = _dataset(dataset, root, split_seed, name, templates)
     default = default_backbone(images.name)
-    encoder = load_backbone(backbone or default.name, pretrained or default.pretrained, device, precision)
+    checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)
+    encoder = load_backbone(*checkpoint, device, precision, pretrained_like)
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
     with (
         kept_when_interrupted(),
         joined_ranks() as ranks,
         progress() if ranks.first else nullcontext(Silent()) as display,
     ):
+        if ranks.first:
+            for note in encoder.notes:
+                say(f"note: {note}")
         done = extract_features(images, encoder, options, path, display, ranks)
     if ranks.first:
         _report(done, "eval RUN --on" if images.test_only else "fit")

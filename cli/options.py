@@ -85,7 +85,7 @@ Backbone = Annotated[
     str | None,
     typer.Option(
         "--backbone",
-        help="An open_clip model.",
+        help="An open_clip model, hf-hub:OWNER/MODEL or local-dir:FOLDER.",
         show_default="RN50; glyph-clip for digits",
         autocompletion=completion.backbones,
     ),
@@ -95,8 +95,17 @@ Pretrained = Annotated[
     typer.Option(
         "--pretrained",
         help="A pretrained tag of the model, or a checkpoint file.",
-        show_default="openai; bundled for digits",
+        show_default="openai, else the model's last tag; bundled for glyph-clip",
         autocompletion=completion.one_of("openai", "bundled"),
+    ),
+]
+PretrainedLike = Annotated[
+    str | None,
+    typer.Option(
+        "--pretrained-like",
+        metavar="TAG",
+        help="Use a checkpoint file with the preprocessing and activation of this tag.",
+        show_default="as open_clip_config.json next to it, else those of the model's tags",
     ),
 ]
 Precision = Annotated[

@@ -1,5 +1,6 @@
 """All errors of the library; a message names the thing, what was expected, what was found, and the remedy."""
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
@@ -153,6 +154,21 @@ class RankError(TaskresError):
 
 
 def near_matches(name: str, known: Iterable[str]) -> list[str]:
-    """Return up to three known names that are similar to `name`, ignoring case."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    return [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]
+    """Return up to three known names that are similar to `name`, ignoring case, spaces and punctuation.
+
+    A name that is then the same is the only match. Names that contain `name` come last: difflib does not find
+    `ViT-B-16-SigLIP` for `siglip`.
+    """
+    by_plain: dict[str, str] = {}
+    for candidate in known:
+        by_plain.setdefault(_plain(candidate), candidate)
+    wish = _plain(name)
+    if wish in by_plain:
+        return [by_plain[wish]]
+    near = get_close_matches(wish, by_plain, n=3, cutoff=0.6)
+    containing = [plain for plain in by_plain if len(wish) > 2 and wish in plain]
+    return [by_plain[plain] for plain in list(dict.fromkeys([*near, *containing]))[:3]]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()

@@ -94,6 +94,8 @@ class Backbone:
         open_clip's resize and crop.
     tokenizer : callable
         Prompts to tokens (B, context).
+    notes : tuple of str, optional
+        What was chosen for the user: tag, preprocessing, activation.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Backbone:
     model: nn.Module
     framing: Framing
     tokenizer: Tokenizer
+    notes: tuple[str, ...] = ()
 
     def on_device(self, pixels: np.ndarray) -> Tensor:
         """Return framed images (B, H, W, 3), uint8, on the device; float32 would be four times as large."""

@@ -7,7 +7,8 @@ import torch
 
 from taskres_cache.caches.provenance import UNKNOWN, Provenance, encoder_differences
 from taskres_cache.encoders.backbone import Backbone
-from taskres_cache.encoders.loading import has_tag, load_backbone
+from taskres_cache.encoders.catalogue import has_own_config, has_tag
+from taskres_cache.encoders.loading import load_backbone, load_recorded
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.devices import has_fast_bfloat16
@@ -25,7 +26,8 @@ def load_encoder(
     classifier : Classifier
         The classifier of a run.
     pretrained : str, optional
-        Path of the checkpoint, for runs made with a local file: they record only its stem.
+        Path of the checkpoint, for runs made with a local file: they record only its stem. The run's config and
+        preprocessing are used.
     device : str, optional
         See `load_backbone`.
     precision : str, optional
@@ -53,14 +55,18 @@ def load_encoder(
             f"the run was fitted on imported features of {source.dataset!r}, whose encoder is unknown, so it cannot "
             "predict images; in Python, TaskResClassifier.from_run classifies features of that encoder"
         )
-    if pretrained is None and not has_tag(source.backbone, source.pretrained):
+    if pretrained is not None:  # a file does not record its settings: the run does
+        recorded = source.backbone, source.model_config, pretrained, source.preprocess
+        backbone = load_recorded(*recorded, device, precision)
+    elif has_own_config(source.model_config):
+        backbone = load_backbone(source.model_config, None, device, precision)
+    elif has_tag(source.backbone, source.pretrained):
+        backbone = load_backbone(source.backbone, source.pretrained, device, precision)
+    else:
         raise OptionError(
             f"the run was made with a local checkpoint {source.pretrained!r}, which is not a tag of {source.backbone}; "
             "pass that file: --pretrained PATH"
         )
-    # A file does not record which activation it needs: the run does.
-    name = source.backbone if pretrained is None else source.model_config
-    backbone = load_backbone(name, pretrained or source.pretrained, device, precision)
     _refuse_other_encoder(source, backbone)
     return replace(backbone, precision=_adapted_precision(source, backbone)) if backbone.adapts else backbone
 
@@ -68,6 +74,8 @@ def load_encoder(
 def _refuse_other_encoder(source: Provenance, backbone: Backbone) -> None:
     """Raise RunError if a backbone is not the one that a run's features come from."""
     loaded = {name: getattr(backbone, name) for name in ("weights_sha256", "model_config", "preprocess")}
+    if has_own_config(source.model_config):  # a path, and the folder may have moved
+        loaded["model_config"] = source.model_config
     differing = encoder_differences(source, replace(source, **loaded))
     if not differing:
         return

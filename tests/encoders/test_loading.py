@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from taskres_cache.encoders import loading
 from taskres_cache.encoders.backbone import Backbone
+from taskres_cache.encoders.catalogue import BUNDLED_TAG
 from taskres_cache.encoders.checkpoints import digest_of_weights
 from taskres_cache.encoders.loading import load_backbone, untrained_model
 from taskres_cache.errors import OptionError, UnknownNameError, WeightsError
@@ -132,11 +132,13 @@ def test_tags_get_the_activation_they_were_trained_with(
     """Only the download is replaced, by a model with random weights."""
     requested = []
 
-    def create(config_name: str, pretrained: str, **_: object) -> tuple[torch.nn.Module, object]:
-        requested.append((config_name, pretrained))
-        return open_clip.create_model("tiny", pretrained=None), open_clip.image_transform(32, is_train=False)
+    create_model = open_clip.create_model
 
-    monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
+    def create(config_name: str, pretrained: str, **_: object) -> torch.nn.Module:
+        requested.append((config_name, pretrained))
+        return create_model("tiny", pretrained=None)
+
+    monkeypatch.setattr(open_clip, "create_model", create)
     backbone = load_backbone(name, tag, device="cpu")
     assert requested == [(config, tag)]
     assert (backbone.name, backbone.pretrained, backbone.model_config) == (name, tag, config)
@@ -212,7 +214,7 @@ def test_an_untrained_model_does_not_change_the_global_generator() -> None:
 
 def test_the_bundled_model_needs_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: pytest.fail("tried to download"))
-    assert load_backbone("glyph-clip", loading.BUNDLED_TAG, device="cpu").pretrained == "bundled"
+    assert load_backbone("glyph-clip", BUNDLED_TAG, device="cpu").pretrained == "bundled"
 
 
 def test_a_missing_tokenizer_package_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

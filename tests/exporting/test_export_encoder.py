@@ -210,12 +210,19 @@ def test_a_different_checkpoint_is_refused(run: Path, tmp_path: Path, onnx: Any)
         export_with_encoder(own, file, None)
     with pytest.raises(WeightsError, match=r"checkpoint .*none\.pt does not exist"):
         export_with_encoder(own, file, str(tmp_path / "none.pt"))
+    assert not file.parent.exists()
+
+
+def test_a_file_is_exported_with_the_preprocessing_of_the_run(run: Path, tmp_path: Path, onnx: Any) -> None:
+    """A file does not record its preprocessing; the run was made with that of a tag."""
+    model = a_checkpoint("exported-vit", tmp_path / "weights.pt")
+    own = a_run_of(model, "exported-vit", tmp_path / "own", run)
     darker = read_classifier(own)
     preprocess = {**darker.provenance.preprocess, "mean": [0.0, 0.0, 0.0]}
     write_run(own, replace(darker, provenance=replace(darker.provenance, preprocess=preprocess)), metrics_of())
-    with pytest.raises(RunError, match=r"preprocess: mean: the run has \[0.0, 0.0, 0.0\]"):
-        export_with_encoder(own, file, str(tmp_path / "weights.pt"))
-    assert not file.parent.exists()
+    export_with_encoder(own, tmp_path / "whole.onnx", str(tmp_path / "weights.pt"))
+    described = session_of(tmp_path / "whole.onnx").get_modelmeta().custom_metadata_map["preprocess"]
+    assert json.loads(described)["mean"] == [0.0, 0.0, 0.0]
 
 
 def test_imported_features_have_no_encoder(contents: CacheContents, tmp_path: Path, onnx: Any) -> None:
