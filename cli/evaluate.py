@@ -62,7 +62,8 @@ def evaluate(
 ) -> None:
     """Measure a run's test accuracy, on its own or other caches.
 
-    The other caches must have features of the same checkpoint.
+    The other caches must have features of the same checkpoint. A run without a residual per class (--residual image,
+    --base enhanced-only) is also measured on classes that it was not fitted on.
 
     Example: taskres eval runs/RN50-openai/imagenet --on imagenetv2 imagenet_a
     """
@@ -124,7 +125,9 @@ def _tables(results: "Sequence[Tested]") -> "list[Table]":
     for (folder, variant), runs in by_method.items():
         sizes = [f"{result.dataset} ({result.images} images, {result.classes} classes)" for _, _, result, _ in runs]
         title = f"{folder}{variant and f', {variant}'}\ntest data: {', '.join(dict.fromkeys(sizes))}"
-        tables.append(Table(title, columns, tuple(_row(classifier, result) for _, classifier, result, _ in runs)))
+        halves = ("base half %", "harmonic mean") if any(one.harmonic_mean is not None for _, _, one, _ in runs) else ()
+        rows = tuple(_row(classifier, result)[: len(columns + halves)] for _, classifier, result, _ in runs)
+        tables.append(Table(title, columns + halves, rows))
     return tables
 
 
@@ -155,7 +158,8 @@ def _row(classifier: "Classifier", result: "Evaluation") -> tuple[str, ...]:
     from taskres_cache.reporting.tables import percent
 
     accuracies = (result.zero_shot_accuracy, result.base_accuracy, result.test_accuracy, result.top5_accuracy)
-    numbers = map(percent, (*accuracies, result.calibration_error))
+    halves = (result.base_half_accuracy, result.harmonic_mean)
+    numbers = map(percent, (*accuracies, result.calibration_error, *halves))
     return (result.dataset, str(classifier.shots), str(classifier.seed), *numbers)
 
 

@@ -98,6 +98,8 @@ class Analysis:
         One per seed.
     notes : tuple of str
         Warnings for the reader.
+    cache : Path, optional
+        The cache of the images.
     """
 
     classifier: Classifier
@@ -112,6 +114,7 @@ class Analysis:
     tempered: Reliability
     temperatures: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    cache: Path | None = None
 
 
 def analyse(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: torch.device) -> Analysis:
@@ -164,6 +167,7 @@ def analyse(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: torch.
         tempered=reliability(np.concatenate([one.confidences for one in adapted]), correct),
         temperatures=tuple(classifier.temperature for classifier in classifiers),
         notes=_notes(fits, adapted, cache),
+        cache=cache.path,
     )
 
 

@@ -126,7 +126,7 @@ def _analysis_sections(analysis: Analysis, root: Path | None) -> dict[str, Any]:
         "all_gains": gains_table(analysis.gains),
         "confusion": _confusion(analysis),
         "pairs": pairs_table(analysis.pairs),
-        "thumbnails": _thumbnails(analysis, find_images(analysis.classifier.provenance, root)),
+        "thumbnails": _thumbnails(analysis, find_images(analysis.classifier.provenance, root, analysis.cache)),
         "errors": errors_table(analysis.errors),
         "untempered": Markup(reliability_diagram(analysis.untempered, "Accuracy over confidence, without temperature")),
         "tempered": Markup(reliability_diagram(analysis.tempered, "Accuracy over confidence, with temperature")),

@@ -9,6 +9,7 @@ from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import ENTRIES
 from taskres_cache.datasets.images import ImageFolder, ImageSource, Orientation
 from taskres_cache.errors import TaskresError
+from taskres_cache.runs.run import found_from
 
 SIDE = 192  # pixels, twice the size on the page
 PIXELATED = 64  # smaller images are enlarged without smoothing
@@ -22,7 +23,7 @@ class Thumbnail:
     pixelated: bool
 
 
-def find_images(provenance: Provenance, root: Path | None) -> ImageSource | None:
+def find_images(provenance: Provenance, root: Path | None, cache: Path | None = None) -> ImageSource | None:
     """Return the images of a cache, or None if they are not found.
 
     Parameters
@@ -31,9 +32,12 @@ def find_images(provenance: Provenance, root: Path | None) -> ImageSource | None
         Of the cache; it records the folder of the images.
     root : Path or None
         Where the user says that the images are: their folder, or the folder above all known data sets.
+    cache : Path, optional
+        The cache; a relative folder is also looked for in the folders above it.
     """
     orientation: Orientation = "stored" if provenance.preprocess.get("orientation") == "stored" else "exif"
-    recorded = Path(provenance.images_folder) if provenance.images_folder else None
+    typed = provenance.images_folder
+    recorded = found_from(cache.parent, "", typed) if cache is not None and typed else Path(typed) if typed else None
     entry = ENTRIES.get(provenance.dataset)
     if entry is not None and not entry.missing(root or Path(".")):
         try:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from taskres_cache.caches.class_halves import open_cache
 from taskres_cache.caches.contents import regular_base
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import encoder_differences
@@ -36,6 +37,9 @@ class Evaluation:
         Of the cache's text classifier, of the run's base, and of base + residual.
     top5_accuracy, calibration_error, untempered_calibration_error : float
         Of base + residual; the calibration error with the temperature and without.
+    base_half_accuracy, harmonic_mean : float, optional
+        Of a run of the base half on the new half of its data set: its accuracy on the base half, and the harmonic mean
+        of both accuracies.
     """
 
     cache: Path
@@ -48,6 +52,8 @@ class Evaluation:
     top5_accuracy: float
     calibration_error: float
     untempered_calibration_error: float
+    base_half_accuracy: float | None = None
+    harmonic_mean: float | None = None
 
 
 class Digest(Protocol):
@@ -204,34 +210,96 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
     Raises
     ------
     RunError
-        The cache has features of another checkpoint, classes that the run does not know, or no test images.
+        The cache has features of another checkpoint, classes that the run cannot be applied to, or no test images.
     """
-    classes, test = class_rows(classifier, cache), cache.rows("test")
-    base = Head.of_arrays(classifier.base[classes], cache.provenance.logit_scale)
-    heads = [text_head(cache), base, classifier.head.of_classes(classes)]
-    predictions = predictions_of(cache, test, heads, device)
+    rows = cache.rows("test")
+    predictions = predictions_of(cache, rows, [text_head(cache), *heads_on(classifier, cache)], device)
     if predictions is None:
         raise RunError(f"{cache.path} has no test images; pass a cache that has some")
     zero_shot, of_base, adapted = predictions
     error, untempered = calibration_errors(adapted)
+    of_base_half = _accuracy_on_base_half(classifier, cache, device)
     return Evaluation(
         cache=cache.path,
         dataset=cache.provenance.dataset,
-        images=len(test),
-        classes=len(classes),
+        images=len(rows),
+        classes=len(cache.classnames),
         zero_shot_accuracy=zero_shot.accuracy,
         base_accuracy=of_base.accuracy,
         test_accuracy=adapted.accuracy,
         top5_accuracy=adapted.top5_accuracy,
         calibration_error=error,
         untempered_calibration_error=untempered,
+        base_half_accuracy=of_base_half,
+        harmonic_mean=None if of_base_half is None else harmonic_mean(of_base_half, adapted.accuracy),
     )
+
+
+def _accuracy_on_base_half(classifier: Classifier, cache: FeatureCache, device: torch.device) -> float | None:
+    """Return the accuracy of a run of the base half on that half, if the cache is the new half of its data set."""
+    if (classifier.half, cache.half) != ("base", "new") or classifier.provenance.dataset != cache.provenance.dataset:
+        return None
+    half = open_cache(cache.path, "base")
+    accuracies = percent_correct(half, half.rows("test"), heads_on(classifier, half)[1:], device)
+    return None if accuracies is None else accuracies[0]
+
+
+def harmonic_mean(one: float, other: float) -> float:
+    """Return the harmonic mean of two accuracies; 0 if both are 0."""
+    return 2 * one * other / (one + other) if one + other else 0.0
+
+
+def heads_on(classifier: Classifier, cache: FeatureCache) -> list[Head]:
+    """Return the heads of a run's base and of base + residual for the classes of a cache.
+
+    A run without a residual per class, only with one on the image side or a tuned projection, has learnt nothing about
+    single classes: if it does not know a class of the cache, its base is computed from the text of the cache.
+
+    Raises
+    ------
+    RunError
+        The cache has features of another checkpoint, or classes that the run does not know and cannot be applied to.
+    """
+    try:
+        rows = class_rows(classifier, cache)
+    except UnknownClassesError:
+        if classifier.residual.any():
+            raise
+        base, scale = _base_of_other_classes(classifier, cache), classifier.provenance.logit_scale
+        shift, alpha = classifier.image_residual, classifier.alpha
+        adapted = Head.of_arrays(base, scale, None, shift, alpha, classifier.temperature)
+        return [Head.of_arrays(base, cache.provenance.logit_scale), adapted]
+    base_head = Head.of_arrays(classifier.base[rows], cache.provenance.logit_scale)
+    return [base_head, classifier.head.of_classes(rows)]
+
+
+def _base_of_other_classes(classifier: Classifier, cache: FeatureCache) -> np.ndarray:
+    """Return the base (C, D) of the classes of a cache, from its text, as the run's own base was made."""
+    if classifier.recipe.base == "regular":
+        return cache.text_features
+    projection, pre_projection = classifier.projection, cache.text_bases().pre_projection
+    if projection is None:
+        raise RunError(
+            f"{cache.path} has classes that the run does not know, and the run's base was read from a file without a "
+            "text projection, so there is no base for them; fit a run on a cache that has them"
+        )
+    if pre_projection is None or pre_projection.shape[2] != len(projection):
+        raise RunError(
+            f"{cache.path} has classes that the run does not know, and no text/pre_projection of width "
+            f"{len(projection)} to apply the run's text projection to; extract the cache with the run's backbone"
+        )
+    base: np.ndarray = pre_projection.mean(axis=1) @ projection  # (C, D)
+    return base
 
 
 def calibration_errors(predictions: Predictions) -> tuple[float, float]:
     """Return the expected calibration error in percent, with the temperature and without."""
     confidences, untempered, correct = predictions.confidences, predictions.untempered, predictions.correct
     return reliability(confidences, correct).error, reliability(untempered, correct).error
+
+
+class UnknownClassesError(RunError):
+    """A cache has classes that a run does not know."""
 
 
 def class_rows(classifier: Classifier, cache: FeatureCache) -> np.ndarray:
@@ -253,7 +321,7 @@ def class_rows(classifier: Classifier, cache: FeatureCache) -> np.ndarray:
     row_of = {key: row for row, key in enumerate(known)}
     unknown = [name for name, key in zip(cache.classnames, wanted, strict=True) if key not in row_of]
     if unknown:
-        raise RunError(
+        raise UnknownClassesError(
             f"{cache.path} has {len(unknown)} of {len(wanted)} classes that the run does not know "
             f"({', '.join(repr(name) for name in unknown[:3])}); {_remedy_for_unknown(classifier)}"
         )
@@ -267,10 +335,10 @@ def class_rows(classifier: Classifier, cache: FeatureCache) -> np.ndarray:
 
 def _remedy_for_unknown(classifier: Classifier) -> str:
     if classifier.half == "all":
-        return "fit a run on a cache that has them"
+        return "fit a run on a cache that has them, or one with --residual image or --base enhanced-only"
     return (
         f"the run was fitted with --classes {classifier.half} and has no residual for others; evaluate those "
-        "zero-shot: taskres eval CACHE --zero-shot"
+        "zero-shot: taskres eval CACHE --zero-shot, or fit with --residual image or --base enhanced-only"
     )
 
 

@@ -1,13 +1,16 @@
 """Evaluation on the images of a cache: predictions, forms of zero-shot, and matching of classes."""
 
+import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from taskres_cache.caches.contents import CacheContents, TextBases
+from taskres_cache.caches.class_halves import open_cache
+from taskres_cache.caches.contents import CacheContents, Split, TextBases
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import RunError
@@ -139,3 +142,67 @@ def test_orientation_does_not_distinguish_encoders(contents: CacheContents, stud
     )
     evaluation = evaluate_run(read_classifier(study[0].folder), FeatureCache(tmp_path / "stored.h5"), CPU)
     assert evaluation.test_accuracy == study[0].metrics.test_accuracy
+
+
+def halves_of(contents: CacheContents, path: Path) -> Path:
+    """Write a cache of four classes, two per half; its text projection is not the identity."""
+    rng = np.random.default_rng(3)
+    centres, labels = rng.normal(size=(4, 8)), np.tile(np.arange(4, dtype=np.int32), 6)
+    text = (centres[:, None] + rng.normal(scale=1.5, size=(4, 2, 8))).astype(np.float32)
+    projection = rng.normal(size=(8, 8)).astype(np.float32)
+    pre_projection = text @ np.linalg.inv(projection)
+    rows = np.arange(12)
+    write_cache(
+        path,
+        replace(
+            contents,
+            classnames=("a", "b", "c", "d"),
+            labels=labels,
+            partitions=np.repeat([0, 1, 2], [12, 4, 8]).astype(np.uint8),
+            image_features=(centres[labels] + rng.normal(scale=1.2, size=(24, 8))).astype(np.float32),
+            text=TextBases(contents.text.templates, text, pre_projection.astype(np.float32), projection),
+            splits={(4, 1): Split(rows, np.arange(12, 16))},
+        ),
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    "choices", [{"residual": "image"}, {"base": "enhanced-only"}, {"base": "enhanced", "residual": "image"}]
+)
+def test_runs_without_a_residual_per_class_apply_to_new_classes(
+    contents: CacheContents, tmp_path: Path, choices: dict[str, Any]
+) -> None:
+    path = halves_of(contents, tmp_path / "halves.h5")
+    recipe = RECIPE.changed(lr=0.2, **choices)
+    (run,) = fit_each(open_cache(path, "base"), [(4, 1)], [recipe], CPU, tmp_path / "runs")
+    classifier, new = run.classifier, open_cache(path, "new")
+    text = new.text_bases()
+    base = text.embeddings.mean(axis=1)
+    if classifier.projection is not None:
+        base = text.pre_projection.mean(axis=1) @ classifier.projection
+    shift = 0.0 if classifier.image_residual is None else classifier.alpha * classifier.image_residual
+    features, labels = new.test()
+    found = evaluate_run(classifier, new, CPU)
+    assert found.test_accuracy == pytest.approx(accuracy(features + shift, base, labels))
+    assert (found.images, found.classes) == (4, 2)
+    assert found.base_half_accuracy == run.metrics.test_accuracy
+    both = (found.test_accuracy, run.metrics.test_accuracy)
+    assert found.harmonic_mean == pytest.approx(statistics.harmonic_mean(both))
+    everything = evaluate_run(classifier, open_cache(path), CPU)  # known and unknown classes: all from one text
+    assert (everything.classes, everything.harmonic_mean) == (4, None)
+
+
+def test_runs_with_a_residual_per_class_do_not(contents: CacheContents, tmp_path: Path) -> None:
+    path = halves_of(contents, tmp_path / "halves.h5")
+    base = open_cache(path, "base")
+    for recipe in (RECIPE, RECIPE.changed(base="enhanced"), RECIPE.changed(residual="both")):
+        (run,) = fit_each(base, [(4, 1)], [recipe], CPU, tmp_path / "runs")
+        with pytest.raises(RunError, match="2 of 2 classes that the run does not know .'c', 'd'.*has no residual"):
+            evaluate_run(run.classifier, open_cache(path, "new"), CPU)
+    (run,) = fit_each(base, [(4, 1)], [RECIPE.changed(base="enhanced-only")], CPU, tmp_path / "runs")
+    other = FeatureCache(path).contents()
+    without = replace(other, text=TextBases(other.text.templates, other.text.embeddings))
+    write_cache(path, without)
+    with pytest.raises(RunError, match="no text/pre_projection of width 8 to apply the run's text projection to"):
+        evaluate_run(run.classifier, open_cache(path, "new"), CPU)
