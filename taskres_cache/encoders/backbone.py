@@ -23,7 +23,9 @@ TRIAL_BATCH = 8
 SHARE_OF_FREE_MEMORY = 0.7
 TOLERATED_ERROR = 1e-3  # float32 towers agree to 1e-5; stored float16 features of length 1 to 5e-4
 
-Tokenizer = Callable[[list[str]], Tensor]
+SPARE = 2  # a prompt with more padding fits; some tokenizers replace the end token by padding
+
+Tokenizer = Callable[..., Tensor]  # prompts, context_length=None
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,20 @@ class Backbone:
         with _without_projection(tower):
             pre_projection = self._text_output(tokens)  # (B, K)
         return TextFeatures(pre_projection @ _as_array(weight), pre_projection)
+
+    def are_cut(self, prompts: Sequence[str], tokens: Tensor | None = None) -> list[bool]:
+        """Return whether each prompt is longer than the text tower reads, so that its end is cut off.
+
+        Tokenizers do not say so. A prompt that fits has the same tokens in twice the length, apart from padding.
+        """
+        short = self.tokenizer(list(prompts)) if tokens is None else tokens  # (B, L)
+        padding = int(self.tokenizer([""]).mode().values)
+        full = ((short == padding).sum(dim=1) <= SPARE).tolist()
+        if not any(full):
+            return [False] * len(full)
+        long = self.tokenizer(list(prompts), context_length=2 * short.shape[1])  # (B, 2 L)
+        pairs = zip(short, long, full, strict=True)
+        return [is_full and not torch.equal(one[one != padding], two[two != padding]) for one, two, is_full in pairs]
 
     @torch.inference_mode()
     def refuse_text_not_raw(self, prompts: Sequence[str]) -> None:

@@ -15,7 +15,6 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, labels_of, shortage_notes
-from taskres_cache.datasets.prompts import fill_templates
 from taskres_cache.encoders.backbone import PRECISIONS, Backbone, have_unit_length
 from taskres_cache.encoders.encoding import BLOCK_ROWS, Block, Seconds
 from taskres_cache.encoders.views import view_recipe
@@ -27,6 +26,7 @@ from taskres_cache.extraction.known_rows import EarlierWork, KnownRows
 from taskres_cache.extraction.lock import exclusive_lock
 from taskres_cache.extraction.options import Extraction, ExtractOptions
 from taskres_cache.extraction.planning import Plan, existing_cache, plan_cache, refuse_absent, refuse_other_dataset
+from taskres_cache.extraction.prompt_check import checked_prompts
 from taskres_cache.extraction.ranks import Ranks
 from taskres_cache.system.files import discard_leftovers
 from taskres_cache.system.progress import Progress, Silent, default_progress
@@ -82,6 +82,8 @@ def extract(
         Another process is making that cache.
     UnreadableImagesError
         Some images could not be read. All others are encoded; a second call reuses them.
+    OptionError
+        A template is invalid, or a prompt is so long that its class name is cut off.
     WeightsError
         The encoder computes NaN or infinite features.
     DecodingError
@@ -107,7 +109,7 @@ def extract(
     """
     options, ranks = options or ExtractOptions(), ranks or Ranks()
     path = path or cache_path(Path("cache"), backbone.name, backbone.pretrained, dataset.name)
-    fill_templates(dataset.templates, dataset.classnames, options.classnames_form)  # raises before hours of encoding
+    text_notes = checked_prompts(dataset, backbone, options.classnames_form)  # raises before hours of encoding
     with ExitStack() as until_done:
         if progress is None:
             progress = until_done.enter_context(default_progress()) if ranks.first else Silent()
@@ -116,7 +118,7 @@ def extract(
         work = ranks.agreed(lambda: job.planned.work)
         shares = ranks.gathered(job.encode_share(work))
         finished = ranks.agreed(lambda: job.finish(shares))
-    return replace(finished, notes=(*lock_notes, *finished.notes))
+    return replace(finished, notes=(*lock_notes, *text_notes, *finished.notes))
 
 
 @dataclass(frozen=True)
