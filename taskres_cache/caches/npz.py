@@ -4,7 +4,9 @@ Axes: N images of a partition, C classes, T templates, D embedding.
 """
 
 import math
+import struct
 from collections.abc import Iterable
+from os import SEEK_END
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -16,6 +18,7 @@ from taskres_cache.system.names import shown
 REQUIRED = ("train_features", "train_labels", "test_features", "test_labels", "text_features", "classnames")
 OPTIONAL = ("val_features", "val_labels", "templates", "class_ids", "logit_scale")
 MOST_GROWTH = 10  # arrays may take this many times the file's size in memory, which compressed files need
+END_BYTES = 22 + (1 << 16)  # of a zip archive: its end record and the longest comment
 SLACK_BYTES = 1 << 24  # and this much more, for small files
 CONVERT = "save its arrays with numpy.savez"
 # First bytes of a file -> what it is, and how to get an .npz file or a cache from it.
@@ -57,6 +60,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         _refuse_other_files(file)
         with ZipFile(file) as archive:
+            _refuse_lost_members(file, archive)
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
             refuse_unknown(members)
             _refuse_growth(file, archive)
@@ -84,6 +88,18 @@ def _refuse_other_files(file: Path) -> None:
         found = ("a safetensors file", "load it with safetensors.numpy.load_file, and " + CONVERT)
     if found is not None:
         raise ArraysError(f"{file} is {found[0]}, not an .npz file; {found[1]}")
+
+
+def _refuse_lost_members(file: Path, archive: ZipFile) -> None:
+    """Raise ValueError if the archive's list has fewer members than its end says: zipfile stops at a damaged entry."""
+    with file.open("rb") as stream:
+        stream.seek(-min(file.stat().st_size, END_BYTES), SEEK_END)
+        ending = stream.read()
+    (count,) = struct.unpack_from("<H", ending, ending.rindex(b"PK\x05\x06") + 10)
+    if count not in (len(archive.namelist()), 0xFFFF):  # the latter: counted elsewhere, in a large archive
+        raise ValueError(f"its list has {len(archive.namelist())} of {count} arrays")
+    if len(set(archive.namelist())) < len(archive.namelist()):
+        raise ValueError("an array occurs twice")
 
 
 def _refuse_growth(file: Path, archive: ZipFile) -> None:

@@ -277,3 +277,15 @@ def test_a_damaged_file_is_refused_in_one_line(arrays: Arrays, tmp_path: Path, s
         import_contents(read_arrays(tmp_path / "birds.npz"), OPTIONS, tmp_path)
     except ArraysError as error:
         assert "\n" not in str(error)
+
+
+def test_a_damaged_list_of_arrays_drops_none(arrays: Arrays, tmp_path: Path) -> None:
+    np.savez(tmp_path / "birds.npz", **arrays, logit_scale=np.array(50.0))
+    content = (tmp_path / "birds.npz").read_bytes()
+    for place in range(content.index(b"PK\x01\x02"), len(content)):
+        (tmp_path / "flipped.npz").write_bytes(content[:place] + bytes([content[place] ^ 0x80]) + content[place + 1 :])
+        try:
+            read = read_arrays(tmp_path / "flipped.npz")
+        except ArraysError:
+            continue
+        assert {*read} == {*arrays, "logit_scale"}, place
