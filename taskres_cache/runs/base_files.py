@@ -3,22 +3,32 @@
 Axes: C classes, D embedding, W width of the text tower.
 """
 
-import json
 import pickle
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
 from taskres_cache.errors import UnknownNameError, WeightsError
 from taskres_cache.recipe import BUILT_BASES
+from taskres_cache.system.names import shown
 
 # Training scripts store objects of these modules next to the weights; inert placeholders replace them.
 TRAINING_STATE = ("torch.optim.", "dassl.optim.", "numpy.")
+NOT_A_CHECKPOINT = (  # what the loader raises for damaged files
+    OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError, struct.error,
+    MemoryError, OverflowError,
+)  # fmt: skip
+Names = tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,17 @@ class BaseFile:
         WeightsError
             The base or projection does not have the cache's shape, or the cache has no input for the projection.
         """
+        base, projection = self._parts_for(pre_projection, classes, dim)
+        with np.errstate(over="ignore"):
+            lengths = np.linalg.norm(base, axis=1)  # (C,)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise WeightsError(f"{self.path} gives a base with a row that is zero or too large; pass another file")
+        return base, projection
+
+    def _parts_for(
+        self, pre_projection: np.ndarray | None, classes: int, dim: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the base for a cache, and the projection if it is known."""
         if self.base is not None:
             return self._base_of_shape((classes, dim)), self._known_projection(pre_projection, dim)
         assert self.projection is not None
@@ -73,7 +94,8 @@ class BaseFile:
                 f"{self.path}: projection has shape {self.projection.shape}, expected {expected}, text width and "
                 "embedding size of the cache; pass a projection of the cache's model"
             )
-        return pre_projection @ self.projection, self.projection
+        with np.errstate(over="ignore", invalid="ignore"):
+            return pre_projection @ self.projection, self.projection
 
     def _base_of_shape(self, expected: tuple[int, int]) -> np.ndarray:
         assert self.base is not None
@@ -127,9 +149,17 @@ def _read_safetensors(path: Path, classnames: tuple[str, ...], weights_sha256: s
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in ("base", "projection") if name in stored.keys()}  # noqa: SIM118
-        named = json.loads(metadata.get("classnames", "null"))
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        names: tuple[str, ...] | None = msgspec.json.decode(metadata.get("classnames", "null"), type=Names)
+    except (
+        SafetensorError,
+        msgspec.MsgspecError,
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        RecursionError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"{path} is not a valid safetensors file ({reason}); pass another file") from error
     if not tensors:
         raise WeightsError(
@@ -142,42 +172,59 @@ def _read_safetensors(path: Path, classnames: tuple[str, ...], weights_sha256: s
             f"{path} was made with another checkpoint: weights_sha256 {made_with[:16]}, expected {weights_sha256[:16]} "
             "of the cache; pass a base of the cache's checkpoint"
         )
-    same_classes = named is None or tuple(named) == classnames
-    if not same_classes and "projection" not in tensors:
+    if names is not None and names != classnames and "projection" not in tensors:
         raise WeightsError(
-            f"{path} has a base of other classes ({', '.join(named[:3])}, ...), expected those of the cache "
-            f"({', '.join(classnames[:3])}, ...); pass a base of the same classes, in the same order"
+            f"{path} has a base of other classes ({_listed(names[:3])}, ...), expected those of the cache "
+            f"({_listed(classnames[:3])}, ...); pass a base of the same classes, in the same order"
         )
     arrays = {name: _matrix(path, name, tensor) for name, tensor in tensors.items()}
-    return _as_file(path, arrays.get("base") if same_classes else None, arrays.get("projection"))
+    return _as_file(path, arrays.get("base") if names in (None, classnames) else None, arrays.get("projection"))
 
 
 def _read_checkpoint(path: Path) -> torch.Tensor:
     """Return `state_dict.weight` of a checkpoint written by torch.save, without running any code in it."""
+    _refuse_compressed(path)
     try:
-        with torch.serialization.safe_globals(_placeholders(path)):
+        with torch.serialization.safe_globals(_placeholders(path)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd tensors, which are refused below
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} contains objects other than tensors, which can run code when read, so it was not opened; if you "
             "trust it, save {'state_dict': {'weight': its tensor}} alone and pass that file"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except NOT_A_CHECKPOINT as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"{path} is not a checkpoint ({reason}); pass a .pth.tar or .safetensors file") from error
     state = stored.get("state_dict") if isinstance(stored, dict) else None
     weight = state.get("weight") if isinstance(state, dict) else None
     if not isinstance(weight, torch.Tensor):
-        found = ", ".join(map(str, list(stored)[:5])) if isinstance(stored, dict) else type(stored).__name__
+        found = _listed(list(stored)[:5]) if isinstance(stored, dict) else type(stored).__name__
         raise WeightsError(f"{path} has no tensor state_dict.weight (found: {found}); pass an enhanced base of TaskRes")
     return weight
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise WeightsError for a zip file with compressed members: torch.save writes none, and they may be any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            compressed = [member for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # an older format, or not a checkpoint: the loader raises the error
+    if compressed:
+        raise WeightsError(f"{path} is a compressed zip file, which torch.save does not write; pass a .pth.tar file")
+
+
+def _listed(names: Iterable[object]) -> str:
+    """Return names for a message, shortened."""
+    return ", ".join(shown(str(name))[1:-1] for name in names)
 
 
 def _placeholders(path: Path) -> list[Any]:
     """Return inert classes that replace the classes of training state in a checkpoint."""
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (RuntimeError, ValueError, pickle.UnpicklingError, OSError):
+    except (*NOT_A_CHECKPOINT, pickle.UnpicklingError):
         return []  # an older format, or not a checkpoint: the loader raises the error
     containers = {"builtins.dict": dict, "collections.defaultdict": _plain_dict}
     inert = {name: type(name, (_Inert,), {}) for name in unknown if name.startswith(TRAINING_STATE)}
@@ -204,12 +251,18 @@ class _Inert:
 
 def _matrix(path: Path, name: str, tensor: torch.Tensor) -> np.ndarray:
     """Return a tensor as a float32 matrix; raise WeightsError if it is not a floating-point matrix or not finite."""
-    if tensor.ndim != 2 or not tensor.is_floating_point():
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if tensor.ndim != 2 or not tensor.is_floating_point() or not plain:
         raise WeightsError(
             f"{path}: {name} has shape {tuple(tensor.shape)} and type {tensor.dtype}, expected a floating-point matrix"
             "; pass another file"
         )
-    array: np.ndarray = tensor.detach().float().numpy()
+    stored = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > stored:
+        raise WeightsError(
+            f"{path}: {name} has shape {tuple(tensor.shape)}, but only {stored} bytes of values; pass another file"
+        )
+    array: np.ndarray = tensor.detach().resolve_neg().float().numpy()
     if not np.isfinite(array).all():
         raise WeightsError(f"{path}: {name} has NaN or infinite values; pass another file")
     return array

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from taskres_cache.caches.provenance import DICTIONARIES, Provenance
+from taskres_cache.caches.schema import GREATEST_LOGIT_SCALE
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.heads import Head
 from taskres_cache.recipe import Recipe
@@ -212,8 +213,10 @@ def _check_provenance(provenance: Provenance) -> None:
     for name in ("preprocess", *DICTIONARIES):
         if not isinstance(getattr(provenance, name), dict):
             raise ValueError(f"{name} is a {type(getattr(provenance, name)).__name__}, expected a JSON object")
-    if not 0 < provenance.logit_scale < float("inf"):
-        raise ValueError(f"logit_scale is {provenance.logit_scale}, expected a positive number")
+    if not 0 < provenance.logit_scale <= GREATEST_LOGIT_SCALE:
+        raise ValueError(
+            f"logit_scale is {provenance.logit_scale:g}, expected more than 0, at most {GREATEST_LOGIT_SCALE:g}"
+        )
 
 
 def _check_tensors(classifier: Classifier) -> None:
@@ -234,9 +237,13 @@ def _check_tensors(classifier: Classifier) -> None:
             what = "NaN or infinite values" if tensor.dtype == np.float32 else f"type {tensor.dtype}, expected float32"
             raise ValueError(f"{name} has {what}")
     with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.linalg.norm(base + np.float32(classifier.alpha) * residual, axis=1)  # (C,)
+        alpha = np.float32(classifier.alpha)
+        lengths = np.linalg.norm(base + alpha * residual, axis=1)  # (C,)
+        of_shift = 0.0 if shift is None else np.linalg.norm(alpha * shift)
     if not (np.isfinite(lengths) & (lengths > 0)).all():
         raise ValueError("base + alpha * residual has a row without direction: zero, or too large for float32")
+    if not np.isfinite(of_shift):
+        raise ValueError("alpha * image_residual is too large for float32")
 
 
 def _reason(error: BaseException) -> str:

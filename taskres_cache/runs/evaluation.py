@@ -19,6 +19,9 @@ from taskres_cache.errors import RunError
 from taskres_cache.heads import Head
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.scores import TOP, Predictions, reliability
+from taskres_cache.system.names import shown
+
+LONGEST_VALUE = 200  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -323,7 +326,7 @@ def class_rows(classifier: Classifier, cache: FeatureCache) -> np.ndarray:
     if unknown:
         raise UnknownClassesError(
             f"{cache.path} has {len(unknown)} of {len(wanted)} classes that the run does not know "
-            f"({', '.join(repr(name) for name in unknown[:3])}); {_remedy_for_unknown(classifier)}"
+            f"({', '.join(shown(name) for name in unknown[:3])}); {_remedy_for_unknown(classifier)}"
         )
     if len(row_of) < len(known):
         raise RunError(
@@ -342,10 +345,16 @@ def _remedy_for_unknown(classifier: Classifier) -> str:
     )
 
 
+def shown_value(value: object) -> str:
+    """Return a value for a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
 def _refuse_other_features(classifier: Classifier, cache: FeatureCache) -> None:
     """Raise RunError if the features of a cache are not from the encoder and preprocessing of the run."""
     differing = [
-        f"{name}: cache has {has!r}, run has {own!r}"
+        f"{name}: cache has {shown_value(has)}, run has {shown_value(own)}"
         for name, (own, has) in encoder_differences(classifier.provenance, cache.provenance).items()
     ]
     if cache.dim != classifier.base.shape[1]:
