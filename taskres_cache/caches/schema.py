@@ -18,6 +18,12 @@ from taskres_cache.system.names import shown, unsafe_name
 Kind = Literal["text", "integers", "floats"]
 REMEDY = "make the cache again"
 GREATEST_LOGIT_SCALE = 1e6  # trained models have 10 to 200; products beyond this overflow
+# Fields of the JSON in `recipe`; another field comes from a newer version, which `fit` says.
+RECIPE_NUMBERS = ("alpha", "lr", "weight_decay")
+RECIPE_WHOLE = ("epochs", "batch_size", "patience", "views")
+RECIPE_OPTIONAL = ("epochs", "patience")  # may be null
+RECIPE_TEXTS = ("base", "base_sha256", "residual", "alpha_rule", "precision", "view_use")
+RECIPE_LISTS = ("alphas", "lrs", "weight_decays")
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,9 @@ def check_attributes(path: Path, plain: Mapping[str, Any]) -> None:
     for name in OBJECTS:
         if name in plain and not _is_object(plain[name]):
             raise CacheError(f"{path}: attribute {name} is {shown(plain[name])}, expected a JSON object; {REMEDY}")
+    for name, value in json.loads(plain.get("recipe", "{}")).items():
+        if not _is_recipe_value(name, value):
+            raise CacheError(f"{path}: attribute recipe has {name} {shown(repr(value))}, of a wrong type; {REMEDY}")
     scale = plain["logit_scale"]
     if not isinstance(scale, float) or not 0 < scale <= GREATEST_LOGIT_SCALE:
         raise CacheError(
@@ -144,6 +153,23 @@ def _check_array(path: Path, name: str, found: FoundArray, rule: ArrayRule, size
         least = FEWEST.get(axis, 0)
         if size < least:
             raise CacheError(f"{path}: {name} has shape {found.shape}, expected {axis} of at least {least}; {REMEDY}")
+
+
+def _is_recipe_value(name: str, value: Any) -> bool:
+    """Return True if a field of a recipe has the right type, or is not known."""
+    if value is None:
+        return name in RECIPE_OPTIONAL or name not in RECIPE_WHOLE + RECIPE_NUMBERS + RECIPE_TEXTS + RECIPE_LISTS
+    if name in RECIPE_NUMBERS:
+        return _is_number(value)
+    if name in RECIPE_WHOLE:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+    if name in RECIPE_LISTS:
+        return isinstance(value, list) and all(_is_number(one) for one in value)
+    return isinstance(value, str) or name not in RECIPE_TEXTS
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < GREATEST_LOGIT_SCALE
 
 
 def _is_object(text: str) -> bool:

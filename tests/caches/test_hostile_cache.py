@@ -10,10 +10,12 @@ import h5py
 import numpy as np
 import pytest
 
+from taskres_cache.caches import schema
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.caches.schema import ARRAYS
 from taskres_cache.errors import CacheError, TaskresError
+from taskres_cache.recipe import Recipe
 from taskres_cache.system.names import unsafe_name
 from tests.conftest import Taskres, one_line
 
@@ -251,3 +253,17 @@ def test_a_random_mutation_is_valid_or_refused_in_one_line(cache_file: Path, see
     except TaskresError as error:
         assert "\n" not in str(error)
         assert len(str(error)) < 1000
+
+
+@pytest.mark.parametrize("value", ['"x"', "null", "true", "[1]", "1e999", "{}"])
+@pytest.mark.parametrize("name", ["alpha", "lr", "batch_size", "views"])
+def test_a_recipe_of_wrong_types_is_refused(cache_file: Path, name: str, value: str) -> None:
+    with h5py.File(cache_file, "r+") as file:
+        file.attrs["recipe"] = np.bytes_(f'{{"{name}": {value}}}'.encode())
+    with pytest.raises(CacheError, match=f"attribute recipe has {name} .*, of a wrong type"):
+        FeatureCache(cache_file)
+
+
+def test_every_field_of_a_recipe_has_a_rule() -> None:
+    known = {*schema.RECIPE_NUMBERS, *schema.RECIPE_WHOLE, *schema.RECIPE_TEXTS, *schema.RECIPE_LISTS}
+    assert known == set(Recipe.__dataclass_fields__)
