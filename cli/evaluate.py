@@ -85,13 +85,14 @@ def _evaluate_runs(
 ) -> None:
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
+    from taskres_cache.reporting.notes import test_notes
     from taskres_cache.runs.evaluation import evaluate_run
     from taskres_cache.runs.finding import checkpoint_folder, find_runs
     from taskres_cache.runs.run import own_cache, read_classifier
     from taskres_cache.system.devices import choose_device
 
     from .console import print_json, print_table, say
-    from .notes import left_out_of, test_notes
+    from .notes import left_out_of
 
     target = choose_device(device)
     results: list[Tested] = []
@@ -166,12 +167,13 @@ def _row(classifier: "Classifier", result: "Evaluation") -> tuple[str, ...]:
 def _evaluate_zero_shot(caches: Sequence[str], classes: str, cache_dir: Path, device: str, as_json: bool) -> None:
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
+    from taskres_cache.reporting.notes import test_notes
     from taskres_cache.reporting.tables import Table
     from taskres_cache.runs.evaluation import evaluate_zero_shot
     from taskres_cache.system.devices import choose_device
 
     from .console import print_json, print_table, say
-    from .notes import left_out_of, test_notes
+    from .notes import left_out_of
 
     target = choose_device(device)
     opened = [open_cache(find_cache(name, cache_dir), classes) for name in caches]

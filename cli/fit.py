@@ -67,12 +67,13 @@ def fit(
     """
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
+    from taskres_cache.reporting.notes import test_notes
     from taskres_cache.runs.finding import checkpoint_folder
     from taskres_cache.runs.study import fit_each, recipe_of
     from taskres_cache.system.devices import choose_device
 
     from .console import say
-    from .notes import calibration_notes, test_notes
+    from .notes import calibration_notes
 
     features = open_cache(find_cache(cache, cache_dir), classes)
     bases, file = _bases(base or ["regular"], features)

@@ -59,6 +59,8 @@ def report(
     for study in studies:
         if study.analysis_error:
             say(f"note: {study.title}: no per-class results: {study.analysis_error}")
+        for note in study.analysis.notes if study.analysis else ():
+            say(f"note: {study.title}: {note}")
     for file in files:
         write_report(studies, heading, images, file)
         say(f"written: {file}")

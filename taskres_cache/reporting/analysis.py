@@ -13,6 +13,7 @@ import torch
 from taskres_cache.caches.class_halves import open_cache
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import RunError
+from taskres_cache.reporting.notes import test_notes
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.evaluation import class_rows, predictions_of, text_head
 from taskres_cache.runs.run import Run, own_cache
@@ -215,13 +216,26 @@ def _errors(cache: FeatureCache, rows: np.ndarray, adapted: Sequence[Predictions
 
 
 def _notes(fits: Sequence[Run], adapted: Sequence[Predictions], cache: FeatureCache) -> tuple[str, ...]:
-    """Return a note if the cache has changed since the runs were measured."""
+    """Return notes on what the accuracies leave out, on missing temperatures, and on a changed cache."""
     changed = [
         fit.metrics.seed
         for fit, found in zip(fits, adapted, strict=True)
         if abs(fit.metrics.test_accuracy - found.accuracy) > 100 / len(found.labels) + 1e-9  # one image: other devices
     ]
-    if not changed:
-        return ()
-    seeds = f"seed{'s' if len(changed) > 1 else ''} {', '.join(map(str, changed))}"
-    return (f"{cache.path} has changed since the runs of {seeds} were measured. This section shows today's cache.",)
+    uncalibrated = [fit.metrics.seed for fit in fits if fit.metrics.val_accuracy is None]
+    notes = test_notes(cache)
+    if uncalibrated:
+        notes.append(
+            f"The runs of {_seeds(uncalibrated)} have no validation images: their temperature is 1, "
+            "and their probabilities are not calibrated."
+        )
+    if changed:
+        notes.append(
+            f"{cache.path} has changed since the runs of {_seeds(changed)} were measured. This section shows today's "
+            "cache."
+        )
+    return tuple(notes)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -104,6 +104,7 @@ def _study_in_markdown(study: Study) -> list[str]:
     parts += list(sources)
     if analysis is None:
         return [*parts, f"Results per class are missing: {study.analysis_error}\n"]
+    parts += [f"Note: {note}\n" for note in analysis.notes]
     fit = f"{prefix}, {analysis.classifier.recipe.method_name()}, {in_shots(analysis.classifier.shots)}"
     parts.append(_titled(gains_table(analysis.gains), f"{fit}: gain per class").as_markdown())
     if analysis.pairs:

@@ -18,6 +18,7 @@ from taskres_cache.errors import OptionError, RunError
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.page import as_page
 from taskres_cache.reporting.published_results import FILE, published_results, read_published_results
+from taskres_cache.reporting.report import as_markdown
 from taskres_cache.reporting.studies import Study, gather_studies
 from taskres_cache.runs.run import read_classifier
 from taskres_cache.runs.study import fit_each
@@ -130,6 +131,24 @@ def test_a_changed_cache_is_noted(many: FeatureCache, tmp_path: Path) -> None:
     (study,) = gather_studies([tmp_path / "runs"], tmp_path / "cache", CPU)
     assert study.analysis is not None
     assert "has changed since the runs of seeds 1, 2 were measured" in study.analysis.notes[0]
+
+
+def test_what_the_accuracies_leave_out_is_noted(many: FeatureCache, tmp_path: Path) -> None:
+    stored = many.contents()
+    partitions = stored.partitions.copy()
+    partitions[(partitions == 2) & (stored.labels == 1)] = 0  # no test image of "dog"
+    splits = {name: replace(split, val=np.zeros(0, np.int64)) for name, split in stored.splits.items()}
+    skipped = {"dog/1.png": "truncated", "dog/2.png": "truncated"}
+    write_cache(many.path, replace(stored, partitions=partitions, splits=splits, skipped=skipped))
+    study = study_of(FeatureCache(many.path), [PLAIN], tmp_path / "runs")
+    assert study.analysis is not None
+    images, classes, temperature = study.analysis.notes
+    assert images.endswith("2 images were unreadable and skipped when the cache was made")
+    assert classes.endswith("1 class has no test image and does not count: 'dog'")
+    assert "have no validation images: their temperature is 1" in temperature
+    for text in (as_page([study], "t", None, datetime(2026, 1, 1)), as_markdown([study], "t")):
+        assert "2 images were unreadable" in text
+        assert "their temperature is 1" in text
 
 
 def test_runs_are_grouped_and_counted_once(many: FeatureCache, tmp_path: Path) -> None:
