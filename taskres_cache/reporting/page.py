@@ -133,8 +133,8 @@ def _analysis_sections(analysis: Analysis, root: Path | None) -> dict[str, Any]:
         "untempered_error": percent(analysis.untempered.error),
         "tempered_error": percent(analysis.tempered.error),
         "calibration": f"Bars show the accuracy of predictions by confidence, short lines their mean confidence; for a "
-        f"calibrated classifier both are on the diagonal. Temperature{plural}, fitted on validation images if there are any: "
-        f"{temperatures} ({seeds}).",
+        f"calibrated classifier both are on the diagonal. Temperature{plural}, fitted on validation images if there "
+        f"are any: {temperatures} ({seeds}).",
         "provenance": recipe_and_provenance(analysis.classifier),
     }
 
