@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taskres_cache.errors import OptionError
+from taskres_cache.errors import OptionError, RunError
 
 from . import completion
 from .options import HALVES, CacheDir, Device, Json
@@ -86,7 +86,7 @@ def _evaluate_runs(
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
     from taskres_cache.reporting.notes import test_notes
-    from taskres_cache.runs.evaluation import evaluate_run
+    from taskres_cache.runs.evaluation import UnknownClassesError, evaluate_run
     from taskres_cache.runs.finding import checkpoint_folder, find_runs
     from taskres_cache.runs.run import own_cache, read_classifier
     from taskres_cache.system.devices import choose_device
@@ -97,14 +97,21 @@ def _evaluate_runs(
     target = choose_device(device)
     results: list[Tested] = []
     notes: list[str] = []
+    refused: list[RunError] = []
     for folder in find_runs(path):
         classifier = read_classifier(folder)
         checkpoint = checkpoint_folder(cache_dir, classifier.provenance).name
         caches = [(find_cache(name, cache_dir, checkpoint), classes or "all") for name in on]
         for cache, half in caches or [(own_cache(folder, classifier, cache_dir), classes or classifier.half)]:
             opened = open_cache(cache, half)
-            results.append((folder, classifier, evaluate_run(classifier, opened, target), left_out_of(opened)))
-            notes += test_notes(opened)
+            try:
+                results.append((folder, classifier, evaluate_run(classifier, opened, target), left_out_of(opened)))
+                notes += test_notes(opened)
+            except UnknownClassesError as error:  # a run of other inputs than the cache now has
+                refused.append(error)
+                notes.append(f"{folder} is left out: {error}")
+    if refused and not results:
+        raise refused[0]
     for note in dict.fromkeys(notes):
         say(f"note: {note}")
     if as_json:
@@ -134,7 +141,6 @@ def _tables(results: "Sequence[Tested]") -> "list[Table]":
 
 def _variants(folders: Sequence[Path]) -> list[str]:
     """Return for each run what sets its inputs apart from those of runs of the same name; empty if all are alike."""
-    from taskres_cache.errors import RunError
     from taskres_cache.reporting.studies import study_key, variants_of
     from taskres_cache.runs.run import Run, read_metrics
 
