@@ -180,10 +180,10 @@ def path_from(folder: Path, file: Path) -> str:
 def _names(folder: Path, inputs_sha256: str) -> Iterator[Path]:
     """Yield the folders to try: `seed_1`, `seed_1-<digits>`, `seed_1-<digits>-2` and so on."""
     yield folder
-    beside = folder.with_name(f"{folder.name}-{inputs_sha256[:DIGITS]}")
-    yield beside
+    other = folder.with_name(f"{folder.name}-{inputs_sha256[:DIGITS]}")
+    yield other
     for number in count(2):
-        yield beside.with_name(f"{beside.name}-{number}")
+        yield other.with_name(f"{other.name}-{number}")
 
 
 def _holds_same_run(folder: Path, metrics: Metrics) -> bool:

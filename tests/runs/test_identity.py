@@ -19,7 +19,7 @@ from taskres_cache.reporting.studies import gather_studies
 from taskres_cache.runs.finding import find_runs
 from taskres_cache.runs.run import Run, load_run, read_classifier, read_metrics, write_run
 from taskres_cache.runs.study import finished_runs, fit_each
-from tests.conftest import Taskres, make_earlier
+from tests.conftest import Taskres, make_earlier, one_line
 from tests.runs.conftest import CPU, RECIPE
 
 
@@ -176,3 +176,16 @@ def test_the_commands_say_what_is_kept(cache_file: Path, contents: CacheContents
     torch.set_num_threads(1)
     records = json.loads(taskres("eval", here / "runs", "--device", "cpu", "--json").out)
     assert len({record["run"] for record in records}) == 4
+
+
+def test_eval_goes_on_after_a_run_of_other_classes(
+    cache_file: Path, contents: CacheContents, here: Path, taskres: Taskres
+) -> None:
+    first = fitted(cache_file, contents, here / "runs")
+    renamed = replace(contents, classnames=("black_cat", "dog", "zebra"))
+    second = fitted(cache_file, renamed, here / "runs")
+    outcome = taskres("eval", "runs", "--device", "cpu", "--json")
+    assert outcome.status == 0, outcome.err
+    assert [record["run"] for record in json.loads(outcome.out)] == [str(second.folder.relative_to(here))]
+    assert f"note: {first.folder.relative_to(here)} is left out: " in outcome.err
+    assert "1 of 3 classes that the run does not know" in one_line(taskres("eval", first.folder, "--device", "cpu"))
