@@ -29,7 +29,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(("AVIF",) if RE
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 HIGHEST_16_BIT = 65535
 
-Orientation = Literal["exif", "stored"]
+LARGEST_BY_BITS = (255, 4095, HIGHEST_16_BIT)  # of 8, 12 and 16 bits, which scanners store in 16
+
+# How pixels are read: "stored" as the field reads its data sets; "exif" upright by the EXIF orientation;
+# "exif-on-white", for a user's pictures, upright, transparent parts white, and 12 bits in 16 scaled by 12.
+Orientation = Literal["exif", "stored", "exif-on-white"]
+ON_WHITE: Orientation = "exif-on-white"
+TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
 class ImageSource(Protocol):
@@ -58,8 +64,9 @@ class ImageFolder:
     ----------
     location : Path
         The folder.
-    orientation : {"exif", "stored"}
-        "exif" turns images upright. The field's own readers do not, so the paper's data sets are read as "stored".
+    orientation : {"exif", "stored", "exif-on-white"}
+        How pixels are read, see `decode`. The field's own readers do not turn images upright, so the paper's data sets
+        are read as "stored".
     """
 
     location: Path
@@ -92,8 +99,8 @@ class ImageArchive:
         The archive.
     files : mapping of str to bytes
         Contents of each image file, by path.
-    orientation : {"exif", "stored"}
-        "exif" turns images upright.
+    orientation : {"exif", "stored", "exif-on-white"}
+        How pixels are read, see `decode`.
     """
 
     location: Path
@@ -149,9 +156,11 @@ def decode(stream: IO[bytes], orientation: Orientation) -> Image.Image:
     ----------
     stream : binary stream
         The file.
-    orientation : {"exif", "stored"}
+    orientation : {"exif", "stored", "exif-on-white"}
         "exif" turns the image upright by its EXIF orientation: cameras store sideways pixels and a tag, and an encoder
-        sees only the pixels. Images without the tag are unchanged.
+        sees only the pixels. Images without the tag, or with EXIF data that cannot be read, are unchanged.
+        "exif-on-white" also makes transparent parts white, which are mostly stored as black, and scales 16-bit images
+        by the bits that they use: 8, 12 or 16, the fewest that hold their largest value.
 
     Raises
     ------
@@ -163,8 +172,12 @@ def decode(stream: IO[bytes], orientation: Orientation) -> Image.Image:
         warnings.simplefilter("ignore")  # about half that many pixels, or odd EXIF tags: these images are readable
         try:
             with Image.open(stream, formats=_formats_of(stream)) as image:
-                upright = ImageOps.exif_transpose(image) if orientation == "exif" else image
-                return _eight_bits(upright).convert("RGB")
+                if orientation == "stored":
+                    return _eight_bits(image, HIGHEST_16_BIT).convert("RGB")
+                upright = _upright(image)
+                if orientation == "exif":
+                    return _eight_bits(upright, HIGHEST_16_BIT).convert("RGB")
+                return _on_white(_eight_bits(upright))
         except UnidentifiedImageError as error:
             raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
 
@@ -181,11 +194,33 @@ def _formats_of(stream: IO[bytes]) -> tuple[str, ...]:
     return (*FORMATS, "HEIF")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Convert 16 bits per pixel to 8 (Pillow's own conversion clips at 255); return other images unchanged."""
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image turned upright; unchanged if its EXIF data, which an image need not have, cannot be read."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001  Pillow's readers of EXIF raise nearly any exception on broken data
+        return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Convert to RGB, with white behind transparent parts."""
+    if image.mode not in TRANSPARENT_MODES and "transparency" not in image.info:
+        return image.convert("RGB")
+    layers = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
+
+
+def _eight_bits(image: Image.Image, white: int | None = None) -> Image.Image:
+    """Convert 16 bits per pixel to 8 (Pillow's own conversion clips at 255); return other images unchanged.
+
+    `white` is the largest value that a pixel can have; by default that of the fewest bits that hold all pixels.
+    """
     if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
         return image
     lowest, highest = image.getextrema()
     if image.mode == "F" or not 0 <= lowest <= highest <= HIGHEST_16_BIT:  # type: ignore[operator]
         raise ValueError(f"pixel values from {lowest} to {highest} have no defined white; save the image with 8 bits")
-    return image.point(lambda sample: sample / 256).convert("L")
+    largest = white or next(bits for bits in LARGEST_BY_BITS if highest <= bits)  # type: ignore[operator]
+    step = (largest + 1) / 256
+    return image.point(lambda sample: sample / step).convert("L")

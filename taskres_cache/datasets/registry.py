@@ -8,7 +8,7 @@ from pathlib import Path
 from taskres_cache.bundled import DIGITS_ARCHIVE
 from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.folder import read_folder
-from taskres_cache.datasets.images import ImageArchive, ImageFolder
+from taskres_cache.datasets.images import ON_WHITE, ImageArchive, ImageFolder
 from taskres_cache.datasets.paper.descriptions import PAPER_DATASETS
 from taskres_cache.datasets.paper.paper_dataset import Counts, PaperDataset
 from taskres_cache.errors import DatasetError, OptionError, UnknownNameError
@@ -157,7 +157,8 @@ def load_dataset(
         if folder.exists():
             raise DatasetError(f"{folder} is a file; pass a folder with one folder of images per class")
         raise UnknownNameError("data set", name_or_folder, ENTRIES, "pass a name from `taskres datasets`, or a folder")
-    return read_folder(ImageFolder(folder), dataset_name(rename or folder.resolve().name), split_seed)
+    source = ImageFolder(folder, ON_WHITE)
+    return read_folder(source, dataset_name(rename or folder.resolve().name), split_seed)
 
 
 def default_backbone(name: str) -> DefaultBackbone:

@@ -48,14 +48,14 @@ def settings_of_file(name: str, file: Path, pretrained_like: str | None = None) 
     """
     if pretrained_like is not None:
         return _settings_of_tag(*_model_and_tag(name, pretrained_like), f"as {pretrained_like}")
-    beside = file.with_name(CONFIG_FILE)
-    described = _settings_in_config(name, beside)
+    config_file = file.with_name(CONFIG_FILE)
+    described = _settings_in_config(name, config_file)
     if described is not None:
         return described
     settings = _settings_without_config(name, file)
-    if not beside.is_file():
+    if not config_file.is_file():
         return settings
-    ignored = f"{beside} describes another model than {name} and is not used"
+    ignored = f"{config_file} describes another model than {name} and is not used"
     return replace(settings, origin=f"{settings.origin}; {ignored}" if settings.origin else ignored)
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +16,14 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, labels_of, shortage_notes
+from taskres_cache.datasets.images import ON_WHITE, ImageSource
 from taskres_cache.encoders.backbone import PRECISIONS, Backbone, have_unit_length
 from taskres_cache.encoders.encoding import BLOCK_ROWS, Block, Seconds
 from taskres_cache.encoders.views import view_recipe
 from taskres_cache.errors import CacheMismatchError, RankError, UnreadableImagesError
 from taskres_cache.extraction.assembly import assembled, is_up_to_date
 from taskres_cache.extraction.blocks import discard_blocks
+from taskres_cache.extraction.copies import note_on_equal_features, without_copies
 from taskres_cache.extraction.encode_missing import EncodedShare, ImageEncoding, encode_prompts, missing_blocks
 from taskres_cache.extraction.known_rows import EarlierWork, KnownRows
 from taskres_cache.extraction.lock import exclusive_lock
@@ -137,6 +140,7 @@ class _Planned:
 
     plan: Plan
     earlier: EarlierWork
+    notes: tuple[str, ...]
     work: _Work
 
 
@@ -164,7 +168,8 @@ class _Job:
         if existing and existing.views:
             provenance = replace(provenance, views=existing.provenance.views)
         requested = {(shots, seed) for shots in options.shots for seed in options.seeds}
-        plan = plan_cache(self.dataset, requested, options.views, existing)
+        dataset, copies = without_copies(self.dataset)
+        plan = plan_cache(dataset, requested, options.views, existing)
         if existing:
             refuse_other_dataset(existing, plan.stamps)
             _refuse_normalised(existing)
@@ -173,16 +178,18 @@ class _Job:
         earlier = EarlierWork(provenance, existing, self.parts)
         blocks = missing_blocks(plan.renderings(), KnownRows(earlier), BLOCK_ROWS)
         stamps = {image.path: plan.stamps[image.path] for block in blocks for image in block}
-        return _Planned(plan, earlier, _Work(provenance, blocks, stamps, len(plan.needed) - len(stamps)))
+        return _Planned(plan, earlier, copies, _Work(provenance, blocks, stamps, len(plan.needed) - len(stamps)))
 
     def encode_share(self, work: _Work) -> EncodedShare:
         """Encode this rank's share of the missing blocks."""
         ranks, backbone = self.ranks, replace(self.backbone, precision=work.provenance.precision)
-        _refuse_other_encoder(provenance_of(self.dataset, backbone, self.options), work.provenance, ranks)
+        source = self._source_as_cached(work.provenance)
+        own = provenance_of(replace(self.dataset, source=source), backbone, self.options)
+        _refuse_other_encoder(own, work.provenance, ranks)
         share = work.blocks[ranks.number :: ranks.count]
         earlier = EarlierWork(work.provenance, None, self.parts)
         encoding = ImageEncoding(
-            self.dataset.source, work.stamps, backbone, earlier.image_blocks(), earlier.views_seed, self.options
+            source, work.stamps, backbone, earlier.image_blocks(), earlier.views_seed, self.options
         )
         part = f", part {ranks.number + 1} of {ranks.count}" if ranks.count > 1 else ""
         images = sum(len(block) for block in share)
@@ -194,27 +201,41 @@ class _Job:
         _raise_failures(shares)
         plan, earlier = self.planned.plan, self.planned.earlier
         unreadable = {path: reason for share in shares for path, reason in share.unreadable.items()}
-        text = encode_prompts(self.dataset, self.backbone, earlier, self.progress)
+        text = encode_prompts(plan.dataset, self.backbone, earlier, self.progress)
         if unreadable and (self.options.unreadable == "fail" or len(unreadable) == len(plan.needed)):
             raise UnreadableImagesError(unreadable)
 
         contents = assembled(plan, earlier, unreadable, text)
         images, views = sum(share.images for share in shares), sum(share.views for share in shares)
         changed = images + views > 0 or earlier.cache is None or not is_up_to_date(earlier.cache, contents)
+        same = note_on_equal_features(contents.paths, contents.image_features) if changed else ()
         if changed:
             write_cache(self.path, contents)
         discard_blocks(self.parts)
-        notes = _notes(self.dataset, plan.draws, unreadable)
+        notes = (*_notes(plan.dataset, plan.draws, unreadable), *self.planned.notes, *same)
         seconds = sum((share.seconds for share in shares), Seconds())
         return Extraction(self.path, len(contents.paths), images, plan.views, views, changed, seconds, notes)
 
     def _provenance_as_cached(self) -> Provenance:
-        """Return the inputs of the rows; an automatic precision follows the existing cache."""
+        """Return the inputs of the rows; an automatic precision and the reading of images follow the existing cache."""
         provenance = provenance_of(self.dataset, self.backbone, self.options)
-        if not self.backbone.adapts or not self.path.exists():
+        if not self.path.exists():
             return provenance
-        cached = FeatureCache(self.path).provenance.precision
-        return replace(provenance, precision=cached if cached in PRECISIONS else self.backbone.precision)
+        cached = FeatureCache(self.path).provenance
+        if provenance.preprocess["orientation"] == ON_WHITE and cached.preprocess.get("orientation") == "exif":
+            provenance = replace(provenance, preprocess={**provenance.preprocess, "orientation": "exif"})
+        if not self.backbone.adapts:
+            return provenance
+        precision = cached.precision if cached.precision in PRECISIONS else self.backbone.precision
+        return replace(provenance, precision=precision)
+
+    def _source_as_cached(self, provenance: Provenance) -> ImageSource:
+        """Return the images, read as those of an existing cache: earlier versions had black for transparent parts."""
+        source: Any = self.dataset.source
+        orientation = provenance.preprocess["orientation"]
+        if source.orientation == orientation or orientation != "exif":
+            return source  # type: ignore[no-any-return]
+        return replace(source, orientation=orientation)  # type: ignore[no-any-return]
 
 
 def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions) -> Provenance:

@@ -163,12 +163,63 @@ def test_unreadable_images_are_listed_and_all_others_are_encoded(
     assert all(name in str(error.value) for name in drawn)
     assert reasons["broken/text.jpg"].startswith("not an image in one of the formats")
     assert "exceeds limit" in reasons["broken/bomb.png"]
-    for name in drawn:
+    for number, name in enumerate(sorted(drawn), 90):
         (oddities / name).unlink()
-        save_image(oddities / name, 99)
+        save_image(oddities / name, number)
     fixed = extract(dataset, glyph_clip, EVERYTHING, path)
     assert (fixed.encoded, fixed.images) == (4, len(listed))
     assert {name for name in FeatureCache(path).contents().paths if "newline" in name} == {"fine/with\nnewline.png"}
+
+
+def read(image: Image.Image, orientation: str, **how: object) -> np.ndarray:
+    return np.asarray(decode(encoded(image, "PNG", **how), orientation))
+
+
+def test_transparent_parts_of_own_pictures_are_white() -> None:
+    """Drawing programs store transparent parts as black."""
+    logo = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    logo.putpixel((0, 0), (200, 10, 20, 255))
+    logo.putpixel((1, 0), (0, 0, 0, 128))
+    pixels = read(logo, "exif-on-white")
+    assert pixels[0, 0].tolist() == [200, 10, 20]
+    assert pixels[0, 1].tolist() == [127, 127, 127]
+    assert (pixels[1:] == 255).all()
+    assert (read(logo, "exif")[1:] == 0).all()
+    assert (read(logo, "stored")[1:] == 0).all()
+    grey = Image.new("L", (4, 4), 7)
+    assert (read(grey, "exif-on-white", transparency=7) == 255).all()
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([0, 0, 0, 250, 250, 250])
+    assert (read(palette, "exif-on-white", transparency=0) == 255).all()
+    opaque = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    assert np.array_equal(read(opaque, "exif-on-white"), np.asarray(opaque))
+    assert np.array_equal(read(opaque.convert("RGBA"), "exif-on-white"), np.asarray(opaque))
+
+
+@pytest.mark.parametrize(
+    ("largest", "own", "stored"), [(255, 255, 0), (4095, 255, 15), (1000, 62, 3), (65535, 255, 255)]
+)
+def test_scans_are_scaled_by_the_bits_that_they_use(largest: int, own: int, stored: int) -> None:
+    """Published data sets are read as the field reads them, by 16 bits."""
+    scan = Image.fromarray(np.array([[0, largest]], np.uint16))
+    assert read(scan, "exif-on-white")[0, :, 0].tolist() == [0, own]
+    assert read(scan, "exif")[0, :, 0].tolist() == [0, stored]
+    assert read(scan, "stored")[0, :, 0].tolist() == [0, stored]
+
+
+def test_broken_exif_data_do_not_make_an_image_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    for exif in (b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0" + bytes(40), b"junk"):
+        assert np.asarray(decode(encoded(image, "JPEG", exif=exif), "exif-on-white")).shape == (9, 9, 3)
+
+    def raises(image: Image.Image) -> Image.Image:
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", raises)
+    for orientation in ("exif", "exif-on-white"):
+        assert np.array_equal(read(image, orientation), np.asarray(image))
+    with pytest.raises(OSError, match="truncated"):
+        decode(io.BytesIO(encoded(Image.effect_noise((90, 90), 9), "JPEG").getvalue()[:1500]), "exif")
 
 
 def test_a_dangling_link_is_reported_before_encoding(photos: Path, glyph_clip: Backbone, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_cache_has_the_splits_and_the_features_of_each_image(
         pixels = np.array(glyph_clip.framing(dataset.source.read(contents.paths[row])))
         alone = glyph_clip.encode_images(glyph_clip.on_device(pixels[None]))[0]
         assert np.allclose(contents.image_features[row], alone, atol=1e-4 * np.abs(alone).max())
-    assert contents.provenance.preprocess["orientation"] == "exif"
+    assert contents.provenance.preprocess["orientation"] == "exif-on-white"
     assert contents.provenance.weights_sha256 == glyph_clip.weights_sha256
 
 
@@ -163,8 +163,8 @@ def test_unreadable_images_are_listed_after_all_others_are_encoded(
     assert set(error.value.reasons) == set(broken)
     assert all(name in str(error.value) for name in broken)
     assert not path.exists()
-    save_image(photos / broken[0], 1)
-    save_image(photos / broken[1], 2)
+    save_image(photos / broken[0], 901)
+    save_image(photos / broken[1], 902)
     fixed = extract(dataset, glyph_clip, OPTIONS, path)
     assert fixed.encoded == 2
 
