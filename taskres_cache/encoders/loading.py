@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torchvision.transforms import Normalize, ToTensor
 from taskres_cache.encoders.backbone import PRECISIONS, Backbone, Framing, Tokenizer
 from taskres_cache.encoders.catalogue import Weights, find_weights, recorded_weights
 from taskres_cache.encoders.checkpoints import digest_of_weights, is_torchscript, torchscript_weights
+from taskres_cache.encoders.hub import offline_if_unreachable
 from taskres_cache.encoders.streamlining import streamlined
 from taskres_cache.errors import OptionError, WeightsError
 from taskres_cache.system.devices import best_precision, choose_device
@@ -102,7 +103,8 @@ def _loaded(weights: Weights, device: str, precision: str) -> Backbone:
     """Return the backbone of some weights on a device."""
     target = choose_device(device)
     chosen = _choose_precision(precision, target)
-    model = _build(weights).eval().requires_grad_(False)
+    with offline_if_unreachable() if _needs_hub(weights) else nullcontext():
+        model, tokenizer = _build(weights).eval().requires_grad_(False), _tokenizer(weights.config)
     preprocess, framing, sha256 = plain_preprocess(model), _framing(model), digest_of_weights(model)
     model.visual = streamlined(model.visual)  # type: ignore[arg-type]
     return Backbone(
@@ -117,7 +119,7 @@ def _loaded(weights: Weights, device: str, precision: str) -> Backbone:
         device=target,
         model=model.to(target, memory_format=torch.channels_last),  # type: ignore[call-overload]
         framing=framing,
-        tokenizer=_tokenizer(weights.config),
+        tokenizer=tokenizer,
         notes=weights.notes,
     )
 
@@ -152,13 +154,25 @@ def _build(weights: Weights) -> nn.Module:
             )
             return model
     except Exception as error:  # open_clip, torch, safetensors and the hub raise anything from OSError to KeyError
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = _one_line(error)
         if weights.is_file:
             raise WeightsError(f"checkpoint {weights.source} does not load into {weights.config}: {reason}") from error
         raise WeightsError(
             f"could not load the weights {weights.source or weights.label!r} of {weights.config} ({reason}); on a "
             "machine without network access pass a local checkpoint file: --pretrained PATH"
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _needs_hub(weights: Weights) -> bool:
+    """Return True if weights, text tower or tokenizer come from the hub or its cache."""
+    if not weights.is_file:
+        return True
+    text: dict[str, Any] = (open_clip.get_model_config(weights.config) or {}).get("text_cfg", {})
+    return any(text.get(name) for name in ("hf_model_name", "hf_tokenizer_name"))
 
 
 def _build_from_torchscript(weights: Weights) -> nn.Module:
@@ -181,13 +195,24 @@ def _framing(model: nn.Module) -> Framing:
 
 
 def _tokenizer(config: str) -> Tokenizer:
-    """Return the tokenizer of an open_clip config; raises WeightsError if it needs a package that is not installed."""
+    """Return the tokenizer of an open_clip config.
+
+    Raises
+    ------
+    WeightsError
+        It needs a package that is not installed, or a download that failed.
+    """
     try:
         return open_clip.get_tokenizer(config)  # type: ignore[no-any-return]
     except ImportError as error:  # open_clip requires only the packages that its own tokenizers need
         reason = " ".join(str(error).split())
         raise WeightsError(
             f"the tokenizer of {config} needs a package that is not installed ({reason}); pip install transformers"
+        ) from error
+    except Exception as error:  # the hub, transformers and tokenizers raise anything from OSError to KeyError
+        raise WeightsError(
+            f"could not load the tokenizer of {config} ({_one_line(error)}); it comes from the Hugging Face hub: run "
+            "once with network access, or copy the hub's cache from another machine"
         ) from error
 
 

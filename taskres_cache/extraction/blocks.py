@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -98,11 +97,16 @@ def discard_blocks(folder: Path) -> None:
 
 
 def _read(file: Path) -> tuple[list[str], np.ndarray] | None:
-    """Return a block's keys and values; None for a damaged file (each zip member has a CRC-32)."""
+    """Return a block's keys and values; None for a damaged file, which counts as missing.
+
+    Each zip member has a CRC-32. A damaged header raises nearly anything, from zlib.error to NotImplementedError.
+    """
     try:
         with np.load(file, allow_pickle=False) as block:
-            return block["keys"].tolist(), block["values"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            keys, values = block["keys"], block["values"]
+        whole = keys.ndim == 1 and keys.dtype.kind == "U" and values.ndim == 2 and values.dtype.kind == "f"
+        return (keys.tolist(), values) if whole and len(keys) == len(values) else None
+    except Exception:  # noqa: BLE001
         return None
 
 

@@ -28,7 +28,14 @@ from taskres_cache.extraction.encode_missing import EncodedShare, ImageEncoding,
 from taskres_cache.extraction.known_rows import EarlierWork, KnownRows
 from taskres_cache.extraction.lock import exclusive_lock
 from taskres_cache.extraction.options import Extraction, ExtractOptions
-from taskres_cache.extraction.planning import Plan, existing_cache, plan_cache, refuse_absent, refuse_other_dataset
+from taskres_cache.extraction.planning import (
+    Plan,
+    existing_cache,
+    plan_cache,
+    refuse_absent,
+    refuse_other_dataset,
+    refuse_undecodable_folder,
+)
 from taskres_cache.extraction.prompt_check import checked_prompts
 from taskres_cache.extraction.ranks import Ranks
 from taskres_cache.system.files import discard_leftovers
@@ -112,6 +119,7 @@ def extract(
     """
     options, ranks = options or ExtractOptions(), ranks or Ranks()
     path = path or cache_path(Path("cache"), backbone.name, backbone.pretrained, dataset.name)
+    refuse_undecodable_folder(dataset)
     text_notes = checked_prompts(dataset, backbone, options.classnames_form)  # raises before hours of encoding
     with ExitStack() as until_done:
         if progress is None:

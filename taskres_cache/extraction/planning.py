@@ -121,6 +121,18 @@ def refuse_absent(plan: Plan) -> None:
         )
 
 
+def refuse_undecodable_folder(dataset: Dataset) -> None:
+    """Raise DatasetError if the folder's path is not UTF-8, which a cache records; `Dataset` checks the names in it."""
+    location = str(dataset.source.location)
+    try:
+        location.encode()
+    except UnicodeEncodeError:
+        raise DatasetError(
+            f"data set {dataset.name!r}: the folder {location!a} is not UTF-8, which a cache cannot record; rename the "
+            "folder, or pass a relative path without that name"
+        ) from None
+
+
 def _draws(dataset: Dataset, names: set[SplitName]) -> dict[SplitName, FewShotSplit]:
     """Return splits drawn from the current lists; none if the data set has no train images."""
     if dataset.test_only:

@@ -7,6 +7,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -224,3 +225,35 @@ def test_a_missing_tokenizer_package_is_a_clear_error(monkeypatch: pytest.Monkey
     monkeypatch.setattr("taskres_cache.encoders.loading.open_clip.get_tokenizer", missing)
     with pytest.raises(WeightsError, match="a package that is not installed .Please install transformers.; pip"):
         load_backbone("glyph-clip", "bundled", device="cpu", precision="fp32")
+
+
+def test_a_tokenizer_that_cannot_be_downloaded_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(config: str) -> None:
+        raise OSError("We couldn't connect to the hub\nand found no file")
+
+    monkeypatch.setattr("taskres_cache.encoders.loading.open_clip.get_tokenizer", unreachable)
+    with pytest.raises(WeightsError) as error:
+        load_backbone("glyph-clip", "bundled", device="cpu", precision="fp32")
+    assert str(error.value) == (
+        "could not load the tokenizer of glyph-clip (We couldn't connect to the hub and found no file); it comes from "
+        "the Hugging Face hub: run once with network access, or copy the hub's cache from another machine"
+    )
+
+
+def test_an_unreachable_hub_is_not_tried_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub and transformers retry every file several times, which took a minute."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("taskres_cache.encoders.hub._is_reachable", lambda: False)
+    seen = []
+
+    def download(*_: object, **__: object) -> None:
+        seen.append(constants.HF_HUB_OFFLINE)
+        raise OSError("offline")
+
+    monkeypatch.setattr("open_clip.factory.download_pretrained", download)
+    with pytest.raises(WeightsError, match="could not load the weights 'openai' of RN50-quickgelu .*offline"):
+        load_backbone("RN50", "openai")
+    assert seen == [True]
+    assert not constants.HF_HUB_OFFLINE
+    monkeypatch.setattr("taskres_cache.encoders.hub._is_reachable", lambda: pytest.fail("asked the hub"))
+    load_backbone("glyph-clip", "bundled", device="cpu")

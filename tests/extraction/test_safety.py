@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,10 +22,17 @@ import torch
 from PIL import Image
 
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.datasets import Dataset
+from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.encoders.backbone import Backbone
-from taskres_cache.errors import BusyError, DecodingError, OptionError, StorageError, UnreadableImagesError
+from taskres_cache.errors import (
+    BusyError,
+    DatasetError,
+    DecodingError,
+    OptionError,
+    StorageError,
+    UnreadableImagesError,
+)
 from taskres_cache.extraction.extract import LIBRARIES, ExtractOptions, extract
 from taskres_cache.extraction.lock import exclusive_lock
 from tests.conftest import save_image
@@ -410,3 +418,22 @@ def test_a_device_with_little_memory_uses_smaller_batches(
     Small.room = 0
     with pytest.raises(OptionError, match="too little memory to encode one image with glyph-clip"):
         extract(dataset, small, replace(OPTIONS, views=0), path.with_name("none.h5"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.parametrize("place", ["file", "class", "parent"])
+def test_names_that_are_not_utf8_are_refused_before_anything_is_encoded(
+    place: str, photos: Path, glyph_clip: Backbone, tmp_path: Path
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    folder = photos
+    if place == "file":
+        save_image(photos / "dog" / f"{name}.png", 77)
+    elif place == "class":
+        (photos / "dog").rename(photos / name)
+    else:
+        (tmp_path / name).mkdir()
+        folder = photos.rename(tmp_path / name / "photos")
+    with pytest.raises(DatasetError, match=r"caf\\udce9.*' is not UTF-8"):
+        extract(load_dataset(str(folder), Path()), glyph_clip, ExtractOptions(), tmp_path / "out" / "photos.h5")
+    assert not (tmp_path / "out").exists()
