@@ -87,7 +87,8 @@ def benchmark(
     outcomes = []
     with kept_when_interrupted(), progress() as display:
         for outcome in run_benchmark(entries, encoder, options, folders, display):
-            say(_outcome_lines(outcome))
+            for line in _outcome_lines(outcome):
+                say(line)
             outcomes.append(outcome)
     if all(isinstance(outcome, LeftOut) for outcome in outcomes):
         say("no data set could be measured; `taskres datasets --root DIR` shows what is missing and how to get it")
@@ -98,20 +99,20 @@ def benchmark(
         raise typer.Exit(1)
 
 
-def _outcome_lines(outcome: "Outcome") -> str:
-    """Return the result of a data set as one line, with its notes below."""
+def _outcome_lines(outcome: "Outcome") -> list[str]:
+    """Return the result of a data set as one line, and a line per note."""
     from taskres_cache.benchmark.pipeline import DatasetResult, LeftOut
 
     if isinstance(outcome, LeftOut):
-        return f"{outcome.name}: left out{', failed' if outcome.failed else ''}: {outcome.reason}"
+        return [f"{outcome.name}: left out{', failed' if outcome.failed else ''}: {outcome.reason}"]
     if isinstance(outcome, DatasetResult):
-        notes = "".join(f"\n  note: {note}" for note in outcome.notes)
         best = outcome.summaries[-1]
-        return (
+        summary = (
             f"{outcome.name}: {len(outcome.runs)} runs, {outcome.reused} of them reused; "
-            f"{best.shots} shots: {best.mean_test_accuracy:.2f} %, zero-shot {best.zero_shot_accuracy:.2f} %{notes}"
+            f"{best.shots} shots: {best.mean_test_accuracy:.2f} %, zero-shot {best.zero_shot_accuracy:.2f} %"
         )
-    return f"{outcome.name}: {outcome.mean_test_accuracy:.2f} %, zero-shot {outcome.zero_shot_accuracy:.2f} %"
+        return [summary, *(f"  note: {note}" for note in outcome.notes)]
+    return [f"{outcome.name}: {outcome.mean_test_accuracy:.2f} %, zero-shot {outcome.zero_shot_accuracy:.2f} %"]
 
 
 def _write_tables(outcomes: "list[Outcome]", title: str, folder: Path) -> None:

@@ -3,22 +3,23 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from io import TextIOWrapper
+from pathlib import Path
 from textwrap import TextWrapper
 from time import monotonic
 from typing import Any, Literal, Self
 
-import typer
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from taskres_cache.errors import OptionError
 from taskres_cache.reporting.tables import Table
 from taskres_cache.system.progress import ProgressBar, described_start
+from taskres_cache.system.text import printable, printable_lines, shortened_message
 
 SECONDS_BETWEEN_LINES = 10.0
 EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
@@ -39,8 +40,21 @@ SIGNS: dict[Mark, tuple[str, str, str]] = {
 
 
 def say(message: str) -> None:
-    """Print one message to standard error."""
-    print(message, file=sys.stderr)
+    """Print one line to standard error; a message that cannot be printed stops no work."""
+    with suppress(OSError):
+        print(shortened_message(printable(message)), file=sys.stderr)
+
+
+def show(line: str) -> None:
+    """Print one line of a result to standard output."""
+    print(printable(line))
+
+
+def refuse_undecodable(*names: str | Path) -> None:
+    """Raise OptionError for a name that is not text: caches and runs could not record it."""
+    for name in map(str, names):
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise OptionError(f"the name {name} is not UTF-8; rename the file or folder")
 
 
 def print_json(document: Any) -> None:
@@ -54,6 +68,7 @@ def print_table(table: Table) -> None:
     A terminal folds words that do not fit, never numbers; in a file or pipe every row stays on one line, so that it can
     be searched.
     """
+    table = _printable_table(table)
     drawn = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for position, column in enumerate(table.columns):
         words = position < table.left
@@ -66,10 +81,17 @@ def print_table(table: Table) -> None:
     results(_drawing_width(table, columns)).print(drawn, "")
 
 
+def _printable_table(table: Table) -> Table:
+    """Return a table without escape sequences; line breaks in cells stay."""
+    columns = tuple(map(printable_lines, table.columns))
+    rows = tuple(tuple(map(printable_lines, row)) for row in table.rows)
+    return Table(printable_lines(table.title), columns, rows, table.left)
+
+
 def _title_lines(title: str, width: int) -> list[str]:
     """Return a title's lines, broken between words only: a path stays whole."""
     wrapper = TextWrapper(width, break_long_words=False, break_on_hyphens=False)
-    return [line for paragraph in title.splitlines() for line in wrapper.wrap(paragraph)]
+    return [line for paragraph in title.split("\n") for line in wrapper.wrap(paragraph)]
 
 
 def _drawing_width(table: Table, terminal: int | None) -> int:
@@ -90,27 +112,22 @@ def print_marked(title: str, rows: Sequence[Row]) -> None:
     grid = RichTable.grid(padding=(0, 2))
     for mark, cells in rows:
         sign, in_ascii, colour = SIGNS[mark]
-        grid.add_row(Text(in_ascii if plain else sign, colour), *(Text(cell, overflow="fold") for cell in cells))
+        grid.add_row(
+            Text(in_ascii if plain else sign, colour), *(Text(printable_lines(cell), overflow="fold") for cell in cells)
+        )
     console.print(Text(title, "bold"))
     console.print(grid)
     console.print()
 
 
 def results(width: int | None = None) -> Console:
-    """Return standard output, by default as wide as the terminal; characters missing in its encoding are escaped."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    """Return standard output, by default as wide as the terminal."""
     return Console(width=width or terminal_width() or WIDTH_OF_FILES, highlight=False)
 
 
 def terminal_width() -> int | None:
     """Return the columns of the terminal that shows standard output; None for a file or pipe."""
     return Console().width if sys.stdout.isatty() else None
-
-
-def printable(name: str) -> str:
-    """Return a name as one line, with line breaks, control codes and undecodable bytes escaped."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def image_count(images: int) -> str:
@@ -141,14 +158,17 @@ def progress() -> "ProgressBar | Lines":
     return ProgressBar() if sys.stderr.isatty() else Lines()
 
 
+class StoppedEarly(Exception):
+    """Ctrl-C in a command that loses nothing by it; the message says how to continue."""
+
+
 @contextmanager
 def kept_when_interrupted() -> Iterator[None]:
     """Turn Ctrl-C into one line and exit status 130."""
     try:
         yield
     except KeyboardInterrupt:
-        say("Interrupted. Finished blocks are kept; run the same command again to continue.")
-        raise typer.Exit(130) from None
+        raise StoppedEarly("Interrupted. Finished blocks are kept; run the same command again to continue.") from None
 
 
 class Lines:

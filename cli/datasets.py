@@ -35,7 +35,7 @@ def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json 
     from taskres_cache.datasets import ENTRIES
     from taskres_cache.reporting.tables import Table
 
-    from .console import print_json, print_table
+    from .console import print_json, print_table, show
 
     found = [_described(entry, root) for entry in ENTRIES.values()]
     if as_json:
@@ -44,7 +44,7 @@ def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json 
     rows = tuple((facts["name"], "complete" if facts["complete"] else "missing", facts["title"]) for facts in found)
     print_table(Table(f"known data sets below {root}", ("name", "state", "content"), rows, left=3))
     for line in chain.from_iterable(map(_remarks, found)):
-        print(line)
+        show(line)
     print("Or any folder of images: folder/<class>/*, which is split at random,")
     print("or folder/{train,val,test}/<class>/*")
 
@@ -120,8 +120,10 @@ def _print_verification(name: str, result: "Verification", published: "Counts | 
 
 def _print_faults(lines: Iterable[str]) -> None:
     faults = list(lines)
+    from .console import show
+
     for line in faults[:MOST_FAULTS_SHOWN]:
-        print(line)
+        show(line)
     if len(faults) > MOST_FAULTS_SHOWN:
         print(f"and {len(faults) - MOST_FAULTS_SHOWN} more; --json lists all")
 

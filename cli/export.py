@@ -69,19 +69,19 @@ def _print(done: "Export", as_json: bool) -> None:
     """Print what was written, how it compares with the run, and how to use it."""
     from dataclasses import asdict
 
-    from .console import print_json
+    from .console import print_json, show
 
     if as_json:
         print_json(asdict(done))
         return
     compared = done.comparison
-    print(f"{' and '.join(map(str, done.files))}: {done.format}, {done.classes} classes, {done.bytes:,} bytes")
+    show(f"{' and '.join(map(str, done.files))}: {done.format}, {done.classes} classes, {done.bytes:,} bytes")
     for name, shape in done.shapes.items():
-        print(f"{name}: {' x '.join(map(str, shape))}, float32")
-    print(
+        show(f"{name}: {' x '.join(map(str, shape))}, float32")
+    show(
         f"compared with the run on {compared.rows} {compared.of}: probabilities differ by at most "
         f"{compared.greatest_difference:.1e} (tolerance {compared.tolerance:.1e})"
     )
     print("use it in Python:")
     for line in done.usage:
-        print(f"  {line}")
+        show(f"  {line}")

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from taskres_cache.system.text import printable
+
 from .options import Cache, CacheDir, Json
 
 DIGEST_WIDTH = 64  # columns of a SHA-256 digest, the longest value that is not broken
@@ -26,7 +28,7 @@ def inspect_cache(
     from taskres_cache.caches.finding import describe_cache, find_cache
     from taskres_cache.reporting.tables import Table
 
-    from .console import print_json, print_table
+    from .console import print_json, print_table, show
 
     features = FeatureCache(find_cache(cache, cache_dir))
     sizes = features.verify() if verify else {}
@@ -45,13 +47,13 @@ def inspect_cache(
     if verify:
         print(f"intact: {len(checked)} arrays with {sum(checked.values()):,} bytes match their checksums")
     if unchecked:
-        print(f"not checked, no checksum: {', '.join(unchecked)}")
+        show(f"not checked, no checksum: {', '.join(unchecked)}")
 
 
 def _as_text(value: Any) -> str:
     """Return a value as lines of text: a list one item per line, a dictionary as pairs."""
     if isinstance(value, list):
-        return "\n".join(map(str, value))
+        return "\n".join(printable(str(item)) for item in value)
     if isinstance(value, dict):
         pairs = (f"{name} {item}" for name, item in value.items())
         return fill(", ".join(pairs), DIGEST_WIDTH, break_long_words=False, break_on_hyphens=False) or "-"

@@ -2,19 +2,16 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from csv import QUOTE_ALL, QUOTE_MINIMAL
-from csv import writer as csv_writer
 from dataclasses import replace
-from io import StringIO
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taskres_cache.errors import OptionError, StorageError, TaskresError
+from taskres_cache.system.text import as_csv
 
 from .options import BatchSize, Device, Json, Run, Workers
 
@@ -123,12 +120,12 @@ def _with_listed(names: Sequence[str]) -> list[str]:
 
 def _report_skipped(found: "FoundImages", predicted: "PredictedImages") -> None:
     """Print which inputs have no prediction; raises TaskresError if none has."""
-    from .console import printable, say
+    from .console import say
 
     for folder in found.empty:
-        say(f"note: no image below {printable(folder)}")
+        say(f"note: no image below {folder}")
     for path, reason in predicted.unreadable.items():
-        say(f"skipped {printable(path)}: {printable(reason)}")
+        say(f"skipped {path}: {reason}")
     if not len(predicted):
         raise TaskresError(f"none of the {len(predicted.unreadable)} images could be read; see the reasons above")
 
@@ -165,14 +162,12 @@ def _write_csv(predicted: "PredictedImages", csv: str) -> None:
 def _as_csv(predicted: "PredictedImages") -> str:
     """Return the predictions as comma-separated values: path, class, probability, class_2, probability_2 and so on."""
     ranks = ["", *(f"_{rank}" for rank in range(2, predicted.classes.shape[1] + 1))]
-    stream = StringIO()
-    # Python's writer does not quote a carriage return, but its reader ends the line there.
-    odd = any("\r" in name for name in (*predicted.paths, *predicted.classnames))
-    writer = csv_writer(stream, lineterminator="\n", quoting=QUOTE_ALL if odd else QUOTE_MINIMAL)
-    writer.writerow(["path", *(f"{column}{rank}" for rank in ranks for column in ("class", "probability"))])
+    header = ["path", *(f"{column}{rank}" for rank in ranks for column in ("class", "probability"))]
+    rows: list[list[str | float]] = []
     for path, names, shares in predicted:
-        writer.writerow([path, *chain.from_iterable(zip(names, shares, strict=True))])
-    return stream.getvalue()
+        pairs: Iterable[tuple[str, float]] = zip(names, shares, strict=True)
+        rows.append([path, *(cell for pair in pairs for cell in pair)])
+    return as_csv([header, *rows])
 
 
 def _print(found: "FoundImages", predicted: "PredictedImages", csv: str | None) -> None:

@@ -8,7 +8,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from .console import bar, image_count, printable, results, shortened
+from taskres_cache.system.text import printable
+
+from .console import bar, image_count, results, shortened
 
 if TYPE_CHECKING:
     from taskres_cache.runs.prediction import PredictedImages

@@ -18,6 +18,11 @@ class TaskresError(Exception):
     CacheError
     """
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message as lines: one, for all errors but those that list files."""
+        return (str(self),)
+
 
 class OptionError(TaskresError):
     """An option or argument has an invalid value."""
@@ -59,13 +64,20 @@ class UnreadableImagesError(TaskresError):
     """
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
-        listed = "".join(f"\n  {path}: {reason}" for path, reason in reasons.items())
+        listed = tuple(f"  {path}: {reason}" for path, reason in reasons.items())
         images = "1 image" if len(reasons) == 1 else f"{len(reasons)} images"
-        super().__init__(
+        summary = (
             f"could not read {images}; all others are encoded and kept. Fix or remove the unreadable ones and run the "
-            f"same command again, or pass --skip-unreadable to leave them out:{listed}"
+            "same command again, or pass --skip-unreadable to leave them out:"
         )
+        self._lines = (summary, *listed)
+        super().__init__("\n".join(self._lines))
         self.reasons = dict(reasons)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The summary, and a line per image."""
+        return self._lines
 
 
 class WeightsError(TaskresError):

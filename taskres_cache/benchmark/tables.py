@@ -8,6 +8,7 @@ from taskres_cache.benchmark.pipeline import SHIFT_SOURCE, DatasetResult, LeftOu
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
 from taskres_cache.runs.results import Summary
 from taskres_cache.system.files import replaced
+from taskres_cache.system.text import markdown
 
 
 def benchmark_tables(outcomes: Sequence[Outcome], title: str) -> list[Table]:
@@ -42,9 +43,11 @@ def benchmark_markdown(outcomes: Sequence[Outcome], title: str) -> str:
     metrics = [run.metrics for result in results for run in result.runs]
     versions = ", ".join(f"{library} {number}" for library, number in metrics[0].versions.items()) if metrics else ""
     weights = f"Weights {metrics[0].weights_sha256[:16]}, {versions}.\n" if metrics else ""
-    notes = [f"- {result.name}: {note}" for result in results for note in result.notes]
-    left_out = [f"- {outcome.name}: {outcome.reason}" for outcome in outcomes if isinstance(outcome, LeftOut)]
-    parts = [f"# {title}\n", weights, *(table.as_markdown() for table in benchmark_tables(outcomes, title))]
+    notes = [f"- {markdown(f'{result.name}: {note}')}" for result in results for note in result.notes]
+    left_out = [
+        f"- {markdown(f'{outcome.name}: {outcome.reason}')}" for outcome in outcomes if isinstance(outcome, LeftOut)
+    ]
+    parts = [f"# {markdown(title)}\n", weights, *(table.as_markdown() for table in benchmark_tables(outcomes, title))]
     for heading, lines in (("Notes", notes), ("Left out", left_out)):
         parts += ["\n".join([f"## {heading}", "", *lines]) + "\n"] if lines else []
     return "\n".join(part for part in parts if part)

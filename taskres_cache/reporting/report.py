@@ -20,6 +20,7 @@ from taskres_cache.reporting.sections import (
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots
 from taskres_cache.system.files import replaced
+from taskres_cache.system.text import markdown
 from taskres_cache.system.version import __version__
 
 SUFFIXES = (".html", ".md", ".csv", ".png")
@@ -85,7 +86,7 @@ def write_report(studies: Sequence[Study], title: str, root: Path | None, file: 
 
 def as_markdown(studies: Sequence[Study], title: str) -> str:
     """Return a report in Markdown: the tables of the page, without pictures."""
-    parts = [f"# {title}\n"]
+    parts = [f"# {markdown(title)}\n"]
     if len(studies) > 1:
         parts.append(overview_table(studies).as_markdown())
     for study in studies:
@@ -103,8 +104,10 @@ def _study_in_markdown(study: Study) -> list[str]:
     sources = dict.fromkeys(f"{one.source.title}, {one.source.where}: {one.source.url}\n" for one in study.published)
     parts += list(sources)
     if analysis is None:
-        return [*parts, f"Results per class are missing: {study.analysis_error}\n"]
-    parts += [f"Note: {note}\n" for note in analysis.notes]
+        return [*parts, f"Results per class are missing: {markdown(study.analysis_error)}
+"]
+    parts += [f"Note: {markdown(note)}
+" for note in analysis.notes]
     fit = f"{prefix}, {analysis.classifier.recipe.method_name()}, {in_shots(analysis.classifier.shots)}"
     parts.append(_titled(gains_table(analysis.gains), f"{fit}: gain per class").as_markdown())
     if analysis.pairs:

@@ -1,9 +1,9 @@
 """A table of text cells, as Markdown and CSV, and how accuracies are written in it."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
+
+from taskres_cache.system.text import as_csv, markdown
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,12 @@ class Table:
         """Return the table in GitHub's Markdown, below its title as a heading."""
         rule = ["---" if position < self.left else "---:" for position in range(len(self.columns))]
         lines = [_markdown_row(cells) for cells in (self.columns, rule, *self.rows)]
-        return "\n".join([f"## {', '.join(self.title.splitlines())}", "", *lines]) + "\n"
+        title = ", ".join(self.title.split("\n"))
+        return "\n".join([f"## {markdown(title)}", "", *lines]) + "\n"
 
     def as_csv(self) -> str:
         """Return the table as comma-separated values with a header line."""
-        stream = StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([self.columns, *self.rows])
-        return stream.getvalue()
+        return as_csv([self.columns, *self.rows])
 
 
 def percent(value: float | None) -> str:
@@ -61,4 +60,4 @@ def in_shots(count: int) -> str:
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(markdown, cells)) + " |"

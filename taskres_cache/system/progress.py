@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
+from taskres_cache.system.text import printable
+
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn, TaskID
 
@@ -36,7 +38,7 @@ class ProgressBar:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        described = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _rate_column())
+        described = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _rate_column())
         self._bar = RichProgress(*described, TimeRemainingColumn(), console=Console(stderr=True))
         self._task: TaskID | None = None
 
@@ -72,7 +74,7 @@ def default_progress() -> Iterator[Progress]:
 
 def described_start(what: str, done: int) -> str:
     """Return the label of a count, with the number of items that already exist."""
-    return what if done == 0 else f"{what} ({done} already there)"
+    return printable(what if done == 0 else f"{what} ({done} already there)")
 
 
 def _rate_column() -> "ProgressColumn":
