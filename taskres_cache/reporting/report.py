@@ -104,10 +104,8 @@ def _study_in_markdown(study: Study) -> list[str]:
     sources = dict.fromkeys(f"{one.source.title}, {one.source.where}: {one.source.url}\n" for one in study.published)
     parts += list(sources)
     if analysis is None:
-        return [*parts, f"Results per class are missing: {markdown(study.analysis_error)}
-"]
-    parts += [f"Note: {markdown(note)}
-" for note in analysis.notes]
+        return [*parts, f"Results per class are missing: {markdown(study.analysis_error)}\n"]
+    parts += [f"Note: {markdown(note)}\n" for note in analysis.notes]
     fit = f"{prefix}, {analysis.classifier.recipe.method_name()}, {in_shots(analysis.classifier.shots)}"
     parts.append(_titled(gains_table(analysis.gains), f"{fit}: gain per class").as_markdown())
     if analysis.pairs:
