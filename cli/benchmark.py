@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import completion
+from . import checks, completion
 from .options import (
     LIST,
     Backbone,
@@ -60,6 +60,13 @@ def benchmark(
 
     Example: taskres benchmark --root /data --datasets "caltech101 dtd"
     """
+    counts, draws = split_numbers(shots, seeds)
+    checks.splits(counts, draws)
+    names = joined(datasets).replace(",", " ").split()
+    checks.datasets(names)
+    if backbone:
+        checks.checkpoint(backbone, pretrained)
+
     from taskres_cache.benchmark.pipeline import Folders, LeftOut, benchmark_entries, run_benchmark
     from taskres_cache.encoders.loading import load_backbone
     from taskres_cache.extraction.extract import ExtractOptions
@@ -67,11 +74,11 @@ def benchmark(
     from .console import kept_when_interrupted, progress, say
 
     options = ExtractOptions(
-        *split_numbers(shots, seeds),
+        counts,
+        draws,
         batch_size=batch_size,
         workers=workers,
     )
-    names = joined(datasets).replace(",", " ").split()
     entries = benchmark_entries(names or (None if root else ["digits"]))
     default = entries[0].backbone
     checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taskres_cache.errors import OptionError, RunError
+from taskres_cache.errors import OptionError, RunError, UnknownNameError
 
-from . import completion
+from . import checks, completion
 from .options import HALVES, CacheDir, Device, Json
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--classes",
+            callback=checks.one_of(*HALVES),
             help="Classes: all, base (first half) or new (second half).",
             show_default="those of the run",
             autocompletion=completion.one_of(*HALVES),
@@ -80,14 +81,32 @@ def evaluate(
     _evaluate_runs(Path(path), [*(on or []), *more], classes, cache_dir, device, as_json)
 
 
+def _refuse_missing_caches(names: Sequence[str], cache_dir: Path) -> None:
+    """Raise an error for a cache that does not exist or is invalid; which of several is meant depends on the run."""
+    from taskres_cache.caches.feature_cache import FeatureCache
+    from taskres_cache.caches.finding import find_cache
+
+    for name in names:
+        try:
+            FeatureCache(find_cache(name, cache_dir))
+        except UnknownNameError:
+            raise
+        except OptionError:  # cached for several checkpoints
+            continue
+
+
 def _evaluate_runs(
     path: Path, on: Sequence[str], classes: str | None, cache_dir: Path, device: str, as_json: bool
 ) -> None:
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
+    from taskres_cache.runs.finding import checkpoint_folder, find_runs
+
+    folders = find_runs(path)
+    _refuse_missing_caches(on, cache_dir)
+
     from taskres_cache.reporting.notes import test_notes
     from taskres_cache.runs.evaluation import UnknownClassesError, evaluate_run
-    from taskres_cache.runs.finding import checkpoint_folder, find_runs
     from taskres_cache.runs.run import own_cache, read_classifier
     from taskres_cache.system.devices import choose_device
 
@@ -98,7 +117,7 @@ def _evaluate_runs(
     results: list[Tested] = []
     notes: list[str] = []
     refused: list[RunError] = []
-    for folder in find_runs(path):
+    for folder in folders:
         classifier = read_classifier(folder)
         checkpoint = checkpoint_folder(cache_dir, classifier.provenance).name
         caches = [(find_cache(name, cache_dir, checkpoint), classes or "all") for name in on]
@@ -173,6 +192,9 @@ def _row(classifier: "Classifier", result: "Evaluation") -> tuple[str, ...]:
 def _evaluate_zero_shot(caches: Sequence[str], classes: str, cache_dir: Path, device: str, as_json: bool) -> None:
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
+
+    opened = [open_cache(find_cache(name, cache_dir), classes) for name in caches]
+
     from taskres_cache.reporting.notes import test_notes
     from taskres_cache.reporting.tables import Table
     from taskres_cache.runs.evaluation import evaluate_zero_shot
@@ -182,7 +204,6 @@ def _evaluate_zero_shot(caches: Sequence[str], classes: str, cache_dir: Path, de
     from .notes import left_out_of
 
     target = choose_device(device)
-    opened = [open_cache(find_cache(name, cache_dir), classes) for name in caches]
     results = [(cache, form) for cache in opened for form in evaluate_zero_shot(cache, target)]
     for note in dict.fromkeys(note for cache in opened for note in test_notes(cache)):
         say(f"note: {note}")

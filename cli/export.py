@@ -7,7 +7,7 @@ import typer
 
 from taskres_cache.errors import OptionError
 
-from . import completion
+from . import checks, completion
 from .options import CacheDir, Json, Run
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def export(
         str | None,
         typer.Option(
             "--pretrained",
+            callback=checks.checkpoint_path,
             help="With --with-encoder: the checkpoint file, if the run was made with a local one.",
             show_default="the run's tag",
         ),
@@ -52,15 +53,21 @@ def export(
 
     Example: taskres export runs/RN50-openai/photos --to photos.onnx
     """
-    from taskres_cache.exporting.export import export_head, export_with_encoder, format_of
+    from taskres_cache.exporting.destination import format_of, refuse_reserved
+    from taskres_cache.runs.finding import find_run
 
     name = format_of(to, form)
+    refuse_reserved(to)
     if with_encoder and name != "onnx":
         raise OptionError(
             f"--with-encoder needs ONNX, but {to} is {name}; pass --to FILE.onnx, or leave out --with-encoder"
         )
     if pretrained and not with_encoder:
         raise OptionError("--pretrained is the encoder's checkpoint; pass it only together with --with-encoder")
+    find_run(run)
+
+    from taskres_cache.exporting.export import export_head, export_with_encoder
+
     done = export_with_encoder(run, to, pretrained) if with_encoder else export_head(run, to, form, cache_dir)
     _print(done, as_json)
 

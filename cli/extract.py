@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import completion
+from . import checks, completion
 from .options import (
     Backbone,
     BatchSize,
@@ -55,7 +55,11 @@ def extract(
     split_seed: Annotated[int, typer.Option(help="Seed of the random 60/20/20 split of a folder.")] = 0,
     classnames: Annotated[
         str,
-        typer.Option(help="In prompts: spaces (for underscores) or raw.", autocompletion=completion.prompt_forms),
+        typer.Option(
+            callback=checks.one_of("spaces", "raw"),
+            help="In prompts: spaces (for underscores) or raw.",
+            autocompletion=completion.prompt_forms,
+        ),
     ] = "spaces",
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out unreadable images; the cache lists them.")
@@ -69,8 +73,16 @@ def extract(
 
     Example: taskres extract photos --backbone ViT-B-16 --views 10
     """
-    from taskres_cache.caches.contents import cache_path
     from taskres_cache.datasets import default_backbone
+
+    counts, draws = split_numbers(shots, seeds)
+    checks.splits(counts, draws)
+    images = _dataset(dataset, root, split_seed, name, templates)
+    default = default_backbone(images.name)
+    checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)
+    checks.checkpoint(*checkpoint)
+
+    from taskres_cache.caches.contents import cache_path
     from taskres_cache.encoders.loading import load_backbone
     from taskres_cache.extraction.extract import ExtractOptions
     from taskres_cache.extraction.extract import extract as extract_features
@@ -80,7 +92,8 @@ def extract(
     from .console import kept_when_interrupted, progress, say
 
     options = ExtractOptions(
-        *split_numbers(shots, seeds),
+        counts,
+        draws,
         classnames_form=classnames,
         views=views,
         views_seed=views_seed,
@@ -88,9 +101,6 @@ def extract(
         workers=workers,
         unreadable="skip" if skip_unreadable else "fail",
     )
-    images = _dataset(dataset, root, split_seed, name, templates)
-    default = default_backbone(images.name)
-    checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)
     encoder = load_backbone(*checkpoint, device, precision, pretrained_like)
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
     with (

@@ -67,24 +67,31 @@ def fit(
     """
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
+    from taskres_cache.recipe import Recipe
+
+    from .console import say
+    from .notes import calibration_notes
+
+    names = _base_names(base or ["regular"])
+    counts, draws = numbers("--shots", joined(shots, ONE_SHOTS)), numbers("--seeds", joined(seeds, ONE_SEED))
+    splits = [(count, seed) for count in counts for seed in draws]
+    training = {"epochs": epochs, "batch_size": batch_size, "residual": residual, "patience": patience}
+    use = {"views": views, "view_use": "average" if views_average else None, "precision": precision}
+    lists = joined(alpha), joined(lr), joined(weight_decay)
+    features = open_cache(find_cache(cache, cache_dir), classes)
+    for fields in map(_placeholder, names):
+        _recipes(Recipe().changed(**({"views": features.views} | _given(training | use | fields))), *lists, search)
+    notes = calibration_notes(features, splits)
+
     from taskres_cache.reporting.notes import test_notes
     from taskres_cache.runs.finding import checkpoint_folder
     from taskres_cache.runs.study import fit_each, recipe_of
     from taskres_cache.system.devices import choose_device
 
-    from .console import say
-    from .notes import calibration_notes
-
-    features = open_cache(find_cache(cache, cache_dir), classes)
-    bases, file = _bases(base or ["regular"], features)
-    training = {"epochs": epochs, "batch_size": batch_size, "residual": residual, "patience": patience}
-    use = {"views": views, "view_use": "average" if views_average else None, "precision": precision}
-    lists = joined(alpha), joined(lr), joined(weight_decay)
+    bases, file = _bases(names, features)
     with_base = [recipe_of(features, **training, **use, **fields) for fields in bases]
     recipes = [recipe for one in with_base for recipe in _recipes(one, *lists, search)]
-    counts, draws = numbers("--shots", joined(shots, ONE_SHOTS)), numbers("--seeds", joined(seeds, ONE_SEED))
-    splits = [(count, seed) for count in counts for seed in draws]
-    for note in (*calibration_notes(features, splits), *test_notes(features)):
+    for note in (*notes, *test_notes(features)):
         say(f"note: {note}")
     results = []
     for result in fit_each(features, splits, recipes, choose_device(device), out, file):
@@ -99,11 +106,22 @@ def fit(
     say(f"next: taskres report {checkpoint_folder(out, features.provenance) / features.provenance.dataset}")
 
 
-def _bases(bases: Sequence[str], cache: "FeatureCache") -> "tuple[list[dict[str, Any]], BaseFile | None]":
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _placeholder(base: str) -> dict[str, Any]:
+    """Return the recipe fields of a base, without reading its file."""
+    from taskres_cache.recipe import BUILT_BASES
+
+    return {"base": base} if base in BUILT_BASES else {"base": "file", "base_sha256": "unread"}
+
+
+def _bases(names: Sequence[str], cache: "FeatureCache") -> "tuple[list[dict[str, Any]], BaseFile | None]":
     """Return the recipe fields of each base in `--base`, and the file if it is one."""
     from taskres_cache.recipe import BUILT_BASES
 
-    names = _base_names(bases)
     fields: list[dict[str, Any]] = [{"base": name} for name in names if name in BUILT_BASES]
     files = [name for name in names if name not in BUILT_BASES]
     if not files:

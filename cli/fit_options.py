@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from . import completion
+from . import checks, completion
 from .options import LIST
 
 ONE_SHOTS, ONE_SEED = "16", "1"
@@ -36,8 +36,11 @@ LearningRate = Annotated[
         metavar=LIST, help="Peak learning rate, one or more numbers.", show_default="0.002, or the data set's own"
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Training epochs.", show_default="100 below 8 shots, else 200")]
-BatchSize = Annotated[int | None, typer.Option(help="Batch size.", show_default="256")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(callback=checks.at_least(1), help="Training epochs.", show_default="100 below 8 shots, else 200"),
+]
+BatchSize = Annotated[int | None, typer.Option(callback=checks.at_least(1), help="Batch size.", show_default="256")]
 WeightDecay = Annotated[
     list[str] | None,
     typer.Option(metavar=LIST, help="Weight decay, added to the gradient; one or more numbers.", show_default="0.0005"),
@@ -71,6 +74,7 @@ Search = Annotated[
 Patience = Annotated[
     int | None,
     typer.Option(
+        callback=checks.at_least(1),
         help="Stop after this many epochs without a better val accuracy, and keep the best epoch.",
         show_default="keep the last epoch",
     ),
@@ -79,6 +83,7 @@ TrainedViews = Annotated[
     int | None,
     typer.Option(
         "--views",
+        callback=checks.at_least(0),
         help="Augmented views of each image to train on, a different one each epoch; 0 for the images themselves.",
         show_default="all in the cache",
     ),

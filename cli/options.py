@@ -11,9 +11,8 @@ import typer
 
 from taskres_cache.errors import OptionError
 
-from . import completion
+from . import checks, completion
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 HALVES = ("all", "base", "new")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 PAPER_SHOTS = "1,2,4,8,16"
@@ -38,12 +37,17 @@ Run = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="A run folder, written by `taskres fit`.", autocompletion=completion.runs),
 ]
-CacheDir = Annotated[Path, typer.Option("--cache-dir", help="Folder of the caches.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder of the runs.")]
+CacheDir = Annotated[Path, typer.Option("--cache-dir", callback=checks.folder, help="Folder of the caches.")]
+Out = Annotated[Path, typer.Option("--out", callback=checks.folder, help="Folder of the runs.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder that contains the known data sets.")]
 Device = Annotated[
     str,
-    typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", autocompletion=completion.one_of(*DEVICES)),
+    typer.Option(
+        "--device",
+        callback=checks.device,
+        help="auto, cpu, cuda, cuda:1 or mps.",
+        autocompletion=completion.one_of(*checks.DEVICES),
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output, nothing else.")]
 Shots = Annotated[
@@ -68,6 +72,7 @@ Classes = Annotated[
     str,
     typer.Option(
         "--classes",
+        callback=checks.one_of(*HALVES),
         help="Classes: all, base (first half) or new (second half).",
         autocompletion=completion.one_of(*HALVES),
     ),
@@ -112,16 +117,27 @@ Precision = Annotated[
     str,
     typer.Option(
         "--precision",
+        callback=checks.one_of(*PRECISIONS),
         help="fp32, bf16, fp16, or auto: that of an existing cache, else the fastest that suits the device.",
         autocompletion=completion.one_of(*PRECISIONS),
     ),
 ]
 Views = Annotated[
-    int, typer.Option("--views", help="Augmented views of each training image, in addition to the image itself.")
+    int,
+    typer.Option(
+        "--views",
+        callback=checks.at_least(0),
+        help="Augmented views of each training image, in addition to the image itself.",
+    ),
 ]
 ViewsSeed = Annotated[int, typer.Option("--views-seed", help="Seed of the augmented views.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Batch size.", show_default="by device")]
-Workers = Annotated[int | None, typer.Option("--workers", help="Image decoding processes.", show_default="by device")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", callback=checks.at_least(1), help="Batch size.", show_default="by device")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", callback=checks.at_least(0), help="Image decoding processes.", show_default="by device"),
+]
 
 
 def split_numbers(shots: Sequence[str] | None, seeds: Sequence[str] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:

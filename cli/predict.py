@@ -1,5 +1,6 @@
 """`taskres predict`: a fitted classifier on new images."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,8 @@ import typer
 from taskres_cache.errors import OptionError, StorageError, TaskresError
 from taskres_cache.system.text import as_csv
 
-from .options import BatchSize, Device, Json, Run, Workers
+from . import checks
+from .options import PRECISIONS, BatchSize, Device, Json, Run, Workers
 
 if TYPE_CHECKING:
     from taskres_cache.datasets.named_files import FoundImages
@@ -33,7 +35,9 @@ def predict(
             show_default=False,
         ),
     ],
-    top_k: Annotated[int, typer.Option("--top-k", help="Number of top classes to show per image.")] = 5,
+    top_k: Annotated[
+        int, typer.Option("--top-k", callback=checks.at_least(1), help="Number of top classes to show per image.")
+    ] = 5,
     csv: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +50,7 @@ def predict(
         typer.Option(
             "--pretrained",
             metavar="PATH",
+            callback=checks.checkpoint_path,
             help="The checkpoint file, if the run was made with a local one.",
             show_default="the run's tag",
         ),
@@ -54,7 +59,8 @@ def predict(
     precision: Annotated[
         str,
         typer.Option(
-            help="fp32, bf16, fp16, or auto: that of the run if it suits the device, else the fastest that does."
+            callback=checks.one_of(*PRECISIONS),
+            help="fp32, bf16, fp16, or auto: that of the run if it suits the device, else the fastest that does.",
         ),
     ] = "auto",
     batch_size: BatchSize = None,
@@ -68,19 +74,21 @@ def predict(
     Example: taskres predict runs/RN50-openai/photos new-photos --csv new.csv
     """
     from taskres_cache.datasets.named_files import find_images
+    from taskres_cache.runs.finding import find_run
 
     _check_csv(csv, as_json)
+    folder = find_run(run)
     found = find_images(_with_listed(images))
+    _refuse_missing(found)
 
     from taskres_cache.runs.encoder import load_encoder
-    from taskres_cache.runs.finding import find_run
     from taskres_cache.runs.prediction import PredictOptions, predict_images  # seconds, for torch
     from taskres_cache.runs.run import read_classifier
     from taskres_cache.system.progress import Silent
 
     from .console import progress
 
-    options, folder = PredictOptions(top_k, batch_size=batch_size, workers=workers), find_run(run)
+    options = PredictOptions(top_k, batch_size=batch_size, workers=workers)
     classifier = read_classifier(folder)
     encoder = load_encoder(classifier, pretrained, device, precision)
     with progress() if len(found.paths) > FEW else nullcontext(Silent()) as display:
@@ -116,6 +124,17 @@ def _with_listed(names: Sequence[str]) -> list[str]:
         raise OptionError(f"{STANDARD} is standard input, which can be read only once; pass it once")
     listed = listed_names(sys.stdin.buffer) if STANDARD in names and sys.stdin else []
     return [name for given in names for name in (listed if given == STANDARD else [given])]
+
+
+def _refuse_missing(found: "FoundImages") -> None:
+    """Raise an error if none of the named files exists."""
+    from .console import say
+
+    if any(map(os.path.lexists, found.paths)):
+        return
+    for path in found.paths:
+        say(f"skipped {path}: {os.strerror(errno.ENOENT)}")
+    raise TaskresError(f"none of the {len(found.paths)} images exists; see above")
 
 
 def _report_skipped(found: "FoundImages", predicted: "PredictedImages") -> None:

@@ -46,14 +46,20 @@ def report(
 
     Example: taskres report runs/glyph-clip-bundled/digits --out digits.html
     """
-    from taskres_cache.reporting.report import check_suffixes, write_report
+    from taskres_cache.reporting.destinations import check_suffixes
+    from taskres_cache.runs.finding import find_runs
+
+    files = [*([out or Path("report.html")] if out or not to else []), *(to or [])]
+    check_suffixes(files)
+    for run in runs:
+        find_runs(run)
+
+    from taskres_cache.reporting.report import write_report
     from taskres_cache.reporting.studies import gather_studies
     from taskres_cache.system.devices import choose_device
 
     from .console import say
 
-    files = [*([out or Path("report.html")] if out or not to else []), *(to or [])]
-    check_suffixes(files)
     studies = gather_studies(runs, cache_dir, choose_device(device))
     heading = title or f"Task residuals on {', '.join(dict.fromkeys(study.title for study in studies))}"
     for study in studies:

@@ -3,6 +3,7 @@
 They are read from the libraries' files, because importing open_clip or timm imports torch.
 """
 
+import ast
 from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -31,6 +32,27 @@ def clip_models() -> tuple[str, ...]:
     """Return the names of open_clip's models and the bundled model, sorted."""
     configs = (_package("open_clip") / "model_configs").glob("*.json")
     return tuple(sorted(file.stem for file in [*configs, GLYPH_CLIP_CONFIG]))
+
+
+@cache
+def clip_tags(model: str) -> tuple[str, ...]:
+    """Return the tags of a model's weights as open_clip lists them; empty if its file does not tell."""
+    if model == GLYPH_CLIP_CONFIG.stem:
+        return ("bundled",)
+    source = ast.parse((_package("open_clip") / "pretrained.py").read_text(encoding="utf-8"))
+    values = {
+        assigned.targets[0].id: assigned.value
+        for assigned in source.body
+        if isinstance(assigned, ast.Assign) and isinstance(assigned.targets[0], ast.Name)
+    }
+    models = values.get("_PRETRAINED")
+    if not isinstance(models, ast.Dict):
+        return ()
+    for name, weights in zip(models.keys, models.values, strict=True):
+        if isinstance(name, ast.Constant) and name.value == model:
+            found = values.get(weights.id) if isinstance(weights, ast.Name) else weights
+            return tuple(keyword.arg or "" for keyword in found.keywords) if isinstance(found, ast.Call) else ()
+    return ()
 
 
 @cache

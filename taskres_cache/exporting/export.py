@@ -4,7 +4,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from taskres_cache.errors import OptionError, UnknownNameError
 from taskres_cache.exporting.comparison import (
     Comparison,
     Reference,
@@ -13,15 +12,14 @@ from taskres_cache.exporting.comparison import (
     image_reference,
     tolerance_at,
 )
+from taskres_cache.exporting.destination import format_of, refuse_reserved
 from taskres_cache.exporting.form import Form, Shapes
 from taskres_cache.exporting.onnx_graph import OnnxForm, require_onnx
 from taskres_cache.exporting.tensors import OpenClipForm, SafetensorsForm
 from taskres_cache.runs.classifier import Classifier
-from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, find_run
+from taskres_cache.runs.finding import find_run
 from taskres_cache.runs.run import read_classifier
 from taskres_cache.system.files import replaced
-
-FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "open_clip": ".pt"}  # name -> suffix
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Export:
     files : tuple of Path
         The requested file, and a second one if the format needs it.
     format : str
-        Name of the format, a key of `FORMATS`.
+        Name of the format, a key of `destination.FORMATS`.
     bytes : int
         Size of all files.
     classes : int
@@ -53,34 +51,6 @@ class Export:
     shapes: Shapes
     comparison: Comparison
     usage: tuple[str, ...]
-
-
-def format_of(file: Path, requested: str | None) -> str:
-    """Return the export format of a file.
-
-    Parameters
-    ----------
-    file : Path
-        The file to write; its suffix decides if no format is requested.
-    requested : str or None
-        Name of a format, or None.
-
-    Raises
-    ------
-    UnknownNameError
-        The requested format is unknown.
-    OptionError
-        No format is requested and the suffix is unknown.
-    """
-    if requested is not None:
-        if requested not in FORMATS:
-            raise UnknownNameError("format", requested, FORMATS, f"known formats: {', '.join(FORMATS)}")
-        return requested
-    for name, suffix in FORMATS.items():
-        if file.suffix.lower() == suffix:
-            return name
-    known = ", ".join(f"{suffix} ({name})" for name, suffix in FORMATS.items())
-    raise OptionError(f"{file}: unknown suffix, expected one of {known}; rename the file or pass --format")
 
 
 def export_head(run: Path, file: Path, requested: str | None, cache_dir: Path) -> Export:
@@ -116,7 +86,7 @@ def export_head(run: Path, file: Path, requested: str | None, cache_dir: Path) -
         The written file gives other probabilities than the run.
     """
     name = format_of(file, requested)
-    _refuse_reserved(file)
+    refuse_reserved(file)
     if name == "onnx":
         require_onnx("`taskres export` to ONNX")
     folder = find_run(run)
@@ -157,19 +127,11 @@ def export_with_encoder(run: Path, file: Path, pretrained: str | None) -> Export
     """
     from taskres_cache.runs.encoder import load_encoder  # imports open_clip, which takes seconds; only needed here
 
-    _refuse_reserved(file)
+    refuse_reserved(file)
     require_onnx("`taskres export` to ONNX")
     classifier = read_classifier(find_run(run))
     backbone = load_encoder(classifier, pretrained, "cpu", "fp32")
     return _export(classifier, OnnxForm(backbone), file, image_reference(classifier, backbone))
-
-
-def _refuse_reserved(file: Path) -> None:
-    """Raise OptionError for a folder, and for the names of a run's own files."""
-    if file.is_dir():
-        raise OptionError(f"cannot export to {file}: it is a folder; choose another name")
-    if file.name in (CLASSIFIER_FILE, METRICS_FILE):
-        raise OptionError(f"cannot export to {file}: run folders use that name; choose another name")
 
 
 def _export(classifier: Classifier, form: Form, file: Path, reference: Reference) -> Export:

@@ -4,19 +4,14 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
+from taskres_cache.reporting.destinations import require_matplotlib
 from taskres_cache.reporting.studies import Study
-from taskres_cache.system.extras import require
 
 PANEL = (6.4, 4.4)  # inches
 PANELS_PER_ROW = 3
 DPI = 160
 ZERO_SHOT, PUBLISHED = "#6b7280", "#9aa2b1"
 COLOURS = ("#2456c9", "#c2410c", "#0a7f5a", "#8b3fb5", "#b8860b", "#0e7490", "#be185d", "#4d5b2a")  # as on the page
-
-
-def require_matplotlib() -> None:
-    """Raise MissingExtraError if matplotlib is not installed."""
-    require("`taskres report` to PNG", "plot", ["matplotlib"])
 
 
 def as_png(studies: Sequence[Study]) -> bytes:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from taskres_cache.errors import OptionError
-from taskres_cache.reporting.curves_png import as_png, require_matplotlib
+from taskres_cache.reporting.curves_png import as_png
+from taskres_cache.reporting.destinations import check_suffixes
 from taskres_cache.reporting.page import as_page
 from taskres_cache.reporting.sections import (
     errors_table,
@@ -22,31 +22,6 @@ from taskres_cache.reporting.tables import Table, in_shots
 from taskres_cache.system.files import replaced
 from taskres_cache.system.text import markdown
 from taskres_cache.system.version import __version__
-
-SUFFIXES = (".html", ".md", ".csv", ".png")
-
-
-def check_suffixes(files: Sequence[Path]) -> None:
-    """Check that a report can be written to files, before any work is done.
-
-    Parameters
-    ----------
-    files : sequence of Path
-        Files of a report.
-
-    Raises
-    ------
-    OptionError
-        A suffix is unknown.
-    MissingExtraError
-        A file is a picture and matplotlib is not installed.
-    """
-    unknown = [str(file) for file in files if file.suffix.lower() not in SUFFIXES]
-    if unknown:
-        known = ", ".join(SUFFIXES)
-        raise OptionError(f"cannot write a report to {', '.join(unknown)}; use one of the suffixes {known}")
-    if any(file.suffix.lower() == ".png" for file in files):
-        require_matplotlib()
 
 
 def write_report(studies: Sequence[Study], title: str, root: Path | None, file: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from taskres_cache.caches.class_halves import HALVES
-from taskres_cache.cli import options
+from taskres_cache.cli import checks, options
 from taskres_cache.cli.app import app
 from taskres_cache.datasets import ENTRIES
 from taskres_cache.datasets.prompts import ENSEMBLES, PROMPT_FORMS
@@ -126,7 +126,7 @@ def test_models_and_choices(offered: Offered, here: Path) -> None:
 def test_choices_equal_the_librarys() -> None:
     assert set(options.PRECISIONS) == {"auto", *PRECISIONS}
     assert options.HALVES == HALVES
-    for name in options.DEVICES:
+    for name in (*checks.DEVICES, *checks.OTHER_DEVICES):
         try:
             choose_device(name)
         except OptionError as error:  # torch knows the device, but this machine does not have it

@@ -236,7 +236,7 @@ def test_unreadable_images_are_listed_and_skipped(predict: Taskres, here: Path) 
         (("run", "one.png", "--top-k", "-3"), 2, "top-k must be positive, got -3"),
         (("run", "one.png", "--batch-size", "0"), 2, "batch-size must be positive"),
         (("run", "one.png", "--workers", "-1"), 2, "workers must not be negative"),
-        (("run", "one.png", "--device", "tpu"), 2, "device 'tpu' cannot be used here"),
+        (("run", "one.png", "--device", "tpu"), 2, "unknown --device 'tpu'; did you mean 'cpu'?"),
         (("run", "one.png", "--precision", "fp8"), 2, "precision must be"),
         (("run", "one.png", "--pretrained", "lost/file.pt"), 1, "checkpoint lost/file.pt does not exist"),
         ((".", "one.png"), 2, ". holds 2 runs; pass one of them, such as run"),

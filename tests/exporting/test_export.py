@@ -18,7 +18,8 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import ExportError, MissingExtraError, OptionError, RunError, UnknownNameError
 from taskres_cache.exporting import comparison, onnx_graph, tensors
 from taskres_cache.exporting.comparison import head_reference
-from taskres_cache.exporting.export import export_head, export_with_encoder, format_of
+from taskres_cache.exporting.destination import format_of
+from taskres_cache.exporting.export import export_head, export_with_encoder
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.run import read_classifier, write_run
