@@ -157,7 +157,7 @@ class FeatureCache(LabelledImages):
         """
         first, alike = None, True
         for positions, piece in self._usable_pieces("features/center", rows):
-            first = piece[:1] if first is None else first
+            first = piece[:1].copy() if first is None else first  # a view would keep the first chunk in memory
             alike = alike and bool((piece == first).all())
             yield positions, piece
         if alike and len(np.unique(rows)) > 1:
