@@ -114,8 +114,9 @@ def rank_of(launcher: int, rank: int) -> int:
 
 
 def test_a_failure_of_rank_0_stops_all_ranks(noise: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    running = torchrun(2, command(noise, tmp_path / "file"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "glyph-clip-bundled").write_text("not a folder")
+    running = torchrun(2, command(noise, tmp_path / "cache"))
     _, printed = running.communicate(timeout=PATIENCE)
     assert running.returncode != 0
     assert len(re.findall(r"^taskres: .*noise.h5 cannot be written", printed, flags=re.MULTILINE)) == 1
