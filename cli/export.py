@@ -55,6 +55,7 @@ def export(
     """
     from taskres_cache.exporting.destination import format_of, refuse_reserved
     from taskres_cache.runs.finding import find_run
+    from taskres_cache.system.files import refuse_unwritable
 
     name = format_of(to, form)
     refuse_reserved(to)
@@ -64,6 +65,7 @@ def export(
         )
     if pretrained and not with_encoder:
         raise OptionError("--pretrained is the encoder's checkpoint; pass it only together with --with-encoder")
+    refuse_unwritable(to)
     find_run(run)
 
     from taskres_cache.exporting.export import export_head, export_with_encoder

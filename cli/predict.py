@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taskres_cache.errors import OptionError, StorageError, TaskresError
+from taskres_cache.errors import OptionError, TaskresError
+from taskres_cache.system.files import refuse_unwritable, replaced
 from taskres_cache.system.text import as_csv
 
 from . import checks
@@ -109,11 +110,7 @@ def _check_csv(csv: str | None, as_json: bool) -> None:
         raise OptionError("--csv - and --json both print to standard output; give --csv a file")
     if csv is None or csv == STANDARD:
         return
-    above = next(folder for folder in Path(csv).absolute().parents if folder.exists())
-    if Path(csv).is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        raise StorageError(
-            f"--csv {csv} cannot be written (it is a folder, or its folder is not writable); choose another file"
-        )
+    refuse_unwritable(Path(csv))
 
 
 def _with_listed(names: Sequence[str]) -> list[str]:
@@ -165,8 +162,6 @@ def _print_json(folder: Path, temperature: float, predicted: "PredictedImages") 
 
 def _write_csv(predicted: "PredictedImages", csv: str) -> None:
     """Write one line per image to standard output, or to a file that appears only when complete."""
-    from taskres_cache.system.files import replaced
-
     from .console import image_count, say
 
     content = os.fsencode(_as_csv(predicted))

@@ -48,9 +48,12 @@ def report(
     """
     from taskres_cache.reporting.destinations import check_suffixes
     from taskres_cache.runs.finding import find_runs
+    from taskres_cache.system.files import refuse_unwritable
 
     files = [*([out or Path("report.html")] if out or not to else []), *(to or [])]
     check_suffixes(files)
+    for file in files:
+        refuse_unwritable(file)
     for run in runs:
         find_runs(run)
 

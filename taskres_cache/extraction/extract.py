@@ -38,7 +38,7 @@ from taskres_cache.extraction.planning import (
 )
 from taskres_cache.extraction.prompt_check import checked_prompts
 from taskres_cache.extraction.ranks import Ranks
-from taskres_cache.system.files import discard_leftovers
+from taskres_cache.system.files import discard_leftovers, refuse_special
 from taskres_cache.system.progress import Progress, Silent, default_progress
 
 __all__ = ["ExtractOptions", "Extraction", "extract", "provenance_of"]
@@ -185,6 +185,8 @@ class _Job:
             refuse_absent(plan)
         earlier = EarlierWork(provenance, existing, self.parts)
         blocks = missing_blocks(plan.renderings(), KnownRows(earlier), BLOCK_ROWS)
+        if blocks:
+            refuse_special(self.path)
         stamps = {image.path: plan.stamps[image.path] for block in blocks for image in block}
         return _Planned(plan, earlier, copies, _Work(provenance, blocks, stamps, len(plan.needed) - len(stamps)))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import lock_descriptor, unlock_descriptor
 
 from taskres_cache.errors import BusyError, StorageError
+from taskres_cache.system.files import NO_LINKS, NO_WAIT, is_at, kind_of
 
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 MAX_HOLDER_BYTES = 1000
@@ -109,7 +110,7 @@ class _Lock:
 def _acquired(path: Path, target: Path) -> _Lock | None:
     """Return the lock, or None on a file system without locks."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _opened(path, target)
         try:
             locked = lock_descriptor(descriptor, blocking=False)
         except OSError as error:
@@ -120,7 +121,7 @@ def _acquired(path: Path, target: Path) -> _Lock | None:
             if unused:
                 _removed(path)
             return None
-        if locked and _is_at(descriptor, path):
+        if locked and is_at(descriptor, path):
             return _Lock(path, descriptor)
         holder = _holder(descriptor) or "another process"
         os.close(descriptor)
@@ -138,12 +139,24 @@ def _removed(path: Path) -> bool:
     return True
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Return True if a path still leads to an open file."""
+def _opened(path: Path, target: Path) -> int:
+    """Return the open lock file; raises StorageError if a link or a special file was put in its place."""
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAIT, 0o666)
+    except OSError:
+        if os.path.lexists(path) and (kind := kind_of(path.lstat().st_mode)):
+            raise _planted(path, target, kind) from None
+        raise
+    status = os.fstat(descriptor)
+    kind = kind_of(status.st_mode) or ("a hard link" if status.st_nlink > 1 else "")
+    if kind:
+        os.close(descriptor)
+        raise _planted(path, target, kind)
+    return descriptor
+
+
+def _planted(path: Path, target: Path, kind: str) -> StorageError:
+    return StorageError(f"{target} cannot be written: its lock file {path} is {kind}; remove it")
 
 
 def _holder(descriptor: int) -> str:

@@ -182,14 +182,12 @@ def test_unwritable_csv_fails_early(
     for target in ("file/classes.csv", "photos"):
         outcome = predict("photos", "--csv", target)
         assert outcome.status == 1
-        assert f"--csv {target} cannot be written" in one_line(outcome)
+        assert f"{target} cannot be written" in one_line(outcome)
     assert (here / "file").read_text() == "a file"
     access = os.access
     # a stand-in for permissions: root may write anywhere
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
-    assert "--csv new/folder/classes.csv cannot be written" in one_line(
-        predict("photos", "--csv", "new/folder/classes.csv")
-    )
+    assert "new/folder/classes.csv cannot be written" in one_line(predict("photos", "--csv", "new/folder/classes.csv"))
     assert not (here / "new").exists()
 
 
