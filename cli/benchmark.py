@@ -1,5 +1,6 @@
 """`taskres benchmark`: the paper's tables from whatever is installed."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ import typer
 
 from . import checks, completion
 from .options import (
+    DEFAULT_CACHE_DIR,
     LIST,
     Backbone,
     BatchSize,
@@ -46,7 +48,7 @@ def benchmark(
     pretrained: Pretrained = None,
     shots: Shots = None,
     seeds: Seeds = None,
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE_DIR,
     out: Out = Path("runs"),
     device: Device = "auto",
     precision: Precision = "auto",
@@ -67,18 +69,13 @@ def benchmark(
     if backbone:
         checks.checkpoint(backbone, pretrained)
 
-    from taskres_cache.benchmark.pipeline import Folders, LeftOut, benchmark_entries, run_benchmark
+    from taskres_cache.benchmark.pipeline import Folders, benchmark_entries, run_benchmark
     from taskres_cache.encoders.loading import load_backbone
     from taskres_cache.extraction.extract import ExtractOptions
 
     from .console import kept_when_interrupted, progress, say
 
-    options = ExtractOptions(
-        counts,
-        draws,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    options = ExtractOptions(counts, draws, batch_size=batch_size, workers=workers)
     entries = benchmark_entries(names or (None if root else ["digits"]))
     default = entries[0].backbone
     checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)
@@ -97,6 +94,15 @@ def benchmark(
             for line in _outcome_lines(outcome):
                 say(line)
             outcomes.append(outcome)
+    _conclude(outcomes, encoder, out)
+
+
+def _conclude(outcomes: "list[Outcome]", encoder: "Callable[[], LoadedBackbone]", out: Path) -> None:
+    """Print and write the tables; exit with status 1 if nothing was measured or a data set failed."""
+    from taskres_cache.benchmark.pipeline import LeftOut
+
+    from .console import say
+
     if all(isinstance(outcome, LeftOut) for outcome in outcomes):
         say("no data set could be measured; `taskres datasets --root DIR` shows what is missing and how to get it")
         raise typer.Exit(1)

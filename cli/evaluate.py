@@ -11,9 +11,10 @@ import typer
 from taskres_cache.errors import OptionError, RunError, UnknownNameError
 
 from . import checks, completion
-from .options import HALVES, CacheDir, Device, Json
+from .options import DEFAULT_CACHE_DIR, HALVES, CacheDir, Device, Json
 
 if TYPE_CHECKING:
+    from taskres_cache.caches.feature_cache import FeatureCache
     from taskres_cache.reporting.tables import Table
     from taskres_cache.runs.classifier import Classifier
     from taskres_cache.runs.evaluation import Evaluation, ZeroShot
@@ -57,7 +58,7 @@ def evaluate(
             autocompletion=completion.one_of(*HALVES),
         ),
     ] = None,
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE_DIR,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -95,19 +96,32 @@ def _refuse_missing_caches(names: Sequence[str], cache_dir: Path) -> None:
             continue
 
 
+def _test_caches(
+    folder: Path, classifier: "Classifier", on: Sequence[str], classes: str | None, cache_dir: Path
+) -> "list[FeatureCache]":
+    """Return the caches to measure a run on: those of --on, else its own."""
+    from taskres_cache.caches.class_halves import open_cache
+    from taskres_cache.caches.finding import find_cache
+    from taskres_cache.runs.finding import checkpoint_folder
+    from taskres_cache.runs.run import own_cache
+
+    if not on:
+        return [open_cache(own_cache(folder, classifier, cache_dir), classes or classifier.half)]
+    checkpoint = checkpoint_folder(cache_dir, classifier.provenance).name
+    return [open_cache(find_cache(name, cache_dir, checkpoint), classes or "all") for name in on]
+
+
 def _evaluate_runs(
     path: Path, on: Sequence[str], classes: str | None, cache_dir: Path, device: str, as_json: bool
 ) -> None:
-    from taskres_cache.caches.class_halves import open_cache
-    from taskres_cache.caches.finding import find_cache
-    from taskres_cache.runs.finding import checkpoint_folder, find_runs
+    from taskres_cache.runs.finding import find_runs
 
     folders = find_runs(path)
     _refuse_missing_caches(on, cache_dir)
 
     from taskres_cache.reporting.notes import test_notes
     from taskres_cache.runs.evaluation import UnknownClassesError, evaluate_run
-    from taskres_cache.runs.run import own_cache, read_classifier
+    from taskres_cache.runs.run import read_classifier
     from taskres_cache.system.devices import choose_device
 
     from .console import print_json, print_table, say
@@ -119,10 +133,7 @@ def _evaluate_runs(
     refused: list[RunError] = []
     for folder in folders:
         classifier = read_classifier(folder)
-        checkpoint = checkpoint_folder(cache_dir, classifier.provenance).name
-        caches = [(find_cache(name, cache_dir, checkpoint), classes or "all") for name in on]
-        for cache, half in caches or [(own_cache(folder, classifier, cache_dir), classes or classifier.half)]:
-            opened = open_cache(cache, half)
+        for opened in _test_caches(folder, classifier, on, classes, cache_dir):
             try:
                 results.append((folder, classifier, evaluate_run(classifier, opened, target), left_out_of(opened)))
                 notes += test_notes(opened)

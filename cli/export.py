@@ -8,7 +8,7 @@ import typer
 from taskres_cache.errors import OptionError
 
 from . import checks, completion
-from .options import CacheDir, Json, Run
+from .options import DEFAULT_CACHE_DIR, CacheDir, Json, Run
 
 if TYPE_CHECKING:
     from taskres_cache.exporting.export import Export
@@ -44,7 +44,7 @@ def export(
             show_default="the run's tag",
         ),
     ] = None,
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE_DIR,
     as_json: Json = False,
 ) -> None:
     """Write a run's classifier as safetensors, ONNX or open_clip.

@@ -1,5 +1,6 @@
 """`taskres extract`: stage one."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 
 from . import checks, completion
 from .options import (
+    DEFAULT_CACHE_DIR,
     Backbone,
     BatchSize,
     CacheDir,
@@ -24,12 +26,15 @@ from .options import (
     Views,
     ViewsSeed,
     Workers,
+    repeated_cache_dir,
     split_numbers,
 )
 
 if TYPE_CHECKING:
     from taskres_cache.datasets import Dataset
+    from taskres_cache.encoders.backbone import Backbone as LoadedBackbone
     from taskres_cache.extraction.extract import Extraction
+    from taskres_cache.extraction.options import ExtractOptions
 
 
 def extract(
@@ -42,7 +47,7 @@ def extract(
     seeds: Seeds = None,
     views: Views = 0,
     views_seed: ViewsSeed = 0,
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE_DIR,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_size: BatchSize = None,
@@ -82,14 +87,8 @@ def extract(
     checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)
     checks.checkpoint(*checkpoint)
 
-    from taskres_cache.caches.contents import cache_path
     from taskres_cache.encoders.loading import load_backbone
-    from taskres_cache.extraction.extract import ExtractOptions
-    from taskres_cache.extraction.extract import extract as extract_features
-    from taskres_cache.extraction.ranks import joined_ranks
-    from taskres_cache.system.progress import Silent
-
-    from .console import kept_when_interrupted, progress, say
+    from taskres_cache.extraction.options import ExtractOptions
 
     options = ExtractOptions(
         counts,
@@ -101,7 +100,18 @@ def extract(
         workers=workers,
         unreadable="skip" if skip_unreadable else "fail",
     )
-    encoder = load_backbone(*checkpoint, device, precision, pretrained_like)
+    _encode(images, load_backbone(*checkpoint, device, precision, pretrained_like), options, cache_dir)
+
+
+def _encode(images: "Dataset", encoder: "LoadedBackbone", options: "ExtractOptions", cache_dir: Path) -> None:
+    """Extract this rank's share of a data set; rank 0 prints notes and the result."""
+    from taskres_cache.caches.contents import cache_path
+    from taskres_cache.extraction.extract import extract as extract_features
+    from taskres_cache.extraction.ranks import joined_ranks
+    from taskres_cache.system.progress import Silent
+
+    from .console import kept_when_interrupted, progress, say
+
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
     with (
         kept_when_interrupted(),
@@ -113,7 +123,7 @@ def extract(
                 say(f"note: {note}")
         done = extract_features(images, encoder, options, path, display, ranks)
     if ranks.first:
-        _report(done, "eval RUN --on" if images.test_only else "fit")
+        _report(done, ("eval", "RUN", "--on") if images.test_only else ("fit",), cache_dir)
 
 
 def _dataset(name_or_folder: str, root: Path, split_seed: int, name: str | None, templates: str | None) -> "Dataset":
@@ -125,8 +135,10 @@ def _dataset(name_or_folder: str, root: Path, split_seed: int, name: str | None,
     return dataset if templates is None else replace(dataset, templates=read_templates(templates))
 
 
-def _report(done: "Extraction", command: str) -> None:
-    """Print what was done, where the time went, and the next command."""
+def _report(done: "Extraction", following: Sequence[str], cache_dir: Path) -> None:
+    """Print what was done, where the time went, and the command that follows."""
+    from taskres_cache.system.text import command
+
     from .console import say
 
     for note in done.notes:
@@ -138,4 +150,4 @@ def _report(done: "Extraction", command: str) -> None:
         say("time: " + ", ".join(f"{part} {share:.0f} %" for part, share in done.seconds.shares().items()))
     if not done.changed:
         say("nothing was missing; the cache is unchanged")
-    say(f"next: taskres {command} {done.path.stem}")
+    say("next: " + command("taskres", *following, done.path.stem, *repeated_cache_dir(cache_dir)))

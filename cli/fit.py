@@ -1,6 +1,6 @@
 """`taskres fit`: stage two."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ from .fit_options import (
     ViewsAverage,
     WeightDecay,
 )
-from .options import Cache, CacheDir, Classes, Device, Json, Out, decimals, joined, numbers
+from .options import DEFAULT_CACHE_DIR, Cache, CacheDir, Classes, Device, Json, Out, decimals, joined, numbers
 
 if TYPE_CHECKING:
     from taskres_cache.caches.feature_cache import FeatureCache
@@ -54,7 +54,7 @@ def fit(
     classes: Classes = "all",
     device: Device = "auto",
     out: Out = Path("runs"),
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE_DIR,
     as_json: Json = False,
 ) -> None:
     """Train task residuals on a cache.
@@ -87,23 +87,33 @@ def fit(
     from taskres_cache.runs.finding import checkpoint_folder
     from taskres_cache.runs.study import fit_each, recipe_of
     from taskres_cache.system.devices import choose_device
+    from taskres_cache.system.text import command
 
     bases, file = _bases(names, features)
     with_base = [recipe_of(features, **training, **use, **fields) for fields in bases]
     recipes = [recipe for one in with_base for recipe in _recipes(one, *lists, search)]
     for note in (*notes, *test_notes(features)):
         say(f"note: {note}")
-    results = []
-    for result in fit_each(features, splits, recipes, choose_device(device), out, file):
-        say(_run_line(result))
-        if result.kept is not None:
-            say(f"note: {result.kept} holds a run of other inputs and is kept; the new run is in {result.folder}")
-        results.append(result)
+    results = _announced(fit_each(features, splits, recipes, choose_device(device), out, file))
     if as_json:
         _print_json(features, results)
         return
     _print_tables(features, results)
-    say(f"next: taskres report {checkpoint_folder(out, features.provenance) / features.provenance.dataset}")
+    folder = checkpoint_folder(out, features.provenance) / features.provenance.dataset
+    say("next: " + command("taskres", "report", folder))
+
+
+def _announced(runs: "Iterator[Run]") -> "list[Run]":
+    """Return all runs; print a line about each as soon as it is written."""
+    from .console import say
+
+    results = []
+    for run in runs:
+        say(_run_line(run))
+        if run.kept is not None:
+            say(f"note: {run.kept} holds a run of other inputs and is kept; the new run is in {run.folder}")
+        results.append(run)
+    return results
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:

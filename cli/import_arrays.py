@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import CacheDir, Seeds, Shots, split_numbers
+from .options import DEFAULT_CACHE_DIR, CacheDir, Seeds, Shots, repeated_cache_dir, split_numbers
 
 
 def import_arrays(
@@ -13,7 +13,7 @@ def import_arrays(
         Path, typer.Argument(metavar="ARRAYS.npz", help="An .npz file with features, labels and class names.")
     ],
     name: Annotated[str, typer.Option("--name", help="Name for the data set.", show_default=False)],
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE_DIR,
     backbone: Annotated[str, typer.Option(help="The model that made the features.")] = "imported",
     pretrained: Annotated[str, typer.Option(help="The weights that made the features.")] = "arrays",
     shots: Shots = None,
@@ -32,6 +32,7 @@ def import_arrays(
     from taskres_cache.caches.importing import ImportOptions, import_contents
     from taskres_cache.caches.npz import read_arrays
     from taskres_cache.datasets import dataset_name
+    from taskres_cache.system.text import command
 
     from .console import say
 
@@ -47,4 +48,4 @@ def import_arrays(
         say(f"note: {note}")
     say(f"{done.path}: {done.images} images, {done.classes} classes")
     say(f"{done.zero_shot}")
-    say(f"next: taskres fit {options.name}")
+    say("next: " + command("taskres", "fit", options.name, *repeated_cache_dir(cache_dir)))

@@ -1,6 +1,5 @@
 """`taskres inspect`: the content of a cache."""
 
-from pathlib import Path
 from textwrap import fill
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import typer
 
 from taskres_cache.system.text import printable
 
-from .options import Cache, CacheDir, Json
+from .options import DEFAULT_CACHE_DIR, Cache, CacheDir, Json
 
 DIGEST_WIDTH = 64  # columns of a SHA-256 digest, the longest value that is not broken
 LABELS = {"classnames_form": "class names", "augmented_views": "views", "views": "view settings"}  # else the JSON key
@@ -17,7 +16,7 @@ LABELS = {"classnames_form": "class names", "augmented_views": "views", "views":
 def inspect_cache(
     cache: Cache,
     verify: Annotated[bool, typer.Option("--verify", help="Read all arrays and check their checksums.")] = False,
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE_DIR,
     as_json: Json = False,
 ) -> None:
     """Show what a cache was made from and what it contains.

@@ -37,6 +37,7 @@ Run = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="A run folder, written by `taskres fit`.", autocompletion=completion.runs),
 ]
+DEFAULT_CACHE_DIR = Path("cache")
 CacheDir = Annotated[Path, typer.Option("--cache-dir", callback=checks.folder, help="Folder of the caches.")]
 Out = Annotated[Path, typer.Option("--out", callback=checks.folder, help="Folder of the runs.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder that contains the known data sets.")]
@@ -164,3 +165,8 @@ def decimals(option: str, text: str) -> tuple[float, ...]:
         return tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
         raise OptionError(f"{option} {text!r}: expected comma-separated numbers, such as 0.5,1") from None
+
+
+def repeated_cache_dir(cache_dir: Path) -> list[str | Path]:
+    """Return the words with which another command finds the same caches; none for the default folder."""
+    return [] if cache_dir == DEFAULT_CACHE_DIR else ["--cache-dir", cache_dir]

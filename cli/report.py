@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .options import CacheDir, Device
+from .options import DEFAULT_CACHE_DIR, CacheDir, Device
 
 
 def report(
@@ -37,7 +37,7 @@ def report(
             show_default="the folder the cache was made from",
         ),
     ] = None,
-    cache_dir: CacheDir = Path("cache"),
+    cache_dir: CacheDir = DEFAULT_CACHE_DIR,
     device: Device = "auto",
 ) -> None:
     """Write a report of runs: curves, per-class gains, mistakes.

@@ -8,6 +8,7 @@ from taskres_cache.caches.contents import listed_splits
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import PARTITIONS
 from taskres_cache.errors import OptionError, UnknownNameError
+from taskres_cache.system.text import command
 
 
 def find_cache(file_or_name: str, cache_dir: Path, checkpoint: str | None = None) -> Path:
@@ -36,7 +37,8 @@ def find_cache(file_or_name: str, cache_dir: Path, checkpoint: str | None = None
     cached = sorted(cache_dir.glob("*/*.h5"))
     found = [candidate for candidate in cached if candidate.stem == name]
     if not found:
-        remedy = f"make it with `taskres extract {file_or_name}` or pass --cache-dir (searched: {cache_dir})"
+        extract = command("taskres", "extract", file_or_name)
+        remedy = f"make it with `{extract}` or pass --cache-dir (searched: {cache_dir})"
         raise UnknownNameError("cache", file_or_name, {candidate.stem for candidate in cached}, remedy)
     preferred = [candidate for candidate in found if candidate.parent.name == checkpoint]
     if preferred:

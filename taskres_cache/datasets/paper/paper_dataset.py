@@ -12,6 +12,7 @@ from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.datasets.paper.listing import Listing, read_split_file
 from taskres_cache.errors import DatasetError
 from taskres_cache.recipe import Recipe
+from taskres_cache.system.text import command
 
 SPLIT_FILES = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 PHOTO = ("a photo of a {}.",)
@@ -92,7 +93,7 @@ class PaperDataset:
         if missing:
             raise DatasetError(
                 f"data set {self.name!r} is incomplete, missing {', '.join(str(root / path) for path in missing)}; get "
-                f"it from {self.home} (steps: taskres datasets --root {root})"
+                f"it from {self.home} (steps: {command('taskres', 'datasets', '--root', root)})"
             )
         listing = self._listing(folder)
         return Dataset(
