@@ -246,7 +246,7 @@ def grid_table(device: torch.device) -> Table:
     """Return the time of 5 shot counts and 3 seeds in one call of the command, and in 15 calls."""
     taskres = Path(sys.executable).with_name("taskres")
     with tempfile.TemporaryDirectory() as folder:
-        _write_cache(Path(folder))
+        write_random_cache(Path(folder))
         fit = [str(taskres), "fit", "random", "--device", str(device)]
 
         def seconds(*options: str) -> float:
@@ -260,15 +260,16 @@ def grid_table(device: torch.device) -> Table:
     return Table("5 shots x 3 seeds from the command line", ("size", "one call s", "15 calls s", "ratio"), (row,))
 
 
-def _write_cache(folder: Path) -> None:
-    """Write a cache of random features in the size of Caltech101."""
+def write_random_cache(folder: Path) -> Path:
+    """Write a cache of random features in the size of Caltech101, with other images in each part; return its path."""
     problem = Problem("caltech101", 100, 1024, 20)
     features, labels, base = (tensor.numpy() for tensor in problem.tensors(torch.device("cpu")))
-    parts = {f"{part}_features": features for part in ("train", "val", "test")}
+    noise = np.random.default_rng(0).normal(size=(2, *features.shape)).astype(np.float32)
+    parts = {"train_features": features, "val_features": features + noise[0], "test_features": features + noise[1]}
     named = {f"{part}_labels": labels for part in ("train", "val", "test")}
     names = np.array([f"class {number}" for number in range(problem.classes)])
     arrays = {**parts, **named, "text_features": base, "classnames": names}
-    import_contents(arrays, ImportOptions("random"), folder / "cache")
+    return import_contents(arrays, ImportOptions("random"), folder / "cache").path
 
 
 def main() -> None:
