@@ -205,3 +205,13 @@ def test_lock_files_are_not_followed(tmp_path: Path, make) -> None:
         pass
     victim = tmp_path / "victim"
     assert not victim.exists() or victim.read_text() == "victim"
+
+
+def test_a_file_planted_at_the_temporary_name_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskres_cache.system.files.token_hex", lambda _: "planted")  # random, unless it is guessed
+    planted, target = tmp_path / ".report.html.planted.tmp", tmp_path / "report.html"
+    planted.write_text("somebody else's")
+    target.write_text("old")
+    with pytest.raises(StorageError, match="report.html cannot be written"):
+        write(target)
+    assert (planted.read_text(), target.read_text()) == ("somebody else's", "old")
