@@ -23,7 +23,7 @@ from torch import Tensor
 
 from taskres_cache.caches.contents import regular_base
 from taskres_cache.errors import EstimatorError, OptionError, RunError
-from taskres_cache.heads import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.task import FitTask
 from taskres_cache.methods.training_sets import TrainingSet
@@ -273,12 +273,12 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         image_features = validate_data(self, X, reset=False, **ARRAY_CHECKS)
         device = choose_device(self.device)
-        head = Head.of_arrays(
+        head = CosineHead.of_arrays(
             self.text_features_, self.logit_scale_, self.residual_, self.image_residual_, self.alpha_
         ).to(device)
         for rows in gen_batches(len(image_features), CHUNK):
             images = torch.from_numpy(image_features[rows]).to(device)
-            yield head.cosines(images).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # (n, C)
+            yield head.scores(images).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # (n, C)
 
     def _base(self, image_features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the base (C, D) as a new array."""

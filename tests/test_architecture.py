@@ -152,7 +152,7 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
     ("module", "unknown"),
     [
         ("taskres_cache.methods.task_residual.loop", {"h5py", "open_clip", "PIL"}),
-        ("taskres_cache.heads", {"h5py", "open_clip", "PIL"}),
+        ("taskres_cache.heads.kinds", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.methods.task_residual.step", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.methods.search", {"h5py", "open_clip", "PIL"}),
         ("taskres_cache.caches.feature_cache", {"torch", "open_clip", "torchvision"}),

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from taskres_cache.heads import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.version import __version__
 
@@ -43,7 +43,7 @@ class Form(Protocol):
         """Return lines of Python that use the file."""
 
 
-def unit_weights(head: Head) -> np.ndarray:
+def unit_weights(head: CosineHead) -> np.ndarray:
     """Return the weights (C, D) of a head, float32, each row of length 1."""
     exact = head.weights.numpy().astype(np.float64)
     unit: np.ndarray = exact / np.linalg.norm(exact, axis=1, keepdims=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError
 from taskres_cache.exporting.form import Shapes, as_text, cosine_scale, metadata, unit_weights
-from taskres_cache.heads import normalise
+from taskres_cache.heads.formulas import normalise
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.extras import require
 

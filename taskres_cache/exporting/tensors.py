@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from taskres_cache.errors import OptionError
 from taskres_cache.exporting.form import Shapes, as_text, cosine_scale, metadata, unit_weights
-from taskres_cache.heads import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.classifier import Classifier
 
 TENSOR_TOLERANCE = 1e-5  # weights are rounded to float32, all else is exact: 4e-7 measured
@@ -106,7 +106,7 @@ class OpenClipForm:
         )
 
 
-def _formula(head: Head) -> str:
+def _formula(head: CosineHead) -> str:
     """Return how probabilities are computed from a safetensors head."""
     shifted = "image_features" if head.image_shift is None else "image_features + image_shift"
     return (

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from taskres_cache.errors import FitError, OptionError
-from taskres_cache.heads import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.task_residual.loop import try_residuals
 from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.recipe import Recipe
@@ -128,7 +128,7 @@ def _candidate(task: FitTask, fit: Fit, logit_scale: float, device: torch.device
     combination = (fit.alpha, task.recipe.lr, task.recipe.weight_decay)
     if fit.diverged:
         return Candidate(*combination, None, None)
-    head = Head.of_arrays(task.base, logit_scale, fit.residual, fit.image_residual, fit.alpha).to(device)
+    head = CosineHead.of_arrays(task.base, logit_scale, fit.residual, fit.image_residual, fit.alpha).to(device)
     features = torch.from_numpy(task.validation.image_features).to(head.weights)
     labels = torch.from_numpy(task.validation.labels).to(device, torch.int64)
     accuracy, minus_loss = head.score(features, labels)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from taskres_cache.heads import directions_and_lengths
+from taskres_cache.heads.formulas import directions_and_lengths
 
 
 @dataclass(frozen=True)

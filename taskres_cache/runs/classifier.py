@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from taskres_cache.caches.provenance import DICTIONARIES, Provenance
 from taskres_cache.caches.schema import GREATEST_LOGIT_SCALE
 from taskres_cache.errors import OptionError, RunError
-from taskres_cache.heads import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.recipe import Recipe
 
 TENSORS, OPTIONAL_TENSORS = ("base", "residual"), ("image_residual", "projection")
@@ -86,10 +86,10 @@ class Classifier:
     temperature: float = 1.0
 
     @property
-    def head(self) -> Head:
+    def head(self) -> CosineHead:
         """The model: weights, image shift, logit scale and temperature."""
         scale = self.provenance.logit_scale
-        return Head.of_arrays(self.base, scale, self.residual, self.image_residual, self.alpha, self.temperature)
+        return CosineHead.of_arrays(self.base, scale, self.residual, self.image_residual, self.alpha, self.temperature)
 
 
 @dataclass(frozen=True)

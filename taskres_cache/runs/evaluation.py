@@ -16,7 +16,8 @@ from taskres_cache.caches.contents import regular_base
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import encoder_differences
 from taskres_cache.errors import RunError
-from taskres_cache.heads import Head
+from taskres_cache.heads.head import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.scores import TOP, Predictions, reliability
 from taskres_cache.system.names import shown
@@ -88,7 +89,7 @@ def predictions_of(
     """
     if len(rows) == 0:
         return None
-    outputs = {_key(head): _Outputs.empty(head.to(device), len(rows)) for head in heads}
+    outputs = {head.shared_key(): _Outputs.empty(head.to(device), len(rows)) for head in heads}
     labels = cache.labels[rows].astype(np.int64)
     for positions, features in cache.pieces(rows):
         if digest is not None:
@@ -96,7 +97,7 @@ def predictions_of(
         images, true_classes = torch.from_numpy(features).to(device), torch.from_numpy(labels[positions]).to(device)
         for output in outputs.values():
             output.add(positions, images, true_classes)
-    return [outputs[_key(head)].predictions(labels) for head in heads]
+    return [outputs[head.shared_key()].predictions(labels) for head in heads]
 
 
 def percent_correct(
@@ -105,12 +106,6 @@ def percent_correct(
     """Return the accuracy in percent of each head on some rows of a cache; None without rows."""
     predictions = predictions_of(cache, rows, heads, device)
     return None if predictions is None else [of_head.accuracy for of_head in predictions]
-
-
-def _key(head: Head) -> tuple[object, ...]:
-    """Return a key that is equal for heads that share all tensors."""
-    shift = None if head.image_shift is None else head.image_shift.data_ptr()
-    return head.weights.data_ptr(), head.weights.shape, shift, head.logit_scale, head.temperature
 
 
 @dataclass(frozen=True)
@@ -130,12 +125,12 @@ class _Outputs:
 
     def add(self, positions: np.ndarray, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Store the predictions on a piece of images (n, D) with labels (n,)."""
-        cosines = self.head.cosines(images)  # (n, C)
-        best, classes = cosines.max(dim=-1)
-        of_label = cosines.gather(-1, labels[:, None])  # (n, 1)
+        scores = self.head.scores(images)  # (n, C)
+        best, classes = scores.max(dim=-1)
+        of_label = scores.gather(-1, labels[:, None])  # (n, 1)
         self.classes[positions] = classes.cpu().numpy()
-        self.in_top5[positions] = ((cosines > of_label).sum(dim=-1) < TOP).cpu().numpy()
-        below = cosines.sub_(best[:, None]).mul_(self.head.logit_scale)  # best class: logit 0, probability 1 / sum
+        self.in_top5[positions] = ((scores > of_label).sum(dim=-1) < TOP).cpu().numpy()
+        below = scores.sub_(best[:, None]).mul_(self.head.scale)  # best class: logit 0, probability 1 / sum
         self.untempered[positions] = below.exp().sum(dim=-1).reciprocal().cpu().numpy()
         self.confidences[positions] = below.div_(self.head.temperature).exp_().sum(dim=-1).reciprocal().cpu().numpy()
 
@@ -146,7 +141,7 @@ class _Outputs:
 
 def text_head(cache: FeatureCache) -> Head:
     """Return the zero-shot classifier of a cache, its regular base."""
-    return Head.of_arrays(cache.text_features, cache.provenance.logit_scale)
+    return CosineHead.of_arrays(cache.text_features, cache.provenance.logit_scale)
 
 
 @dataclass(frozen=True)
@@ -187,7 +182,7 @@ def evaluate_zero_shot(cache: FeatureCache, device: torch.device) -> list[ZeroSh
     """Return the accuracy of each form of zero-shot classification on the val and test images of a cache."""
     templates = cache.templates
     forms = zero_shot_weights(cache.text_bases().embeddings)
-    heads = [Head.of_arrays(form, cache.provenance.logit_scale) for form in forms.values()]
+    heads = [CosineHead.of_arrays(form, cache.provenance.logit_scale) for form in forms.values()]
     no_images: list[float | None] = [None] * len(forms)
     val, test = (
         percent_correct(cache, cache.rows(partition), heads, device) or no_images for partition in ("val", "test")
@@ -270,9 +265,9 @@ def heads_on(classifier: Classifier, cache: FeatureCache) -> list[Head]:
             raise
         base, scale = _base_of_other_classes(classifier, cache), classifier.provenance.logit_scale
         shift, alpha = classifier.image_residual, classifier.alpha
-        adapted = Head.of_arrays(base, scale, None, shift, alpha, classifier.temperature)
-        return [Head.of_arrays(base, cache.provenance.logit_scale), adapted]
-    base_head = Head.of_arrays(classifier.base[rows], cache.provenance.logit_scale)
+        adapted = CosineHead.of_arrays(base, scale, None, shift, alpha, classifier.temperature)
+        return [CosineHead.of_arrays(base, cache.provenance.logit_scale), adapted]
+    base_head = CosineHead.of_arrays(classifier.base[rows], cache.provenance.logit_scale)
     return [base_head, classifier.head.of_classes(rows)]
 
 

@@ -15,7 +15,7 @@ import torch
 from taskres_cache.caches.contents import SplitName, TextBases, regular_base
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import OptionError
-from taskres_cache.heads import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.task_residual.loop import tune_projections
 from taskres_cache.methods.task_residual.task import Task
 from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
@@ -78,7 +78,7 @@ class Bases:
     ) -> None:
         self.regular = regular_base(text.embeddings)  # (C, D)
         self.text_sha256 = sha256(np.ascontiguousarray(text.embeddings).data).hexdigest()
-        self.head = Head.of_arrays(self.regular, logit_scale)
+        self.head = CosineHead.of_arrays(self.regular, logit_scale)
         self._logit_scale, self._device = logit_scale, device
         self._regular = StartingBase(self.regular)  # one object, so that fits can tell that they share it
         self._projection = text.projection

@@ -25,7 +25,7 @@ from taskres_cache.encoders.encoding import (
 )
 from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import OptionError
-from taskres_cache.heads import Head
+from taskres_cache.heads.head import Head
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.progress import Progress, default_progress
 

@@ -20,7 +20,7 @@ import torch
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import StorageError
-from taskres_cache.heads import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.search import SearchedFit
 from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.methods.temperature import fit_temperature
@@ -124,10 +124,10 @@ def accuracies_on_test(zero_shot: Predictions, base: Predictions, adapted: Predi
 
 
 def accuracies_on_val(
-    cache: FeatureCache, classifier: Classifier, zero_shot: Head, device: torch.device
+    cache: FeatureCache, classifier: Classifier, zero_shot: CosineHead, device: torch.device
 ) -> dict[str, Any]:
     """Return the accuracies on the validation images of the split, in percent, and the temperature fitted on them."""
-    base = Head.of_arrays(classifier.base, classifier.provenance.logit_scale)
+    base = CosineHead.of_arrays(classifier.base, classifier.provenance.logit_scale)
     names = ("zero_shot_val_accuracy", "base_val_accuracy", "val_accuracy")
     rows = cache.split(classifier.shots, classifier.seed).val
     accuracies = percent_correct(cache, rows, [zero_shot, base, classifier.head], device)

@@ -12,7 +12,7 @@ import torch
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import CacheError, RunError
-from taskres_cache.heads import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.search import candidates_of, search_residuals
 from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.stacking import stack_size
@@ -256,11 +256,11 @@ def _written(
 
 
 def _predictions_on_test(
-    cache: FeatureCache, zero_shot: Head, classifiers: Sequence[Classifier], device: torch.device, digest: Digest
+    cache: FeatureCache, zero_shot: CosineHead, classifiers: Sequence[Classifier], device: torch.device, digest: Digest
 ) -> tuple[Predictions, list[tuple[Predictions, Predictions]]]:
     """Return the predictions of zero-shot, and of each classifier's base and base + residual."""
     scale = cache.provenance.logit_scale
-    heads = [head for one in classifiers for head in (Head.of_arrays(one.base, scale), one.head)]
+    heads = [head for one in classifiers for head in (CosineHead.of_arrays(one.base, scale), one.head)]
     predictions = predictions_of(cache, cache.rows("test"), [zero_shot, *heads], device, digest)
     assert predictions is not None  # `_check_inputs` refuses a cache without test images
     return predictions[0], list(zip(predictions[1::2], predictions[2::2], strict=True))

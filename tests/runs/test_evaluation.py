@@ -14,7 +14,7 @@ from taskres_cache.caches.contents import CacheContents, Split, TextBases
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import RunError
-from taskres_cache.heads import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.evaluation import (
     class_rows,
     evaluate_run,
@@ -42,8 +42,8 @@ def test_predictions_equal_the_second_implementation(cache: FeatureCache) -> Non
     rows = cache.rows("test")[::-1].copy()  # not ascending, and read in pieces
     rng = np.random.default_rng(0)
     weights, shift = (rng.normal(size=size).astype(np.float32) for size in ((7, 8), 8))
-    heads = [Head(torch.from_numpy(weights), 100.0, temperature=t) for t in (1.0, 3.0)]
-    heads += [Head(torch.from_numpy(weights), 100.0, torch.from_numpy(shift), 3.0)]
+    heads = [CosineHead(torch.from_numpy(weights), 100.0, temperature=t) for t in (1.0, 3.0)]
+    heads += [CosineHead(torch.from_numpy(weights), 100.0, torch.from_numpy(shift), temperature=3.0)]
     predictions = predictions_of(cache, rows, heads, CPU)
     assert predictions is not None
     for head, predicted in zip(heads, predictions, strict=True):

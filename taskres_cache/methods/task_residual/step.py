@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from taskres_cache.heads import Head, add_residual
+from taskres_cache.heads.formulas import add_residual
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.task_residual.parts import (
     Alpha,
     Batch,
@@ -109,7 +110,7 @@ class Step(ABC):
         return {name: part.value[fit] for name, part in self.parts.items()} | alpha
 
     @abstractmethod
-    def head(self, fit: int) -> Head:
+    def head(self, fit: int) -> CosineHead:
         """Return the current classifier of a fit."""
 
     def set_rates(self, rates: Sequence[float]) -> None:
@@ -168,13 +169,13 @@ class ResidualStep(Step):
         super().__init__(directions, lengths, batch, image | text, alpha, [recipe.weight_decay for recipe in recipes])
         self._base = base.expand_as(batch.weights)
 
-    def head(self, fit: int) -> Head:
+    def head(self, fit: int) -> CosineHead:
         """Return the current classifier of a fit: weights `base + alpha * residual`, shift `alpha * image_residual`."""
         values = self.values(fit)
         alpha, base = values["alpha"], self._base[fit]
         weights = add_residual(base, values["residual"], alpha) if "residual" in values else base
         shift = alpha * values["image_residual"] if "image_residual" in values else None
-        return Head(weights, self._batch.logit_scale, shift)
+        return CosineHead(weights, self._batch.logit_scale, shift)
 
 
 class ProjectionStep(Step):
@@ -208,9 +209,9 @@ class ProjectionStep(Step):
         super().__init__(directions, lengths, batch, parts, None, [recipe.weight_decay for recipe in recipes])
         self._pre_projection = pre_projection
 
-    def head(self, fit: int) -> Head:
+    def head(self, fit: int) -> CosineHead:
         """Return the base (C, D) of the current projection of a fit as a classifier."""
-        return Head(self._pre_projection @ self.values(fit)["projection"], self._batch.logit_scale)
+        return CosineHead(self._pre_projection @ self.values(fit)["projection"], self._batch.logit_scale)
 
 
 class FusedAdam:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from taskres_cache.heads import directions_and_lengths
+from taskres_cache.heads.formulas import directions_and_lengths
 from taskres_cache.methods.task_residual.step import ProjectionStep, ResidualStep, Step
 from taskres_cache.recipe import Recipe
 from tests.by_hand import loss

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from taskres_cache.heads import directions_and_lengths
+from taskres_cache.heads.formulas import directions_and_lengths
 from taskres_cache.methods.task_residual.step import FusedAdam, ResidualStep
 from taskres_cache.recipe import Recipe
 from tests.by_hand import loss

@@ -1,0 +1,1 @@
+"""Methods that train a cosine classifier from the text features."""

@@ -1,0 +1,1 @@
+"""Methods that change the image features and leave the text classifier as it is."""

@@ -1,0 +1,1 @@
+"""Methods whose head is linear in the image features."""

@@ -1,0 +1,1 @@
+"""Methods that compare an image with the remembered training images."""
