@@ -100,9 +100,11 @@ def test_image_side_heads_take_the_text_of_other_classes() -> None:
     others = torch.tensor([[1.0, 1.0], [1.0, -1.0], [0.0, 1.0]])
     for kind in ("adapter", "projection"):
         changed = HEADS[kind].with_text(others)
-        assert changed is not None and changed.classes == 3
+        assert changed is not None
+        assert changed.classes == 3
         first = HEADS[kind].with_text(EYE)
-        assert first is not None and torch.equal(first.logits(IMAGES), HEADS[kind].logits(IMAGES))
+        assert first is not None
+        assert torch.equal(first.logits(IMAGES), HEADS[kind].logits(IMAGES))
     assert all(HEADS[kind].with_text(others) is None for kind in ("cosine", "linear", "memory"))
 
 
