@@ -9,11 +9,11 @@ of Adam (eps 1e-4), cosine to 0, one view per step in turn; text is the normalis
 is chosen: the penalty is 1 / K, the result that of the last step.
 
 Deviations:
-- The learning rate is 1e-4, theirs 1e-5; they report the same accuracy from 1e-5 to 1e-2, with A in half precision. In
-  single precision 1e-5 moves too little in 300 steps: 2 to 3 points less with 16 images per class on aerial photographs.
+- The learning rate is 1e-3, theirs 1e-5. They store A in half precision, where steps of 1e-5 are below the spacing of
+  many elements, and report the same accuracy from 1e-5 to 1e-2. The authors of P0, who train in single precision
+  (as a residual on image features, which is RLA), prefer 1e-3 with 1 / K; that value is taken over, not tuned.
 - They have 300 crops of each image, so no view is used twice; ours walks through the views of the cache.
-- A step sees at most `images_per_step` images; with that many or fewer it is the authors' full batch. A
-  fifth of the images per step gave the same accuracy.
+- A step sees at most `images_per_step` images, for speed; with that many or fewer it is the authors' full batch.
 
 Axes: V views, N images, C classes, D embedding.
 """
@@ -34,7 +34,7 @@ class RlaOptions:
 
     Parameters
     ----------
-    learning_rate : float, default 1e-4
+    learning_rate : float, default 1e-3
         At the first step.
     penalty : float, default 1
         Divided by the shots, the weight of the squared distance from the identity.
@@ -44,7 +44,7 @@ class RlaOptions:
         At most that many images per step.
     """
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-3
     penalty: float = 1.0
     steps: int = 300
     images_per_step: int = 256
