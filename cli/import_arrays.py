@@ -29,8 +29,8 @@ def import_arrays(
 
     Example: taskres import embeddings.npz --name birds
     """
-    from taskres_cache.caches.importing import ImportOptions, import_contents
-    from taskres_cache.caches.npz import read_arrays
+    from taskres_cache.caches.foreign.importing import ImportOptions, import_contents
+    from taskres_cache.caches.foreign.npz import read_arrays
     from taskres_cache.datasets import dataset_name
     from taskres_cache.system.text import command
 

@@ -10,7 +10,15 @@ from taskres_cache.system.text import printable
 from .options import DEFAULT_CACHE_DIR, Cache, CacheDir, Json
 
 DIGEST_WIDTH = 64  # columns of a SHA-256 digest, the longest value that is not broken
-LABELS = {"classnames_form": "class names", "augmented_views": "views", "views": "view settings"}  # else the JSON key
+# Else the JSON key.
+LABELS = {
+    "classnames_form": "class names",
+    "augmented_views": "views",
+    "views": "view settings",
+    "view_families": "families of views",
+    "prompt_sets": "sets of prompts",
+    "pre_projection": "pre-projections",
+}
 
 
 def inspect_cache(
@@ -56,4 +64,6 @@ def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         pairs = (f"{name} {item}" for name, item in value.items())
         return fill(", ".join(pairs), DIGEST_WIDTH, break_long_words=False, break_on_hyphens=False) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return str(value) or "-"

@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader, TensorDataset
 
-from taskres_cache.caches.importing import ImportOptions, import_contents
+from taskres_cache.caches.foreign.importing import ImportOptions, import_contents
 from taskres_cache.cli.console import print_table
 from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.step import ResidualStep

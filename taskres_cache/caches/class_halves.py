@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from taskres_cache.caches.contents import Split, TextBases
+from taskres_cache.caches.contents import DEFAULT_PROMPTS, PromptSet, Split, TextBases
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import CacheError, OptionError
 
@@ -108,6 +108,19 @@ class CacheHalf(FeatureCache):
         kept = slice(self.kept.start, self.kept.stop)
         pre_projection = None if text.pre_projection is None else text.pre_projection[kept]
         return TextBases(text.templates, text.embeddings[kept], pre_projection, text.projection)
+
+    def text(self, name: str = DEFAULT_PROMPTS) -> PromptSet:
+        """Return the prompts of the kept classes, see `FeatureCache.text`."""
+        if name == DEFAULT_PROMPTS:
+            return super().text(name)  # of `text_bases`, which is cut already
+        prompts = super().text(name)
+        kept = (prompts.labels >= self.kept.start) & (prompts.labels < self.kept.stop)  # (P,)
+        return PromptSet(
+            texts=tuple(text for text, is_kept in zip(prompts.texts, kept, strict=True) if is_kept),
+            labels=prompts.labels[kept] - self.kept.start,
+            embeddings=prompts.embeddings[kept],
+            pre_projection=None if prompts.pre_projection is None else prompts.pre_projection[kept],
+        )
 
     def _cut(self, rows: np.ndarray) -> np.ndarray:
         kept: np.ndarray = rows[self._row_kept[rows]]

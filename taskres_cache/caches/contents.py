@@ -1,18 +1,21 @@
 """The contents of a cache, as plain values and arrays; knows neither HDF5 nor torch.
 
-Axes: N images, M train images, V augmented views, C classes, T templates, D embedding, W width of the text tower.
+Axes: N images, M train images, V augmented views, C classes, T templates, P prompts of all classes, D embedding, W and I
+widths of the text and the image tower.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from taskres_cache.caches.provenance import Provenance
 
 SplitName = tuple[int, int]  # (shots, seed)
+WIDE = "wide"  # the family of views that format 1 has: TaskRes's own crops
+DEFAULT_PROMPTS = "default"  # the set of prompts that format 1 has: templates filled with class names
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,70 @@ class Rows(Protocol):
         """Return a slice of the rows."""
 
 
+class ImageProjection(NamedTuple):
+    """The last linear map of the image tower: `features = pre_projection @ weights + bias`.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (I, D), float32
+        The projection.
+    bias : ndarray of shape (D,), float32, or None
+        Added after it; None for towers without a bias.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray | None = None
+
+    def applied(self, pre_projection: np.ndarray) -> np.ndarray:
+        """Return the features (..., D), float32, of inputs (..., I)."""
+        features: np.ndarray = pre_projection.astype(np.float32, copy=False) @ self.weights
+        return features if self.bias is None else features + self.bias
+
+
+@dataclass(frozen=True)
+class ViewFamily:
+    """Augmented views of the train images that were made with the same settings.
+
+    Parameters
+    ----------
+    settings : dict
+        How the views were made: seed, scale, ratio, flips, interpolation.
+    rows : ndarray of shape (M,), int64
+        Rows of the images that the views belong to.
+    image_features : Rows of shape (M, V, D), float16 or float32
+        Un-normalised.
+    pre_projection : Rows of shape (M, V, I), same type, or None
+        Inputs of the image projection.
+    """
+
+    settings: dict[str, Any]
+    rows: np.ndarray
+    image_features: Rows
+    pre_projection: Rows | None = None
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Text features of any number of prompts per class.
+
+    Parameters
+    ----------
+    texts : tuple of str
+        The prompts (P,).
+    labels : ndarray of shape (P,), int64
+        The class of each prompt, ascending; every class has at least one.
+    embeddings : ndarray of shape (P, D), float32
+        Text features, un-normalised.
+    pre_projection : ndarray of shape (P, W), float32, or None
+        Inputs of the text projection, as in `TextBases`.
+    """
+
+    texts: tuple[str, ...]
+    labels: np.ndarray
+    embeddings: np.ndarray
+    pre_projection: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
 class CacheContents:
     """Everything that one cache file stores.
@@ -116,6 +183,16 @@ class CacheContents:
         Features of augmented views, un-normalised. None without views.
     augmented_rows : ndarray of shape (M,), optional
         Rows of the images that the views belong to.
+    image_projection : ImageProjection, optional
+        The last linear map of the image tower; present together with `pre_projection`.
+    pre_projection : Rows of shape (N, I), same type as `image_features`, optional
+        Inputs of the image projection.
+    augmented_pre_projection : Rows of shape (M, V, I), same type, optional
+        Inputs of the image projection for `augmented`.
+    families : dict of str to ViewFamily, optional
+        Further families of augmented views by name.
+    prompts : dict of str to PromptSet, optional
+        Further sets of prompts by name.
     """
 
     provenance: Provenance
@@ -131,6 +208,11 @@ class CacheContents:
     class_ids: tuple[str, ...] | None = None
     augmented: Rows | None = None
     augmented_rows: np.ndarray | None = None
+    image_projection: ImageProjection | None = None
+    pre_projection: Rows | None = None
+    augmented_pre_projection: Rows | None = None
+    families: dict[str, ViewFamily] = field(default_factory=dict)
+    prompts: dict[str, PromptSet] = field(default_factory=dict)
 
 
 def cache_path(cache_dir: Path, backbone: str, pretrained: str, dataset: str) -> Path:

@@ -4,31 +4,43 @@ Axes: N images, M train images, V augmented views, C classes, T templates, D emb
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from taskres_cache.caches.contents import CacheContents, TextBases, listed_splits, regular_base
+from taskres_cache.caches.contents import (
+    DEFAULT_PROMPTS,
+    WIDE,
+    CacheContents,
+    PromptSet,
+    Rows,
+    TextBases,
+    ViewFamily,
+    listed_splits,
+    regular_base,
+)
 from taskres_cache.caches.hdf5 import (
+    StoredRows,
     arrays_without_checksum,
-    iterate_rows,
     read_arrays,
     read_everything,
     read_files,
     read_header,
-    read_rows,
+    read_strings,
 )
-from taskres_cache.caches.labelled import LabelledImages
+from taskres_cache.caches.layout import family_array
 from taskres_cache.caches.schema import REMEDY
-from taskres_cache.caches.soundness import all_equal, unusable_row
+from taskres_cache.caches.soundness import all_equal, mismatched_row, unusable_row
+from taskres_cache.caches.stored_features import StoredFeatures
 from taskres_cache.datasets import PARTITIONS
-from taskres_cache.errors import CacheError, CacheMismatchError
+from taskres_cache.datasets.prompts import PROMPT_FORMS, fill_templates
+from taskres_cache.errors import CacheError, CacheMismatchError, UnknownNameError
 
 
-class FeatureCache(LabelledImages):
+class FeatureCache(StoredFeatures):
     """Read a cache file: small arrays are loaded at once, features on demand.
 
     The file is open only while it is read. N images, C classes, T templates, D embedding size.
@@ -95,6 +107,8 @@ class FeatureCache(LabelledImages):
         self.splits = header.splits
         self.skipped = header.skipped
         self.augmented_rows = header.augmented_rows
+        self.family_rows, self.family_settings = header.family_rows, header.family_settings
+        self._prompt_labels = header.prompt_labels
         self.views = header.views
         self.shapes = header.shapes
 
@@ -109,99 +123,6 @@ class FeatureCache(LabelledImages):
             for name, value in self._facts().items()
         )
         return f"<table><caption>FeatureCache</caption><tbody>{cells}</tbody></table>"
-
-    @property
-    def dim(self) -> int:
-        """D, the embedding size."""
-        return int(self.shapes["features/center"][1])
-
-    def image_features(self, rows: np.ndarray) -> np.ndarray:
-        """Return the image features of some rows.
-
-        Parameters
-        ----------
-        rows : ndarray of shape (N,), int64
-            Row numbers, in any order.
-
-        Returns
-        -------
-        ndarray of shape (N, D), float32
-            Un-normalised, in the order of `rows`.
-        """
-        features = np.empty((len(rows), self.dim), dtype=np.float32)
-        for positions, piece in self.pieces(rows):
-            features[positions] = piece
-        return features
-
-    def pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the image features of some rows, one chunk of the file at a time.
-
-        Each chunk is read once, and memory never holds more than one.
-
-        Parameters
-        ----------
-        rows : ndarray of shape (N,), int64
-            Row numbers, in any order.
-
-        Yields
-        ------
-        positions : ndarray of shape (n,), int64
-            Positions in `rows`.
-        image_features : ndarray of shape (n, D), float32
-            Un-normalised features of these rows.
-
-        Raises
-        ------
-        CacheError
-            A row is not finite or only zeros, or the features of several images are all equal.
-        """
-        first, alike = None, True
-        for positions, piece in self._usable_pieces("features/center", rows):
-            first = piece[:1].copy() if first is None else first  # a view would keep the first chunk in memory
-            alike = alike and bool((piece == first).all())
-            yield positions, piece
-        if alike and len(np.unique(rows)) > 1:
-            raise CacheError(f"{self.path}: the features of all {len(rows)} images are equal; {REMEDY}")
-
-    def augmented_pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the features of the augmented views of some rows, one chunk of the file at a time.
-
-        Parameters
-        ----------
-        rows : ndarray of shape (N,), int64
-            Row numbers of train images, in any order.
-
-        Yields
-        ------
-        positions : ndarray of shape (n,), int64
-            Positions in `rows`.
-        image_features : ndarray of shape (n, V, D), float32
-            Un-normalised features of the views.
-
-        Raises
-        ------
-        CacheError
-            The cache has no augmented views for one of the rows, or the features of a view are unusable.
-        """
-        place_of = {row: place for place, row in enumerate(self.augmented_rows.tolist())}
-        places = [place_of.get(row) for row in rows.tolist()]
-        if None in places:
-            row = int(rows[places.index(None)])
-            raise CacheError(f"{self.path} has no augmented views for row {row}; add them: taskres extract --views")
-        yield from self._usable_pieces("features/augmented", np.array(places, np.int64))
-
-    def _usable_pieces(self, name: str, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield rows of an array a chunk at a time; raises CacheError at the first row without a direction."""
-        for positions, piece in iterate_rows(self.path, name, rows):
-            fault = unusable_row(piece.reshape(-1, self.dim))
-            if fault is not None:
-                row = int(rows[positions[fault[0] * len(piece) // piece[..., 0].size]])
-                raise CacheError(f"{self.path}: {name}, row {row} {fault[1]}; {REMEDY}")
-            yield positions, piece
-
-    def stored(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Return some rows of the array `name`, in the order of `rows` and in the stored type."""
-        return read_rows(self.path, name, rows)
 
     def files(self) -> list[tuple[str, str]]:
         """Return path and stamp of each image (N,); stamps are "unknown" if another program left them out.
@@ -239,11 +160,82 @@ class FeatureCache(LabelledImages):
                 raise CacheError(f"{self.path}: {name} has NaN or infinite values; {REMEDY}")
         return TextBases(self.templates, embeddings, arrays.get("text/pre_projection"), arrays.get("text/projection"))
 
+    @property
+    def prompt_sets(self) -> tuple[str, ...]:
+        """Names of the sets of prompts: `default`, the templates filled with class names, and the named ones."""
+        return (DEFAULT_PROMPTS, *self._prompt_labels)
+
+    def text(self, name: str = DEFAULT_PROMPTS) -> PromptSet:
+        """Return a set of prompts with its text features: any number per class, in label order.
+
+        Parameters
+        ----------
+        name : str, optional
+            One of `prompt_sets`.
+
+        Raises
+        ------
+        UnknownNameError
+            The cache has no set of that name.
+        CacheError
+            A text feature is not finite or only zeros, or the means of all classes are equal.
+        """
+        if name == DEFAULT_PROMPTS:
+            return self._default_prompts()
+        if name not in self._prompt_labels:
+            remedy = f"add it: taskres extract {self.provenance.dataset} --prompts-name {name} --prompts FILE"
+            raise UnknownNameError("set of prompts", name, self.prompt_sets, remedy)
+        folder, labels = f"prompts/{name}", self._prompt_labels[name]
+        arrays = read_arrays(self.path, f"{folder}/embeddings", f"{folder}/pre_projection")
+        floats = {path.rsplit("/", 1)[1]: array.astype(np.float32, copy=False) for path, array in arrays.items()}
+        for part, array in floats.items():
+            if not np.isfinite(array).all():
+                raise CacheError(f"{self.path}: {folder}/{part} has NaN or infinite values; {REMEDY}")
+        fault = unusable_row(floats["embeddings"])
+        if fault is not None:
+            raise CacheError(f"{self.path}: {folder}/embeddings, row {fault[0]} {fault[1]}; {REMEDY}")
+        texts = read_strings(self.path, f"{folder}/texts")
+        return PromptSet(texts, labels, floats["embeddings"], floats.get("pre_projection"))
+
+    def _default_prompts(self) -> PromptSet:
+        """Return the set that format 1 has as a matrix of classes and templates; templates of imports stay as given."""
+        bases, form = self.text_bases(), self.provenance.classnames_form
+        fillable = form in PROMPT_FORMS and all(template.count("{}") == 1 for template in bases.templates)
+        if fillable:
+            rows = fill_templates(bases.templates, self.classnames, form)
+        else:
+            rows = [list(bases.templates)] * len(self.classnames)
+        classes, templates, dim = bases.embeddings.shape
+        inputs = bases.pre_projection
+        return PromptSet(
+            texts=tuple(text for row in rows for text in row),
+            labels=np.repeat(np.arange(classes), templates),
+            embeddings=bases.embeddings.reshape(-1, dim),
+            pre_projection=None if inputs is None else inputs.reshape(classes * templates, -1),
+        )
+
     def contents(self) -> CacheContents:
         """Return everything that the file stores."""
+        return self._contents(lambda name: read_arrays(self.path, name)[name])
+
+    def stored_contents(self) -> CacheContents:
+        """Return everything that the file stores; image features are read when they are sliced."""
+        return self._contents(lambda name: StoredRows(self.path, name))
+
+    def _contents(self, read: Callable[[str], Rows]) -> CacheContents:
+        def optional(name: str) -> Rows | None:
+            return read(name) if name in self.shapes else None
+
         files = self.files()
-        augmented = ("features/augmented",) if self.views else ()
-        arrays = read_arrays(self.path, "features/center", *augmented)
+        families = {
+            name: ViewFamily(
+                settings=self.family_settings[name],
+                rows=rows,
+                image_features=read(family_array(name, "features")),
+                pre_projection=optional(family_array(name, "pre_projection")),
+            )
+            for name, rows in self.family_rows.items()
+        }
         return CacheContents(
             provenance=self.provenance,
             classnames=self.classnames,
@@ -251,13 +243,18 @@ class FeatureCache(LabelledImages):
             stamps=tuple(stamp for _, stamp in files),
             labels=self.labels,
             partitions=self.partitions,
-            image_features=arrays["features/center"],
+            image_features=read("features/center"),
             text=self.text_bases(),
             splits=self.splits,
             skipped=self.skipped,
             class_ids=self.class_ids,
-            augmented=arrays.get("features/augmented"),
+            augmented=optional("features/augmented"),
             augmented_rows=self.augmented_rows if self.views else None,
+            image_projection=self.image_projection(),
+            pre_projection=optional("features/pre_projection"),
+            augmented_pre_projection=optional("features/augmented_pre_projection"),
+            families=families,
+            prompts={name: self.text(name) for name in self._prompt_labels},
         )
 
     def expect(self, remedy: str, **expected: object) -> None:
@@ -283,7 +280,8 @@ class FeatureCache(LabelledImages):
     def verify(self) -> dict[str, int]:
         """Read every array of the file, and so check the checksums of those that have one.
 
-        `arrays_without_checksum` names the others.
+        `arrays_without_checksum` names the others. Also checks that pre-projections times their projection are the
+        features, within the rounding of the precision.
 
         Returns
         -------
@@ -294,8 +292,18 @@ class FeatureCache(LabelledImages):
         ------
         CacheDamagedError
             A checksum does not match.
+        CacheError
+            Pre-projections do not belong to the features.
         """
-        return read_everything(self.path)
+        sizes = read_everything(self.path)
+        self.refuse_mismatched_projection()
+        projection = self.text_bases().projection
+        for name in self._prompt_labels:
+            prompts = self.text(name)
+            if prompts.pre_projection is not None and projection is not None:
+                fault = mismatched_row(prompts.pre_projection @ projection, prompts.embeddings, "fp32")
+                self._refuse_mismatch(fault, f"prompts/{name}/embeddings", "text/projection")
+        return sizes
 
     def arrays_without_checksum(self) -> tuple[str, ...]:
         """Return the names of the arrays in which a flipped byte cannot be found; none if this program wrote them."""
@@ -310,12 +318,22 @@ class FeatureCache(LabelledImages):
             "images": ", ".join(f"{len(self.rows(partition)):,} {partition}" for partition in PARTITIONS),
             "classes": f"{len(self.classnames):,}" + (f" ({self.half} half)" if self.half != "all" else ""),
             "few-shot splits": listed_splits(self.splits),
-            "augmented views": self.views or "none",
+            "augmented views": self._counted_views() or "none",
             "embedding size": self.dim,
             "precision": self.provenance.precision,
             "path": self.path,
             "created": f"{self.created_at} by {self.created_by}",
+            **({"prompts": ", ".join(self.prompt_sets)} if self._prompt_labels else {}),
+            **({"pre-projections": f"{self.shapes['image/projection'][0]} wide"} if self.has_pre_projection else {}),
         }
+
+    def _counted_views(self) -> str:
+        counts = {name: facts.count for name, facts in self.view_families.items()}
+        return (
+            str(self.views)
+            if counts.keys() == {WIDE}
+            else ", ".join(f"{count} {name}" for name, count in counts.items())
+        )
 
 
 def _refuse_unusable_text(path: Path, embeddings: np.ndarray) -> None:

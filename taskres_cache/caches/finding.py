@@ -61,6 +61,9 @@ def describe_cache(cache: FeatureCache) -> dict[str, Any]:
         "templates": list(cache.templates),
         "images": counts,
         "augmented_views": cache.views,
+        "view_families": {name: facts.views for name, facts in cache.view_families.items()},
+        "prompt_sets": list(cache.prompt_sets),
+        "pre_projection": cache.has_pre_projection,
         "skipped_images": len(cache.skipped),
         "splits": listed_splits(cache.splits),
     }

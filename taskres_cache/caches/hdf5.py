@@ -1,8 +1,9 @@
-"""The cache file: HDF5 format `taskres-cache`, version 1, as described in `cache/README.md`; knows no torch.
+"""The cache file: HDF5 format `taskres-cache`, versions 1 and 2, as described in `cache/README.md`; knows no torch.
 
-Axes: N images, M train images, V augmented views, C classes, T templates, D embedding, W width of the text tower.
+Axes: N images, M train images, V augmented views, C classes, P prompts, D embedding.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -17,15 +18,25 @@ import numpy as np
 
 from taskres_cache.caches.contents import CacheContents, Rows, Split, SplitName
 from taskres_cache.caches.header import Header, check_header
+from taskres_cache.caches.layout import arrays_by_path, arrays_of_version_2
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
-from taskres_cache.caches.schema import REMEDY, FoundArray, check_arrays, check_attributes, declared_bytes
+from taskres_cache.caches.schema import (
+    REMEDY,
+    VIEW_FAMILIES,
+    FoundArray,
+    check_arrays,
+    check_attributes,
+    declared_bytes,
+    group_names,
+    is_of_version_2,
+)
 from taskres_cache.errors import CacheDamagedError, CacheError
 from taskres_cache.system.files import replaced
 from taskres_cache.system.patient_file import PatientFile
 from taskres_cache.system.version import __version__
 
 FORMAT = "taskres-cache"
-FORMAT_VERSION = 1
+VERSIONS = (1, 2)  # a cache without parts of version 2 is written as version 1, which earlier programs read
 SLICE_BYTES = 1 << 20  # one chunk; a checksum covers a chunk, and a read brings in whole chunks
 MOST_GROWTH = 10  # arrays may take this many times the file's size in memory, which compressed files need
 SLACK_BYTES = 1 << 20  # and this much more, for small files
@@ -55,9 +66,9 @@ def write_cache(path: Path, contents: CacheContents) -> None:
         patient = PatientFile(stream)
         # From version 1.10 on HDF5's own metadata carries checksums, so a flipped byte there is found too.
         with h5py.File(patient, "w", libver=("v110", "v110")) as file:
-            _write_attributes(file, contents.provenance)
+            _write_attributes(file, contents)
             file.create_group("splits")  # present even without a split
-            for name, array in _arrays(contents).items():
+            for name, array in arrays_by_path(contents).items():
                 _write_array(file, name, array)
                 if patient.failure is not None:
                     break
@@ -77,12 +88,15 @@ def read_header(path: Path) -> Header:
         The file is truncated or a checksum does not match.
     """
     with opened(path) as file:
-        _check_format(path, file)
+        version = _format_version(path, file)
         plain = _plain_attributes(file)
         check_attributes(path, plain)
         found = _found_arrays(path, file)
+        if version == 1:  # names of version 2 have no meaning there
+            found = {name: array for name, array in found.items() if not is_of_version_2(name)}
         check_arrays(path, found)
         has_views = "features/augmented_rows" in found
+        families, prompts = group_names(found, "views"), group_names(found, "prompts")
         header = Header(
             provenance=Provenance.from_plain(plain),
             created_at=plain["created_at"],
@@ -95,6 +109,9 @@ def read_header(path: Path) -> Header:
             splits=_read_splits(path, file, found),
             skipped=_read_skipped(file),
             augmented_rows=_integers(file["features/augmented_rows"]) if has_views else np.zeros(0, np.int64),
+            family_rows={name: _integers(file[f"views/{name}/rows"]) for name in families},
+            family_settings=json.loads(plain.get(VIEW_FAMILIES, "{}")),
+            prompt_labels={name: _integers(file[f"prompts/{name}/class"]) for name in prompts},
             shapes={name: array.shape for name, array in found.items()},
         )
     check_header(path, header)
@@ -105,6 +122,35 @@ def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     """Return the named arrays by their names; those that the file does not have are left out."""
     with opened(path) as file:
         return {name: file[name][:] for name in names if name in file}
+
+
+def read_strings(path: Path, name: str) -> tuple[str, ...]:
+    """Return an array of text."""
+    with opened(path) as file:
+        return _strings(file[name])
+
+
+class StoredRows:
+    """An array of a cache file that is read when it is sliced, for writing a cache from another.
+
+    Parameters
+    ----------
+    path : Path
+        The cache file.
+    name : str
+        The array.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+        with opened(path) as file:
+            self.shape: tuple[int, ...] = file[name].shape
+            self.dtype: np.dtype = file[name].dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        with opened(self._path) as file:
+            values: np.ndarray = file[self._name][rows]
+        return values
 
 
 def read_files(path: Path) -> list[tuple[str, str]]:
@@ -170,46 +216,19 @@ def opened(path: Path) -> Iterator[h5py.File]:
         ) from error
 
 
-def _check_format(path: Path, file: h5py.File) -> None:
+def _format_version(path: Path, file: h5py.File) -> int:
+    """Return the version of the format; raises CacheError for other files and unknown versions."""
     if _plain_attribute(file, "format") != FORMAT:
         raise CacheError(f"{path} is an HDF5 file but not a {FORMAT} file; pass one written by `taskres extract`")
     version = _plain_attribute(file, "format_version")
     if not isinstance(version, float) or not version.is_integer():
-        raise CacheError(f"{path}: attribute format_version is {version!r}, expected {FORMAT_VERSION}; {REMEDY}")
-    if version != FORMAT_VERSION:
+        raise CacheError(f"{path}: attribute format_version is {version!r}, expected 1 or 2; {REMEDY}")
+    if version not in VERSIONS:
         raise CacheError(
-            f"{path} has format version {int(version)}, expected {FORMAT_VERSION} (taskres-cache {__version__}); "
-            f"{'upgrade taskres-cache' if version > FORMAT_VERSION else 'make the cache again'}"
+            f"{path} has format version {int(version)}, expected 1 or 2 (taskres-cache {__version__}); "
+            f"{'upgrade taskres-cache' if version > VERSIONS[-1] else 'make the cache again'}"
         )
-
-
-def _arrays(contents: CacheContents) -> dict[str, Any]:
-    """Return all arrays of a cache by their paths in the file."""
-    text = contents.text
-    arrays: dict[str, Any] = {
-        "classnames": contents.classnames,
-        "images/path": contents.paths,
-        "images/stamp": contents.stamps,
-        "images/label": contents.labels.astype(np.int32),
-        "images/partition": contents.partitions.astype(np.uint8),
-        "features/center": contents.image_features,
-        "text/templates": text.templates,
-        "text/embeddings": text.embeddings.astype(np.float32),
-        "skipped/path": tuple(contents.skipped),
-        "skipped/reason": tuple(contents.skipped.values()),
-    }
-    if contents.class_ids is not None:
-        arrays["class_ids"] = contents.class_ids
-    if contents.augmented is not None and contents.augmented_rows is not None:
-        arrays["features/augmented"] = contents.augmented
-        arrays["features/augmented_rows"] = contents.augmented_rows.astype(np.int64)
-    if text.pre_projection is not None and text.projection is not None:
-        arrays["text/pre_projection"] = text.pre_projection.astype(np.float32)
-        arrays["text/projection"] = text.projection.astype(np.float32)
-    for (shots, seed), split in contents.splits.items():
-        arrays[f"splits/shots_{shots}/seed_{seed}/train"] = split.train.astype(np.int64)
-        arrays[f"splits/shots_{shots}/seed_{seed}/val"] = split.val.astype(np.int64)
-    return arrays
+    return int(version)
 
 
 def _write_array(file: h5py.File, name: str, array: Any) -> None:
@@ -242,16 +261,18 @@ def _fixed_length(strings: tuple[str, ...]) -> np.ndarray:
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", length))
 
 
-def _write_attributes(file: h5py.File, provenance: Provenance) -> None:
+def _write_attributes(file: h5py.File, contents: CacheContents) -> None:
     made = {"created_at": datetime.now(UTC).isoformat(timespec="seconds"), "created_by": f"taskres-cache {__version__}"}
-    file.attrs["format_version"] = FORMAT_VERSION
-    for name, value in {"format": FORMAT, **made, **provenance.as_plain()}.items():
+    file.attrs["format_version"] = VERSIONS[-1] if arrays_of_version_2(contents) else VERSIONS[0]
+    settings = {name: family.settings for name, family in contents.families.items()}
+    families = {VIEW_FAMILIES: json.dumps(settings)} if settings else {}
+    for name, value in {"format": FORMAT, **made, **contents.provenance.as_plain(), **families}.items():
         file.attrs[name] = _fixed_length((value,))[0] if isinstance(value, str) else value
 
 
 def _plain_attributes(file: h5py.File) -> dict[str, Any]:
     """Return the attributes of the format as text and numbers; the type where it is neither."""
-    wanted = (*(known.name for known in fields(Provenance)), "created_at", "created_by")
+    wanted = (*(known.name for known in fields(Provenance)), "created_at", "created_by", VIEW_FAMILIES)
     return {name: _plain_attribute(file, name) for name in wanted if name in file.attrs}
 
 

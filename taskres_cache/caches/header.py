@@ -5,6 +5,7 @@ Axes: N images, M train images, V augmented views, C classes, T templates, D emb
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,12 @@ class Header:
         Path of each image that was left out, and why.
     augmented_rows : ndarray of shape (M,), int64
         Rows with augmented views; empty without views.
+    family_rows : dict of str to ndarray of shape (M,), int64
+        Rows with augmented views of each further family, by its name.
+    family_settings : dict of str to dict
+        How the views of each further family were made.
+    prompt_labels : dict of str to ndarray of shape (P,), int64
+        Class of each prompt of each further set of prompts, by the name of the set.
     shapes : dict of str to tuple of int
         Shape of every array in the file, by its name.
     """
@@ -56,6 +63,9 @@ class Header:
     splits: dict[SplitName, Split]
     skipped: dict[str, str]
     augmented_rows: np.ndarray
+    family_rows: dict[str, np.ndarray]
+    family_settings: dict[str, dict[str, Any]]
+    prompt_labels: dict[str, np.ndarray]
     shapes: dict[str, tuple[int, ...]]
 
     @property
@@ -69,6 +79,9 @@ def check_header(path: Path, header: Header) -> None:
     """Raise CacheError if values are out of range, a split takes rows of another partition, or all names are alike."""
     _check_ranges(path, header)
     _check_partitions(path, header)
+    _check_families(path, header)
+    for name, labels in header.prompt_labels.items():
+        _check_prompts(path, name, labels, len(header.classnames))
     if len(set(header.classnames)) == 1 and header.class_ids is None:
         raise CacheError(f"{path}: all {len(header.classnames)} class names are {header.classnames[0]!r}; {REMEDY}")
 
@@ -82,6 +95,7 @@ def _check_ranges(path: Path, header: Header) -> None:
         ("images/partition", header.partitions, len(PARTITIONS)),
         ("splits/*", np.concatenate([np.zeros(0, np.int64), *parts]), images),
         ("features/augmented_rows", header.augmented_rows, images),
+        *((f"views/{name}/rows", rows, images) for name, rows in header.family_rows.items()),
     ):
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < end:
             raise CacheError(f"{path}: {name} has values outside 0-{end - 1}; {REMEDY}")
@@ -90,6 +104,7 @@ def _check_ranges(path: Path, header: Header) -> None:
 def _check_partitions(path: Path, header: Header) -> None:
     """Raise CacheError if training or validation rows are rows of another partition, such as test images."""
     taken = [("features/augmented_rows", "train", header.augmented_rows)]
+    taken += [(f"views/{name}/rows", "train", rows) for name, rows in header.family_rows.items()]
     for (shots, seed), split in header.splits.items():
         taken += [(f"splits/shots_{shots}/seed_{seed}/{part}", part, getattr(split, part)) for part in ("train", "val")]
     for name, part, rows in taken:
@@ -100,3 +115,22 @@ def _check_partitions(path: Path, header: Header) -> None:
                 f"{path}: {name} has row {row}, a {PARTITIONS[header.partitions[row]]} image, expected {part} images "
                 f"only; {REMEDY}"
             )
+
+
+def _check_families(path: Path, header: Header) -> None:
+    """Raise CacheError if a family of views has no settings, or the settings are no JSON object."""
+    for name in header.family_rows:
+        if not isinstance(header.family_settings.get(name), dict):
+            raise CacheError(f"{path}: attribute view_families has no settings of views/{name}; {REMEDY}")
+
+
+def _check_prompts(path: Path, name: str, labels: np.ndarray, classes: int) -> None:
+    """Raise CacheError unless every class has prompts, and prompts are in label order, as methods expect."""
+    name = f"prompts/{name}/class"
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise CacheError(f"{path}: {name} has values outside 0-{classes - 1}; {REMEDY}")
+    if (np.diff(labels) < 0).any():
+        raise CacheError(f"{path}: {name} is not ascending, expected prompts in label order; {REMEDY}")
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all():
+        raise CacheError(f"{path}: {name} has no prompt of class {int(counts.argmin())}; {REMEDY}")

@@ -1,16 +1,18 @@
 """What each attribute and array of a cache must be, declared once; knows neither HDF5 nor torch.
 
-Axes: N images, M train images, V augmented views, C classes, T templates, D embedding, W width of the text tower,
-S skipped images.
+Axes: N images, M train images, V augmented views, C classes, T templates, P prompts, D embedding, W and I widths of the
+text and the image tower, S skipped images.
 """
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from taskres_cache.caches.contents import DEFAULT_PROMPTS, WIDE
 from taskres_cache.caches.provenance import DICTIONARIES, NAMES
 from taskres_cache.errors import CacheError
 from taskres_cache.system.names import shown, unsafe_name
@@ -62,17 +64,49 @@ ARRAYS = {
     "skipped/path": ArrayRule("text", "S", optional=True),
     "skipped/reason": ArrayRule("text", "S", optional=True),
 }
+ARRAYS_OF_VERSION_2 = {
+    "image/projection": ArrayRule("floats", "ID", optional=True),
+    "image/projection_bias": ArrayRule("floats", "D", optional=True),
+    "features/pre_projection": ArrayRule("floats", "NI", optional=True),
+    "features/augmented_pre_projection": ArrayRule("floats", "MVI", optional=True),
+}
+# Parts of each named group of version 2; M, V and P are sizes of one group.
+GROUPS = {
+    "views": {
+        "features": ArrayRule("floats", "MVD"),
+        "rows": ArrayRule("integers", "M"),
+        "pre_projection": ArrayRule("floats", "MVI", optional=True),
+    },
+    "prompts": {
+        "texts": ArrayRule("text", "P"),
+        "class": ArrayRule("integers", "P"),
+        "embeddings": ArrayRule("floats", "PD"),
+        "pre_projection": ArrayRule("floats", "PW", optional=True),
+    },
+}
+OWN_AXES = "MVP"
+GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED = {"views": WIDE, "prompts": DEFAULT_PROMPTS}  # these have their places from version 1
+# Present together.
 PAIRS = (
     ("features/augmented", "features/augmented_rows"),
     ("text/pre_projection", "text/projection"),
     ("skipped/path", "skipped/reason"),
+    ("features/pre_projection", "image/projection"),
+)
+# The first only together with the second.
+NEEDS = (
+    ("image/projection_bias", "image/projection"),
+    ("features/augmented_pre_projection", "features/pre_projection"),
+    ("features/augmented_pre_projection", "features/augmented"),
 )
 SPLIT_PART = ArrayRule("integers", "K")  # K images drawn: every array below `splits`
-FEWEST = {"C": 2, "N": 1, "T": 1, "D": 1, "W": 1, "V": 1}
+FEWEST = {"C": 2, "N": 1, "T": 1, "D": 1, "W": 1, "V": 1, "I": 1, "P": 1}
 
 TEXTS = (*NAMES, "weights_sha256", "created_at", "created_by")
 OPTIONAL_TEXTS = ("model_config", "precision", "classnames_form", "split", "images_folder")
-OBJECTS = ("preprocess", *DICTIONARIES)  # JSON
+VIEW_FAMILIES = "view_families"  # settings of the families below `views`, by name
+OBJECTS = ("preprocess", *DICTIONARIES, VIEW_FAMILIES)  # JSON
 
 
 @dataclass(frozen=True)
@@ -91,10 +125,20 @@ class FoundArray:
     shape: tuple[int, ...]
 
 
+def is_of_version_2(name: str) -> bool:
+    """Return True for an array that version 1 of the format does not have."""
+    return name in ARRAYS_OF_VERSION_2 or name.split("/")[0] in GROUPS
+
+
+def group_names(found: Iterable[str], group: str) -> tuple[str, ...]:
+    """Return the names of the groups below `views` or `prompts`, sorted."""
+    return tuple(sorted({name.split("/")[1] for name in found if name.startswith(f"{group}/")}))
+
+
 def check_arrays(path: Path, found: Mapping[str, FoundArray]) -> None:
     """Raise CacheError if an array is missing, or has another type or shape than its rule says."""
     sizes: dict[str, int] = {}
-    for name, rule in ARRAYS.items():
+    for name, rule in {**ARRAYS, **ARRAYS_OF_VERSION_2}.items():
         if name in found:
             _check_array(path, name, found[name], rule, sizes)
         elif not rule.optional:
@@ -103,9 +147,34 @@ def check_arrays(path: Path, found: Mapping[str, FoundArray]) -> None:
         if (one in found) != (other in found):
             missing, present = (one, other) if other in found else (other, one)
             raise CacheError(f"{path} has no array {missing}, which belongs to {present}; {REMEDY}")
+    for one, other in NEEDS:
+        if one in found and other not in found:
+            raise CacheError(f"{path} has no array {other}, which {one} needs; {REMEDY}")
     for name in found:
         if name.startswith("splits/"):
             _check_array(path, name, found[name], SPLIT_PART, {})
+    for group in GROUPS:
+        for name in group_names(found, group):
+            _check_group(path, group, name, found, sizes)
+
+
+def _check_group(path: Path, group: str, name: str, found: Mapping[str, FoundArray], sizes: Mapping[str, int]) -> None:
+    """Check the arrays of one family of views or one set of prompts."""
+    rules, prefix = GROUPS[group], f"{group}/{name}/"
+    if GROUP_NAME.fullmatch(name) is None or name == RESERVED[group]:
+        raise CacheError(f"{path}: {group}/{shown(name)} is not a usable name of a group; {REMEDY}")
+    unexpected = next((one for one in found if one.startswith(prefix) and one.removeprefix(prefix) not in rules), None)
+    if unexpected is not None:
+        raise CacheError(f"{path}: unexpected array {unexpected}, expected {prefix}{', '.join(rules)}")
+    own = {axis: size for axis, size in sizes.items() if axis not in OWN_AXES}
+    for part, rule in rules.items():
+        if prefix + part in found:
+            _check_array(path, prefix + part, found[prefix + part], rule, own)
+        elif not rule.optional:
+            raise CacheError(f"{path} has no array {prefix}{part}; {REMEDY}")
+    needed = {"views": "features/pre_projection", "prompts": "text/projection"}[group]
+    if f"{prefix}pre_projection" in found and needed not in found:
+        raise CacheError(f"{path} has no array {needed}, which {prefix}pre_projection needs; {REMEDY}")
 
 
 def check_attributes(path: Path, plain: Mapping[str, Any]) -> None:

@@ -130,8 +130,8 @@ def test_files_that_are_not_caches(tmp_path: Path) -> None:
 
 def test_newer_format(cache_file: Path) -> None:
     with h5py.File(cache_file, "r+") as file:
-        file.attrs["format_version"] = 2
-    with pytest.raises(CacheError, match="format version 2.*upgrade taskres-cache"):
+        file.attrs["format_version"] = 3
+    with pytest.raises(CacheError, match="format version 3.*upgrade taskres-cache"):
         FeatureCache(cache_file)
 
 

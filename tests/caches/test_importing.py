@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from taskres_cache.caches.contents import CacheContents
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.foreign.importing import ImportOptions, contents_of_arrays, import_contents
+from taskres_cache.caches.foreign.npz import read_arrays
 from taskres_cache.caches.hdf5 import write_cache
-from taskres_cache.caches.importing import ImportOptions, contents_of_arrays, import_contents
-from taskres_cache.caches.npz import read_arrays
 from taskres_cache.errors import ArraysError, CacheMismatchError, OptionError
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.study import fit_each

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taskres_cache.caches.importing import ImportOptions, import_contents
+from taskres_cache.caches.foreign.importing import ImportOptions, import_contents
 
 CLASSES, DIM, SHOTS, TESTS = 400, 1024, 16, 24_000
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from taskres_cache.caches.arrays import (
+from taskres_cache.caches.contents import CacheContents, Split, SplitName, TextBases, cache_path
+from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.foreign.arrays import (
     image_features,
     labels_of,
     logit_scale,
@@ -22,10 +24,8 @@ from taskres_cache.caches.arrays import (
     templates,
     text_features,
 )
-from taskres_cache.caches.contents import CacheContents, Split, SplitName, TextBases, cache_path
-from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.foreign.npz import REQUIRED, refuse_unknown
 from taskres_cache.caches.hdf5 import write_cache
-from taskres_cache.caches.npz import REQUIRED, refuse_unknown
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
 from taskres_cache.caches.soundness import ZeroShot, zero_shot_of
 from taskres_cache.datasets import (

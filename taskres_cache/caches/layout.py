@@ -1,0 +1,77 @@
+"""Where each part of a cache's contents lies in its file; knows neither HDF5 nor torch.
+
+Axes: N images, M train images, V augmented views, C classes, T templates, P prompts, D embedding, W and I widths of the
+text and the image tower.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from taskres_cache.caches.contents import WIDE, CacheContents
+
+# Array names of the families of views and sets of prompts; the family WIDE has the place that format 1 gave it.
+WIDE_ARRAYS = {
+    "features": "features/augmented",
+    "rows": "features/augmented_rows",
+    "pre_projection": "features/augmented_pre_projection",
+}
+
+
+def family_array(family: str, part: str) -> str:
+    """Return the path of a part of a family of views: `features`, `rows` or `pre_projection`."""
+    return WIDE_ARRAYS[part] if family == WIDE else f"views/{family}/{part}"
+
+
+def arrays_by_path(contents: CacheContents) -> dict[str, Any]:
+    """Return all arrays of a cache by their paths in the file; text as tuples."""
+    text = contents.text
+    arrays: dict[str, Any] = {
+        "classnames": contents.classnames,
+        "images/path": contents.paths,
+        "images/stamp": contents.stamps,
+        "images/label": contents.labels.astype(np.int32),
+        "images/partition": contents.partitions.astype(np.uint8),
+        "features/center": contents.image_features,
+        "text/templates": text.templates,
+        "text/embeddings": text.embeddings.astype(np.float32),
+        "skipped/path": tuple(contents.skipped),
+        "skipped/reason": tuple(contents.skipped.values()),
+    }
+    if contents.class_ids is not None:
+        arrays["class_ids"] = contents.class_ids
+    if contents.augmented is not None and contents.augmented_rows is not None:
+        arrays["features/augmented"] = contents.augmented
+        arrays["features/augmented_rows"] = contents.augmented_rows.astype(np.int64)
+    if text.pre_projection is not None and text.projection is not None:
+        arrays["text/pre_projection"] = text.pre_projection.astype(np.float32)
+        arrays["text/projection"] = text.projection.astype(np.float32)
+    for (shots, seed), split in contents.splits.items():
+        arrays[f"splits/shots_{shots}/seed_{seed}/train"] = split.train.astype(np.int64)
+        arrays[f"splits/shots_{shots}/seed_{seed}/val"] = split.val.astype(np.int64)
+    return arrays | arrays_of_version_2(contents)
+
+
+def arrays_of_version_2(contents: CacheContents) -> dict[str, Any]:
+    """Return the arrays that format 1 does not have; empty for a cache that is written as format 1."""
+    arrays: dict[str, Any] = {}
+    if contents.image_projection is not None:
+        weights, bias = contents.image_projection
+        arrays["image/projection"] = weights.astype(np.float32)
+        arrays |= {} if bias is None else {"image/projection_bias": bias.astype(np.float32)}
+    if contents.pre_projection is not None:
+        arrays["features/pre_projection"] = contents.pre_projection
+    if contents.augmented_pre_projection is not None:
+        arrays[family_array(WIDE, "pre_projection")] = contents.augmented_pre_projection
+    for name, family in contents.families.items():
+        arrays[family_array(name, "features")] = family.image_features
+        arrays[family_array(name, "rows")] = family.rows.astype(np.int64)
+        if family.pre_projection is not None:
+            arrays[family_array(name, "pre_projection")] = family.pre_projection
+    for name, prompts in contents.prompts.items():
+        arrays[f"prompts/{name}/texts"] = prompts.texts
+        arrays[f"prompts/{name}/class"] = prompts.labels.astype(np.int64)
+        arrays[f"prompts/{name}/embeddings"] = prompts.embeddings.astype(np.float32)
+        if prompts.pre_projection is not None:
+            arrays[f"prompts/{name}/pre_projection"] = prompts.pre_projection.astype(np.float32)
+    return arrays
