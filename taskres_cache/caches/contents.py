@@ -1,7 +1,7 @@
 """The contents of a cache, as plain values and arrays; knows neither HDF5 nor torch.
 
-Axes: N images, M train images, V augmented views, C classes, T templates, P prompts of all classes, D embedding, W and I
-widths of the text and the image tower.
+Axes: N images, M train images, V augmented views, C classes, T templates, P prompts of all classes, D embedding,
+W and I widths of the text and the image tower.
 """
 
 from collections.abc import Mapping
