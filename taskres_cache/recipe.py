@@ -1,6 +1,7 @@
 """The training recipe of task residual tuning: plain values, set before a fit and stored with its result."""
 
 from dataclasses import asdict, dataclass, fields, replace
+from hashlib import sha256
 from itertools import product
 from math import cos, pi
 from typing import Any, Literal, get_args
@@ -27,6 +28,7 @@ PROJECTION_EPOCHS = 50  # of an enhanced base (TaskRes, section 4.1)
 SEARCHED_LRS = (0.25, 1.0, 4.0)  # multiples of the recipe's learning rate
 SEARCHED_WEIGHT_DECAYS = (0.0, 5e-4, 5e-3)
 FIRST_MARKS = ("base_sha256", "search", "residual", "alpha_rule")  # order in which a method's name begins
+LONGEST_METHOD = 242  # file systems take 255 bytes, of which "-base-classes" may follow
 SEARCHED_FIELDS = ("alpha_rule", "lrs", "weight_decays")
 
 
@@ -231,14 +233,15 @@ class Recipe:
         """Return the method's folder name: the base, then every field that differs from the paper's recipe.
 
         Fits of different recipes therefore never overwrite each other. Fields that are not used, or are chosen later,
-        are left out.
+        are left out. A name too long for a folder, of many candidates, ends with a digest of the whole name.
         """
         marks = self.deviations() | ({"base_sha256": self.base_sha256[:12]} if self.base_sha256 else {})
         if self.lrs and self == self.searching(self.alphas):
             marks = {"search": ""} | {name: mark for name, mark in marks.items() if name not in SEARCHED_FIELDS}
         used = {name: mark for name, mark in marks.items() if name not in self._unused(searched="search" in marks)}
         ordered = [*(name for name in FIRST_MARKS if name in used), *(name for name in used if name not in FIRST_MARKS)]
-        return "-".join(["taskres", self.base, *(_mark(name, used[name]) for name in ordered)])
+        name = "-".join(["taskres", self.base, *(_mark(name, used[name]) for name in ordered)])
+        return name if len(name) <= LONGEST_METHOD else f"{name[: LONGEST_METHOD - 17]}-{_digest(name)}"
 
     def _unused(self, searched: bool) -> set[str]:
         """Return the fields that do not affect the fit; `lr` affects a default search, which is centred on it."""
@@ -249,6 +252,10 @@ class Recipe:
             unused |= {"weight_decay"} if self.weight_decays else set()
             unused |= {"lr"} if self.lrs and not searched else set()
         return unused
+
+
+def _digest(name: str) -> str:
+    return sha256(name.encode()).hexdigest()[:16]
 
 
 def _mark(name: str, value: Any) -> str:

@@ -280,8 +280,8 @@ def accuracy(place: Path, device: str) -> Table:
         splits = [(shots, seed) for shots in (1, 4, 16) for seed in (1, 2, 3)]
         recipe: Recipe = recipe_of(cache)
         runs = [run.metrics for run in fit_each(cache, splits, [recipe], backbone.device, place / precision)]
-        tests = [mean(run["test_accuracy"] for run in runs if run["shots"] == shots) for shots in (1, 4, 16)]
-        rows.append((precision, percent(runs[0]["zero_shot_accuracy"]), *map(percent, tests)))
+        tests = [mean(run.test_accuracy for run in runs if run.shots == shots) for shots in (1, 4, 16)]
+        rows.append((precision, percent(runs[0].zero_shot_accuracy), *map(percent, tests)))
     title = "test accuracy on digits by precision of glyph-clip's features, mean over three seeds, %"
     return Table(title, ("precision", "zero-shot", "1 shot", "4 shots", "16 shots"), tuple(rows), left=1)
 

@@ -176,3 +176,11 @@ def test_a_projection_is_tuned_for_50_epochs_with_the_same_recipe() -> None:
     )
     assert Recipe(base="enhanced-only").epochs_for(16) == 0
     assert Recipe(base="enhanced").epochs_for(16) == 200
+
+
+def test_the_name_of_many_candidates_is_shortened_and_stays_unique() -> None:
+    many = tuple(0.001 + number / 7 for number in range(60))
+    name, other = (Recipe(lrs=lrs).method_name() for lrs in (many, (*many[:-1], 9.5)))
+    assert len(name) == len(other) == 242
+    assert name != other
+    assert name.startswith("taskres-regular-lrs0.001,0.1438")

@@ -32,6 +32,7 @@ from taskres_cache.caches.schema import (
 )
 from taskres_cache.errors import CacheDamagedError, CacheError
 from taskres_cache.system.files import replaced
+from taskres_cache.system.names import shown
 from taskres_cache.system.patient_file import PatientFile
 from taskres_cache.system.version import __version__
 
@@ -222,7 +223,8 @@ def _format_version(path: Path, file: h5py.File) -> int:
         raise CacheError(f"{path} is an HDF5 file but not a {FORMAT} file; pass one written by `taskres extract`")
     version = _plain_attribute(file, "format_version")
     if not isinstance(version, float) or not version.is_integer():
-        raise CacheError(f"{path}: attribute format_version is {version!r}, expected 1 or 2; {REMEDY}")
+        found = shown(version) if isinstance(version, str) else repr(version)
+        raise CacheError(f"{path}: attribute format_version is {found}, expected 1 or 2; {REMEDY}")
     if version not in VERSIONS:
         raise CacheError(
             f"{path} has format version {int(version)}, expected 1 or 2 (taskres-cache {__version__}); "

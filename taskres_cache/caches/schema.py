@@ -184,7 +184,7 @@ def check_attributes(path: Path, plain: Mapping[str, Any]) -> None:
             raise CacheError(f"{path} has no attribute {name}; {REMEDY}")
     for name in (*TEXTS, *OPTIONAL_TEXTS, *OBJECTS):
         if name in plain and not isinstance(plain[name], str):
-            raise CacheError(f"{path}: attribute {name} is {plain[name]!r}, expected text; {REMEDY}")
+            raise CacheError(f"{path}: attribute {name} is {_as_found(plain[name])}, expected text; {REMEDY}")
     for name in NAMES:
         fault = unsafe_name(plain[name])
         if fault is not None:
@@ -201,9 +201,14 @@ def check_attributes(path: Path, plain: Mapping[str, Any]) -> None:
     scale = plain["logit_scale"]
     if not isinstance(scale, float) or not 0 < scale <= GREATEST_LOGIT_SCALE:
         raise CacheError(
-            f"{path}: attribute logit_scale is {scale!r}, expected a positive multiplier (100 for OpenAI's models); "
-            f"{REMEDY}"
+            f"{path}: attribute logit_scale is {_as_found(scale)}, expected a positive multiplier (100 for OpenAI's "
+            f"models); {REMEDY}"
         )
+
+
+def _as_found(value: object) -> str:
+    """Return a value for a message, shortened."""
+    return shown(value) if isinstance(value, str) else shown(repr(value))[1:-1]
 
 
 def _check_array(path: Path, name: str, found: FoundArray, rule: ArrayRule, sizes: dict[str, int]) -> None:
