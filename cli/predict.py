@@ -20,6 +20,7 @@ from .options import PRECISIONS, BatchSize, Device, Json, Run, Workers
 
 if TYPE_CHECKING:
     from taskres_cache.datasets.named_files import FoundImages
+    from taskres_cache.runs.classifier import Classifier
     from taskres_cache.runs.prediction import PredictedImages
 
 STANDARD = "-"  # standard input or output instead of a file
@@ -95,6 +96,7 @@ def predict(
     with progress() if len(found.paths) > FEW else nullcontext(Silent()) as display:
         predicted = predict_images(found.paths, classifier, encoder, options, display)
     predicted = replace(predicted, unreadable=found.unreadable | predicted.unreadable)
+    _note_black(classifier, predicted)
     _report_skipped(found, predicted)
     if csv is not None:
         _write_csv(predicted, csv)
@@ -144,6 +146,23 @@ def _report_skipped(found: "FoundImages", predicted: "PredictedImages") -> None:
         say(f"skipped {path}: {reason}")
     if not len(predicted):
         raise TaskresError(f"none of the {len(predicted.unreadable)} images could be read; see the reasons above")
+
+
+def _note_black(classifier: "Classifier", predicted: "PredictedImages") -> None:
+    """Print a note on images that the run reads with black behind transparent parts, as earlier versions did."""
+    from taskres_cache.datasets.images import has_transparency
+
+    from .console import say
+
+    if classifier.provenance.preprocess.get("orientation", "exif") != "exif":
+        return
+    count = sum(has_transparency(Path(path)) for path in predicted.paths)
+    if count:
+        say(
+            f"note: {count} of {len(predicted)} images have transparency, and this run reads transparent parts as "
+            "black, like its cache of an earlier version; to read them as white, extract into a new --cache-dir and "
+            "fit again"
+        )
 
 
 def _print_json(folder: Path, temperature: float, predicted: "PredictedImages") -> None:

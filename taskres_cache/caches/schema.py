@@ -20,6 +20,8 @@ from taskres_cache.system.names import shown, unsafe_name
 Kind = Literal["text", "integers", "floats"]
 REMEDY = "make the cache again"
 GREATEST_LOGIT_SCALE = 1e6  # trained models have 10 to 200; products beyond this overflow
+# Logarithms of 13.5 to 128. Models start at 14.3 and are trained to about 100, and no model multiplies by 2.6 to 4.85.
+LOGARITHMS = (2.6, 4.85)
 # Fields of the JSON in `recipe`; another field comes from a newer version, which `fit` says.
 RECIPE_NUMBERS = ("alpha", "lr", "weight_decay")
 RECIPE_WHOLE = ("epochs", "batch_size", "patience", "views")
@@ -204,6 +206,11 @@ def check_attributes(path: Path, plain: Mapping[str, Any]) -> None:
             f"{path}: attribute logit_scale is {_as_found(scale)}, expected a positive multiplier (100 for OpenAI's "
             f"models); {REMEDY}"
         )
+
+
+def is_likely_logarithm(logit_scale: float) -> bool:
+    """Return True for a scale that is nearly certainly the logarithm of the multiplier."""
+    return LOGARITHMS[0] <= logit_scale <= LOGARITHMS[1]
 
 
 def _as_found(value: object) -> str:

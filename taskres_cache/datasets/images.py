@@ -182,6 +182,17 @@ def decode(stream: IO[bytes], orientation: Orientation) -> Image.Image:
             raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
 
 
+def has_transparency(path: Path) -> bool:
+    """Return True if an image file has an alpha channel or a transparent colour, by its header; False if unreadable."""
+    try:
+        with warnings.catch_warnings(), path.open("rb") as stream:
+            warnings.simplefilter("ignore")
+            with Image.open(stream, formats=_formats_of(stream)) as image:
+                return image.mode in TRANSPARENT_MODES or "transparency" in image.info
+    except Exception:  # noqa: BLE001  as in `decode`
+        return False
+
+
 def _formats_of(stream: IO[bytes]) -> tuple[str, ...]:
     """Return the formats to try; HEIC is registered when its first image comes, since few data sets have one."""
     start = stream.read(12)

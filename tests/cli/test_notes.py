@@ -1,6 +1,7 @@
 """Notes on what an accuracy leaves out, and options given several times."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,19 @@ def test_repeated_options_that_do_not_go_together(
     outcome = taskres("fit", "toy", *options.split())
     assert outcome.status == 2
     assert expected in one_line(outcome)
+
+
+@pytest.mark.parametrize(("scale", "noted"), [(4.6052, True), (100.0, False), (14.3, False), (2.0, False)])
+def test_a_logit_scale_that_is_a_logarithm_is_noted(
+    here: Path, contents: CacheContents, taskres: Taskres, scale: float, noted: bool
+) -> None:
+    path = here / "cache" / "tower-random" / "toy.h5"
+    write_cache(path, replace(contents, provenance=replace(contents.provenance, logit_scale=scale)))
+    expected = [": logit_scale is 4.6052, nearly certainly the logarithm of 100, with which fits learn little"]
+    for arguments in (
+        ("fit", "toy", "--shots", "1", "--epochs", "2"),
+        ("eval", "runs"),
+        ("eval", "toy", "--zero-shot"),
+    ):
+        found = [note.split(";")[0] for note in notes(taskres(*arguments).err)]
+        assert found == (expected if noted else [])

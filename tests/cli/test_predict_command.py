@@ -341,3 +341,19 @@ def test_shortened_and_printable_names() -> None:
     assert console.shortened("photos/b.png", 7) == "…/b.png"
     assert console.shortened("図図図.png", 7) == "…図.png"
     assert console.printable("a\n\x1b[0m\udce9 été") == "a\\n\\x1b[0m\\udce9 été"
+
+
+@pytest.mark.parametrize(("orientation", "noted"), [("exif", True), ("exif-on-white", False), ("stored", False)])
+def test_transparent_images_over_black_are_noted(
+    here: Path, glyph_clip: Backbone, taskres: Taskres, orientation: str, noted: bool
+) -> None:
+    fitted = run_of(glyph_clip)
+    preprocess = {**fitted.provenance.preprocess, "orientation": orientation}
+    write_run(here / "run", replace(fitted, provenance=replace(fitted.provenance, preprocess=preprocess)), metrics_of())
+    save_image(here / "plain.png", 1)
+    Image.new("RGBA", (40, 30)).save(here / "clear.png")
+    outcome = taskres("predict", "run", "plain.png", "clear.png", "--device", "cpu")
+    assert outcome.status == 0
+    assert (
+        "note: 1 of 2 images have transparency, and this run reads transparent parts as black" in outcome.err
+    ) == noted

@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from taskres_cache.caches.schema import GREATEST_LOGIT_SCALE
+from taskres_cache.caches.schema import GREATEST_LOGIT_SCALE, is_likely_logarithm
 from taskres_cache.caches.soundness import all_equal, unusable_row
 from taskres_cache.errors import ArraysError
 
 OPENAI_LOGIT_SCALE = 100.0
-# Logarithms of 13.5 to 128. Models start at 14.3 and are trained to about 100, and no model multiplies by 2.6 to 4.85.
-LOGARITHMS = (2.6, 4.85)
 REPEATED_SHARE = 0.5  # of the test images; fewer occur in real data sets, which have duplicates
 
 
@@ -101,7 +99,7 @@ def logit_scale(arrays: Mapping[str, np.ndarray]) -> float:
     if not 0 < scale <= GREATEST_LOGIT_SCALE:
         found = scale if numeric else f"an array of shape {value.shape} and type {value.dtype}"
         raise ArraysError(f"logit_scale is {found}, expected one positive number: the multiplier, not its logarithm")
-    if LOGARITHMS[0] <= scale <= LOGARITHMS[1]:
+    if is_likely_logarithm(scale):
         raise ArraysError(
             f"logit_scale is {scale:.6g}, nearly certainly the logarithm of {math.exp(scale):.4g}; expected the "
             "multiplier: save np.exp(logit_scale)"
