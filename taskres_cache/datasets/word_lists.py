@@ -12,6 +12,7 @@ from typing import Literal
 
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG
 
+QUICK_GELU = "-quickgelu"  # suffix of open_clip's models
 Subset = Literal["imagenet", "imagenet_a", "imagenet_r"]
 
 
@@ -39,20 +40,40 @@ def clip_tags(model: str) -> tuple[str, ...]:
     """Return the tags of a model's weights as open_clip lists them; empty if its file does not tell."""
     if model == GLYPH_CLIP_CONFIG.stem:
         return ("bundled",)
+    lists = _clip_weights()
+    derived = [tag for tag, quick_gelu in lists.get(model.removesuffix(QUICK_GELU), {}).items() if quick_gelu]
+    if model.endswith(QUICK_GELU) and derived:
+        return tuple(derived)
+    return tuple(lists.get(model, ()))
+
+
+@cache
+def _clip_weights() -> dict[str, dict[str, bool]]:
+    """Return the tags of each model in open_clip's file, and whether their weights need QuickGELU.
+
+    When imported, that file adds models with the suffix `-quickgelu` for the tags that need it.
+    """
     source = ast.parse((_package("open_clip") / "pretrained.py").read_text(encoding="utf-8"))
     values = {
         assigned.targets[0].id: assigned.value
         for assigned in source.body
         if isinstance(assigned, ast.Assign) and isinstance(assigned.targets[0], ast.Name)
     }
-    models = values.get("_PRETRAINED")
+    models, found = values.get("_PRETRAINED"), dict[str, dict[str, bool]]()
     if not isinstance(models, ast.Dict):
-        return ()
-    for name, weights in zip(models.keys, models.values, strict=True):
-        if isinstance(name, ast.Constant) and name.value == model:
-            found = values.get(weights.id) if isinstance(weights, ast.Name) else weights
-            return tuple(keyword.arg or "" for keyword in found.keywords) if isinstance(found, ast.Call) else ()
-    return ()
+        return found
+    for name, listed in zip(models.keys, models.values, strict=True):
+        tags = values.get(listed.id) if isinstance(listed, ast.Name) else listed
+        if isinstance(name, ast.Constant) and isinstance(tags, ast.Call):
+            found[str(name.value)] = {tag.arg or "": _needs_quick_gelu(tag.value) for tag in tags.keywords}
+    return found
+
+
+def _needs_quick_gelu(weights: ast.expr) -> bool:
+    options = weights.keywords if isinstance(weights, ast.Call) else []
+    return any(
+        one.arg == "quick_gelu" and isinstance(one.value, ast.Constant) and one.value.value is True for one in options
+    )
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.run import Run
+from taskres_cache.system.text import printable
 
 COLUMNS = ("method", "shots", "seeds", "zero-shot %", "val %", "test %", "std", "gain")
 
@@ -127,7 +128,10 @@ class FitResults(Sequence[Run]):
         return [{"folder": str(run.folder), **run.metrics.to_json()} for run in self.runs]
 
     def __repr__(self) -> str:
-        lines = [", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS, row, strict=True)) for row in self._rows()]
+        lines = [
+            printable(", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS, row, strict=True)))
+            for row in self._rows()
+        ]
         return "\n".join([f"FitResults: {len(self)} runs", *lines])
 
     def _repr_html_(self) -> str:

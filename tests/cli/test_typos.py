@@ -127,6 +127,8 @@ def test_tags_read_from_the_file_are_open_clips() -> None:
         model for model, tags in told.items() if tags and list(tags) != open_clip.list_pretrained_tags_by_model(model)
     ]
     assert wrong == []
+    assert told["RN50-quickgelu"] == ("openai", "yfcc15m", "cc12m")
+    assert "dfn5b" in told["ViT-H-14-quickgelu"]
 
 
 def test_choices_are_the_librarys() -> None:
