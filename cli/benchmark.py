@@ -18,6 +18,7 @@ from .options import (
     Out,
     Precision,
     Pretrained,
+    PretrainedLike,
     Seeds,
     Shots,
     Workers,
@@ -46,6 +47,7 @@ def benchmark(
     ] = None,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
+    pretrained_like: PretrainedLike = None,
     shots: Shots = None,
     seeds: Seeds = None,
     cache_dir: CacheDir = DEFAULT_CACHE_DIR,
@@ -82,7 +84,7 @@ def benchmark(
 
     @cache
     def encoder() -> "LoadedBackbone":
-        loaded = load_backbone(*checkpoint, device, precision)
+        loaded = load_backbone(*checkpoint, device, precision, pretrained_like)
         for note in loaded.notes:
             say(f"note: {note}")
         return loaded

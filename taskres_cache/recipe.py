@@ -142,7 +142,9 @@ class Recipe:
                 if value is not None and not 0 < value < float("inf"):
                     raise OptionError(f"{name} must be a positive number, got {value}")
         for alpha in (self.alpha, *self.alphas):
-            if not abs(alpha) < float("inf"):
+            if not abs(alpha) < float(
+                "inf"
+            ):  # negative is harmless: the residual trains to the other sign, as a learned alpha may
                 raise OptionError(f"alpha must be a finite number, got {alpha}")
         for weight_decay in (self.weight_decay, *self.weight_decays):
             if not 0 <= weight_decay < float("inf"):

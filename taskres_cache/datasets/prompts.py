@@ -3,6 +3,7 @@
 Axes: C classes, T templates.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -57,7 +58,7 @@ def read_templates(file_or_ensemble: str) -> tuple[str, ...]:
     if file_or_ensemble in ENSEMBLES:
         return prompt_ensemble(ENSEMBLES[file_or_ensemble])
     file = Path(file_or_ensemble)
-    if not file.is_file():
+    if not os.path.isfile(file):  # False too for a text longer than a name can be, where is_file raises
         raise UnknownNameError(
             "templates", file_or_ensemble, ENSEMBLES, f"pass a text file or {' or '.join(ENSEMBLES)}"
         )

@@ -7,6 +7,8 @@ from zipfile import ZipFile, is_zipfile
 import torch
 from torch import Tensor, nn
 
+MOST_CODE = 1 << 24  # bytes of a code member that is read
+
 
 def digest_of_weights(model: nn.Module) -> str:
     """Return the SHA-256 over the names, shapes and values of a model's weights, sorted by name.
@@ -28,6 +30,16 @@ def is_torchscript(file: Path) -> bool:
         return False
     with ZipFile(file) as archive:
         return any("/code/" in member for member in archive.namelist())
+
+
+def names_openai_sizes(file: Path) -> bool:
+    """Return True if the code in a TorchScript archive names the model's sizes as OpenAI's models do.
+
+    A hint only: other programs write TorchScript archives too, and none of their metadata says whose weights they are.
+    """
+    with ZipFile(file) as archive:
+        code = (member for member in archive.infolist() if "/code/" in member.filename)
+        return any(b"input_resolution" in archive.read(member) for member in code if member.file_size <= MOST_CODE)
 
 
 def torchscript_weights(file: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import open_clip
 from open_clip.transform import PreprocessCfg
 
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG
-from taskres_cache.encoders.checkpoints import is_torchscript
+from taskres_cache.encoders.checkpoints import is_torchscript, names_openai_sizes
 from taskres_cache.errors import UnknownNameError, WeightsError
 
 CONFIG_FILE = "open_clip_config.json"
@@ -61,7 +61,8 @@ def settings_of_file(name: str, file: Path, pretrained_like: str | None = None) 
 
 def _settings_without_config(name: str, file: Path) -> Settings:
     if is_torchscript(file):
-        return Settings(_default_preprocess(), quick_gelu=True, origin="")
+        doubt = "OpenAI's, since it is a TorchScript archive; --pretrained-like TAG says otherwise"
+        return Settings(_default_preprocess(), quick_gelu=True, origin="" if names_openai_sizes(file) else doubt)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if file.stem in tags:
         return _settings_of_tag(name, file.stem, f"those of the tag {file.stem}, after which the file is named")

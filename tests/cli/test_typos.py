@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from taskres_cache.datasets.word_lists import clip_models, clip_tags
+from tests.conftest import Taskres, one_line
 
 # arguments, exit status, part of the message
 TYPOS = [
@@ -138,3 +140,9 @@ def test_choices_are_the_librarys() -> None:
 
     assert checks.PREFIXES == (HUB, LOCAL)
     assert PROMPT_FORMS == ("spaces", "raw")
+
+
+def test_a_prompt_in_place_of_a_file_is_refused_in_a_short_line(here: Path, taskres: Taskres) -> None:
+    refused = one_line(taskres("extract", "digits", "--templates", "word " * 50_000))
+    assert "unknown templates 'word word" in refused
+    assert len(refused) < 2100

@@ -107,6 +107,10 @@ def test_openai_archives_get_quickgelu(tmp_path: Path) -> None:
     backbone = load_backbone("tiny", str(tmp_path / "RN.pt"), device="cpu", precision="fp32")
     assert backbone.model_config == "tiny-quickgelu"
     assert backbone.weights_sha256 == digest_of_weights(model)
+    assert "QuickGELU: OpenAI's, since it is a TorchScript archive; --pretrained-like TAG" in backbone.notes[0]
+    model.input_resolution = torch.tensor(32)  # as OpenAI's archives have it
+    torch.jit.script(model.eval()).save(str(tmp_path / "RN.pt"))
+    assert load_backbone("tiny", str(tmp_path / "RN.pt"), device="cpu").notes == ()
     pixels = random_pixels(2, 32)
     mean, std = (torch.tensor(backbone.preprocess[name])[:, None, None] for name in ("mean", "std"))
     with torch.no_grad():
