@@ -77,8 +77,11 @@ def _run() -> int:
 
 def _failed(*lines: str, status: int = FAILED) -> int:
     """Print an error and return its exit status."""
-    from .console import say
-
+    try:
+        from .console import say
+    except ImportError:  # of Rich, without which there is no console
+        print(f"taskres: {' '.join(lines)}", file=sys.stderr)
+        return status
     for number, line in enumerate(lines):
         say(line if number else f"taskres: {line}")
     return status

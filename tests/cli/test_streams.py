@@ -114,3 +114,14 @@ def test_inspect_shows_hostile_prompts(here: Path, contents: CacheContents, task
 def test_messages_print_no_escapes(capfd: pytest.CaptureFixture[str]) -> None:
     console.say("held by \x1b]0;x\x07 été")
     assert capfd.readouterr().err == "held by \\x1b]0;x\\x07 été\n"
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_a_missing_package_of_the_command_line_is_named_in_one_line(package: str) -> None:
+    code = f"import sys; sys.modules['{package}'] = None; sys.argv = ['taskres', 'caches']; "
+    code += "from taskres_cache.cli import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)
+    assert ended.stderr.startswith("taskres: ")
+    assert package in ended.stderr
+    assert "run `taskres doctor`" in ended.stderr
