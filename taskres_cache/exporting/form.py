@@ -4,7 +4,8 @@ Axes: N inputs, C classes, D embedding.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.version import __version__
 
 FORMAT, FORMAT_VERSION = "taskres-head", 1
+DIGEST = "content_sha256"  # in the metadata, of all that the files hold
 
 Shapes = dict[str, tuple[int | str, ...]]  # name of a tensor, input or output -> shape; a letter for a free size
 
@@ -91,3 +93,18 @@ def metadata(classifier: Classifier, how_to_use: str) -> dict[str, Any]:
 def as_text(values: dict[str, Any]) -> dict[str, str]:
     """Return metadata as safetensors and ONNX store it: strings unchanged, everything else as JSON."""
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+
+
+def content_digest(tensors: Mapping[str, np.ndarray], values: Mapping[str, str]) -> str:
+    """Return the SHA-256 of tensors and of all metadata but the digest."""
+    kinds = [(name, str(tensors[name].dtype), tensors[name].shape) for name in sorted(tensors)]
+    digest = sha256(json.dumps([kinds, sorted(pair for pair in values.items() if pair[0] != DIGEST)]).encode())
+    for name in sorted(tensors):
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
+def refuse_changed(values: Mapping[str, Any], digest: str) -> None:
+    """Raise ValueError if the digest in the metadata of an export is not `digest`, that of what the file holds."""
+    if values.get(DIGEST) != digest:
+        raise ValueError(f"its {DIGEST} is not that of its content: it was changed after it was written")

@@ -4,11 +4,13 @@ Axes: N images, C classes, D embedding, H and W height and width of the model's 
 """
 
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError
-from taskres_cache.exporting.form import Shapes, as_text, cosine_scale, metadata, unit_weights
+from taskres_cache.exporting.form import DIGEST, Shapes, as_text, cosine_scale, metadata, refuse_changed, unit_weights
 from taskres_cache.heads.formulas import normalise
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.extras import require
@@ -59,8 +61,11 @@ class OnnxForm:
 
     def probabilities(self, files: Sequence[Path], inputs: np.ndarray) -> np.ndarray:
         """Return probabilities (N, C) from onnxruntime on the CPU; the first input alone, the others in one batch."""
+        import onnx
         import onnxruntime
 
+        model = onnx.load(str(files[0]))
+        refuse_changed({one.key: one.value for one in model.metadata_props}, _digest(model))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         session = onnxruntime.InferenceSession(str(files[0]), options, providers=["CPUExecutionProvider"])
@@ -113,7 +118,7 @@ class OnnxForm:
 
     def _input_description(self) -> str:
         if self.backbone is None:
-            return "float32 (N, D), as encode_image returns them, un-normalised"
+            return "float32 (N, D), as encode_image(..., normalize=False) returns them"
         height, width = self.backbone.framing.size
         return f"float32 (N, 3, {height}, {width}), RGB from 0 to 1, resized and cropped as in preprocess"
 
@@ -181,7 +186,6 @@ def _describe(model: Any, values: dict[str, Any], input_description: str) -> Non
     """Store the metadata in an ONNX model, and remove the exporter's notes on source files of this machine."""
     import onnx
 
-    onnx.helper.set_model_props(model, as_text(values))
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")
@@ -189,6 +193,19 @@ def _describe(model: Any, values: dict[str, Any], input_description: str) -> Non
     graph.name = values["format"]
     graph.input[0].doc_string = input_description
     graph.output[0].doc_string = "calibrated probabilities (N, C)"
+    onnx.helper.set_model_props(model, as_text(values))
+    onnx.helper.set_model_props(model, {**as_text(values), DIGEST: _digest(model)})
+
+
+def _digest(model: Any) -> str:
+    """Return the SHA-256 of a graph and its metadata, one part after the other, since weights may take gigabytes."""
+    graph = model.graph
+    parts = (graph.node, graph.initializer, graph.input, graph.output, graph.value_info, model.opset_import)
+    described = sorted((one.key, one.value) for one in model.metadata_props if one.key != DIGEST)
+    digest = sha256(json.dumps([described, graph.name, model.ir_version, *map(len, parts)]).encode())
+    for part in (one for several in parts for one in several):
+        digest.update(part.SerializeToString(deterministic=True))
+    return digest.hexdigest()
 
 
 def _shape(end: Any) -> tuple[int | str, ...]:

@@ -13,7 +13,16 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from taskres_cache.errors import OptionError
-from taskres_cache.exporting.form import Shapes, as_text, cosine_scale, metadata, unit_weights
+from taskres_cache.exporting.form import (
+    DIGEST,
+    Shapes,
+    as_text,
+    content_digest,
+    cosine_scale,
+    metadata,
+    refuse_changed,
+    unit_weights,
+)
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.classifier import Classifier
 
@@ -36,15 +45,17 @@ class SafetensorsForm:
         tensors = {"weights": unit_weights(head)}
         if head.image_shift is not None:
             tensors["image_shift"] = head.image_shift.float().numpy()
-        files[0].write_bytes(save(tensors, as_text(metadata(classifier, _formula(head)))))
+        values = as_text(metadata(classifier, _formula(head)))
+        files[0].write_bytes(save(tensors, {**values, DIGEST: content_digest(tensors, values)}))
         return {name: tensor.shape for name, tensor in tensors.items()}
 
     def probabilities(self, files: Sequence[Path], inputs: np.ndarray) -> np.ndarray:
         """Return probabilities (N, C) of un-normalised image features (N, D), by the formula in the metadata."""
         with safe_open(files[0], framework="numpy") as stored:
             values = stored.metadata()
-            weights = stored.get_tensor("weights")
-            shift = stored.get_tensor("image_shift") if "image_shift" in stored.keys() else 0.0  # noqa: SIM118
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        refuse_changed(values, content_digest(tensors, values))
+        weights, shift = tensors["weights"], tensors.get("image_shift", 0.0)
         scale = json.loads(values["logit_scale"]) / json.loads(values["temperature"])
         return _softmax(inputs + shift, weights.T, scale)
 
@@ -87,13 +98,16 @@ class OpenClipForm:
             "probabilities = softmax(logit_scale / temperature * encode_image(images, normalize=True) @ "
             "torch.load(file, weights_only=True)), in the order of classnames"
         )
-        files[1].write_text(json.dumps(metadata(classifier, formula), indent=2, allow_nan=False) + "\n")
+        values = metadata(classifier, formula)
+        values[DIGEST] = content_digest({"tensor": columns.numpy()}, as_text(values))
+        files[1].write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
         return {"tensor": tuple(columns.shape)}
 
     def probabilities(self, files: Sequence[Path], inputs: np.ndarray) -> np.ndarray:
         """Return probabilities (N, C) of un-normalised image features (N, D); an evaluation loop normalises them."""
         columns = torch.load(files[0], weights_only=True).numpy()
         values = json.loads(files[1].read_text())
+        refuse_changed(values, content_digest({"tensor": columns}, as_text(values)))
         return _softmax(inputs, columns, values["logit_scale"] / values["temperature"])
 
     def usage(self, classifier: Classifier, file: Path) -> tuple[str, ...]:
@@ -111,7 +125,7 @@ def _formula(head: CosineHead) -> str:
     shifted = "image_features" if head.image_shift is None else "image_features + image_shift"
     return (
         f"probabilities = softmax(logit_scale / temperature * normalise({shifted}) @ weights.T), for image_features as "
-        "encode_image returns them, un-normalised"
+        "encode_image(..., normalize=False) returns them"
     )
 
 

@@ -282,3 +282,27 @@ def test_the_metadata_names_method_and_split(run: Path, tmp_path: Path) -> None:
     metadata = json.loads((tmp_path / "head.pt.json").read_text())
     assert metadata["method"] == read_classifier(run).recipe.method_name() != Recipe().method_name()
     assert (metadata["shots"], metadata["seed"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("a.safetensors", tensors.SafetensorsForm()), ("a.pt", tensors.OpenClipForm())]
+)
+def test_a_flipped_byte_of_an_export_changes_nothing_or_is_found(
+    cache_file: Path, tmp_path: Path, name: str, form: Any
+) -> None:
+    file = tmp_path / name
+    export_head(fitted(FeatureCache(cache_file), tmp_path / "runs"), file, None, NO_CACHE)
+    files, inputs = form.files(file), random_features(5)
+    expected, found = form.probabilities(files, inputs), 0
+    for one in files:
+        whole = one.read_bytes()
+        for place in range(0, len(whole), 3):
+            one.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+            try:
+                read = form.probabilities(files, inputs)
+            except Exception:  # noqa: BLE001  torch and safetensors raise nearly any for a damaged file
+                found += 1
+                continue
+            assert np.array_equal(read, expected)
+        one.write_bytes(whole)
+    assert found > 200
