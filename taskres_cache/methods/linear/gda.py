@@ -6,8 +6,8 @@
     logits = logit_scale f T' + alpha (f P mu_k - mu_k' P mu_k / 2)      # f, T normalised
 
 Source: Wang et al., "A hard-to-beat baseline for training-free CLIP-based adaptation", ICLR 2024 (mrflogs/ICLR24,
-main_few_shots.py, utils.py). Ten views per image are rows; alpha is one of seven values. Nothing is trained: P mu is the
-solution of a positive definite system, by LAPACK's Cholesky factorisation.
+main_few_shots.py, utils.py). Ten views per image are rows; alpha is one of seven values. Nothing is trained: P mu is
+the solution of a positive definite system, by LAPACK's Cholesky factorisation.
 
 Deviations:
 - The authors choose alpha by the whole val partition and, on ImageNet, by TEST accuracy. Here it is chosen by the

@@ -35,8 +35,7 @@ def by_loops(task: FewShotTask, queries: np.ndarray, alpha: float) -> np.ndarray
 def centred(logits: np.ndarray | torch.Tensor) -> np.ndarray:
     """Return the logits without their mean over the classes, which no probability depends on."""
     array = np.asarray(logits)
-    offsets: np.ndarray = array.mean(axis=1, keepdims=True)
-    return array - offsets
+    return np.subtract(array, array.mean(axis=1, keepdims=True))
 
 
 @pytest.mark.parametrize("views", [0, 2])
@@ -58,7 +57,7 @@ def test_it_agrees_with_a_pseudo_inverse(views: int) -> None:
 
 
 def test_two_classes_on_a_line_by_hand() -> None:
-    """Each row is sqrt(1/2) from its mean, so the scatter is 2 and t is 2/3; the boundary is midway between the means."""
+    """Each row is sqrt(1/2) from its mean, so the scatter is 2 and t is 2/3. The boundary is midway."""
     rows = torch.tensor([[0.5], [1.5], [3.5], [4.5]], dtype=torch.float64) * 2**0.5
     weights, bias = discriminants(rows, torch.tensor([0, 0, 1, 1]), 2)
     precision = 1 / (2 + 2 / 3)
