@@ -120,7 +120,8 @@ def _evaluate_runs(
     _refuse_missing_caches(on, cache_dir)
 
     from taskres_cache.reporting.notes import test_notes
-    from taskres_cache.runs.evaluation import UnknownClassesError, evaluate_run
+    from taskres_cache.runs.class_matching import UnknownClassesError
+    from taskres_cache.runs.evaluation import evaluate_run
     from taskres_cache.runs.run import read_classifier
     from taskres_cache.system.devices import choose_device
 

@@ -31,7 +31,7 @@ from .options import DEFAULT_CACHE_DIR, Cache, CacheDir, Classes, Device, Json, 
 if TYPE_CHECKING:
     from taskres_cache.caches.feature_cache import FeatureCache
     from taskres_cache.recipe import Recipe
-    from taskres_cache.runs.base_files import BaseFile
+    from taskres_cache.runs.fitting.base_files import BaseFile
     from taskres_cache.runs.run import Run
 
 
@@ -85,7 +85,7 @@ def fit(
 
     from taskres_cache.reporting.notes import test_notes
     from taskres_cache.runs.finding import checkpoint_folder
-    from taskres_cache.runs.study import fit_each, recipe_of
+    from taskres_cache.runs.fitting.study import fit_each, recipe_of
     from taskres_cache.system.devices import choose_device
     from taskres_cache.system.text import command
 
@@ -136,7 +136,7 @@ def _bases(names: Sequence[str], cache: "FeatureCache") -> "tuple[list[dict[str,
     files = [name for name in names if name not in BUILT_BASES]
     if not files:
         return fields, None
-    from taskres_cache.runs.base_files import read_base
+    from taskres_cache.runs.fitting.base_files import read_base
 
     file = read_base(files[0], cache.classnames, cache.provenance.weights_sha256)
     return [*fields, {"base": "file", "base_sha256": file.sha256}], file

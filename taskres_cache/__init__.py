@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from taskres_cache.estimator import TaskResClassifier
     from taskres_cache.extraction.extract import extract
     from taskres_cache.recipe import Recipe
+    from taskres_cache.runs.fitting.study import fit
     from taskres_cache.runs.run import load_run
-    from taskres_cache.runs.study import fit
 
 __all__ = [
     "FeatureCache",
@@ -40,7 +40,7 @@ _MODULES = {
     "TaskResClassifier": "estimator",
     "TaskresError": "errors",
     "extract": "extraction.extract",
-    "fit": "runs.study",
+    "fit": "runs.fitting.study",
     "load_backbone": "encoders.loading",
     "load_dataset": "datasets.registry",
     "load_run": "runs.run",

@@ -23,12 +23,13 @@ from torch import Tensor
 
 from taskres_cache.caches.contents import regular_base
 from taskres_cache.errors import EstimatorError, OptionError, RunError
+from taskres_cache.heads.head import Head
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.task import FitTask
 from taskres_cache.methods.training_sets import TrainingSet
 from taskres_cache.recipe import Recipe, Residual
-from taskres_cache.runs.classifier import Classifier
+from taskres_cache.runs.classifier import MethodClassifier, ResidualClassifier
 from taskres_cache.runs.finding import METRICS_FILE
 from taskres_cache.runs.run import read_classifier, read_metrics
 from taskres_cache.system.devices import choose_device
@@ -76,6 +77,8 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Class names in the order of their positions; None without `classnames`.
     n_features_in_ : int
         D.
+    head_ : Head
+        The classifier, for classes in the order of `classes_`.
     text_features_ : ndarray of shape (C, D), float32
         The base, un-normalised.
     residual_ : ndarray of shape (C, D), float32
@@ -137,7 +140,8 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return a run as a fitted estimator, with its temperature.
 
         Classes are the class names, sorted; `score` also takes positions, as a cache has them. Parameters are those
-        that the run used or chose; text_features is its base.
+        that the run used or chose; text_features is its base. A run of another method than the task residual predicts
+        with its own head, and has neither text_features nor residual.
 
         Parameters
         ----------
@@ -159,11 +163,16 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         run, folder = read_classifier(Path(folder)), Path(folder)
         names = np.array(run.classnames)
         order = np.argsort(names, kind="stable")  # (C,)
-        estimator = cls(run.base, classnames=run.classnames, **_parameters(run, folder))
+        if isinstance(run, MethodClassifier):
+            scale, seed = run.provenance.logit_scale, run.seed
+            estimator = cls(None, classnames=run.classnames, logit_scale=scale, random_state=seed)
+        else:
+            estimator = cls(run.base, classnames=run.classnames, **_parameters(run, folder))
+            estimator.text_features_, estimator.residual_ = run.base[order], run.residual[order]
+            estimator.image_residual_, estimator.alpha_ = run.image_residual, run.alpha
         estimator.classnames_, estimator.rows_ = names, order
-        estimator.classes_, estimator.n_features_in_ = names[order], run.base.shape[1]
-        estimator.text_features_, estimator.residual_ = run.base[order], run.residual[order]
-        estimator.image_residual_, estimator.alpha_ = run.image_residual, run.alpha
+        estimator.classes_, estimator.n_features_in_ = names[order], run.head.width
+        estimator.head_ = run.head.of_classes(order)
         estimator.logit_scale_, estimator.temperature_ = run.provenance.logit_scale, run.temperature
         return estimator
 
@@ -203,6 +212,7 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         (fit,) = fit_residuals([task], self.logit_scale, choose_device(self.device))
         self.text_features_, self.residual_, self.image_residual_ = base, fit.residual, fit.image_residual
         self.alpha_, self.logit_scale_, self.temperature_ = fit.alpha, self.logit_scale, 1.0
+        self.head_: Head = CosineHead.of_arrays(base, self.logit_scale, fit.residual, fit.image_residual, fit.alpha)
         self.loss_curve_ = fit.losses
         return self
 
@@ -229,17 +239,19 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return the probabilities (N, C); they are calibrated if the estimator is made from a run."""
-        logits = (self.logit_scale_ / self.temperature_ * cosines for cosines in self._cosines(X))
+        check_is_fitted(self)
+        logits = (self.head_.scale / self.temperature_ * scores for scores in self._scores(X))
         return np.concatenate([chunk.softmax(dim=-1).cpu().numpy() for chunk in logits])
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Return the logits (N, C) without temperature; for two classes their difference (N,), second minus first."""
-        logits = np.concatenate([(self.logit_scale_ * cosines).cpu().numpy() for cosines in self._cosines(X)])
+        check_is_fitted(self)
+        logits = np.concatenate([(self.head_.scale * scores).cpu().numpy() for scores in self._scores(X)])
         return logits if len(self.classes_) > 2 else logits[:, 1] - logits[:, 0]
 
     def _columns(self, X: ArrayLike) -> np.ndarray:
         """Return the position of the predicted class (N,) in `classes_`."""
-        return np.concatenate([cosines.argmax(dim=-1).cpu().numpy() for cosines in self._cosines(X)])
+        return np.concatenate([scores.argmax(dim=-1).cpu().numpy() for scores in self._scores(X)])
 
     def _numbered(self, y: np.ndarray) -> np.ndarray:
         """Set the classes, and return the position (N,) of each label in `classes_`."""
@@ -268,14 +280,12 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         columns: np.ndarray = np.argsort(self.rows_)[positions]
         return columns
 
-    def _cosines(self, X: ArrayLike) -> Iterator[Tensor]:
-        """Yield the cosines (n, C) of one chunk of images at a time; 0 for an image without direction."""
+    def _scores(self, X: ArrayLike) -> Iterator[Tensor]:
+        """Yield the scores (n, C) of one chunk of images at a time; 0 for an image without direction."""
         check_is_fitted(self)
         image_features = validate_data(self, X, reset=False, **ARRAY_CHECKS)
         device = choose_device(self.device)
-        head = CosineHead.of_arrays(
-            self.text_features_, self.logit_scale_, self.residual_, self.image_residual_, self.alpha_
-        ).to(device)
+        head = self.head_.to(device)
         for rows in gen_batches(len(image_features), CHUNK):
             images = torch.from_numpy(image_features[rows]).to(device)
             yield head.scores(images).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # (n, C)
@@ -343,7 +353,7 @@ def _refuse_positions_beyond(positions: np.ndarray, classes: int) -> None:
         )
 
 
-def _parameters(run: Classifier, folder: Path) -> dict[str, Any]:
+def _parameters(run: ResidualClassifier, folder: Path) -> dict[str, Any]:
     """Return the parameters that fit the run again, without text_features."""
     recipe, lr, weight_decay = run.recipe, run.recipe.lr, run.recipe.weight_decay
     if recipe.lrs or recipe.weight_decays:

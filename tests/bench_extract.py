@@ -36,7 +36,7 @@ from taskres_cache.encoders.loading import load_backbone, untrained_model
 from taskres_cache.extraction.extract import Extraction, ExtractOptions, extract
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.tables import Table, percent
-from taskres_cache.runs.study import fit_each, recipe_of
+from taskres_cache.runs.fitting.study import fit_each, recipe_of
 from taskres_cache.system.devices import available_cores
 
 SIZE = (500, 375)

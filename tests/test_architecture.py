@@ -168,7 +168,7 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         ("taskres_cache.caches.finding", {"torch", "open_clip", "torchvision"}),
         ("taskres_cache.datasets", {"torch", "open_clip", "h5py", "numpy"}),
         ("taskres_cache.caches.foreign.importing", {"torch", "open_clip"}),
-        ("taskres_cache.runs.study", {"open_clip", "torchvision"}),
+        ("taskres_cache.runs.fitting.study", {"open_clip", "torchvision"}),
         ("taskres_cache.datasets.word_lists", {"torch", "open_clip", "timm"}),
         ("taskres_cache.reporting.tables", {"torch", "rich", "h5py"}),
         ("taskres_cache.datasets.named_files", {"torch", "numpy", "h5py", "open_clip"}),

@@ -15,8 +15,8 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset, load_dataset
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.extraction.extract import ExtractOptions, extract
+from taskres_cache.runs.fitting.study import fit_each, recipe_of
 from taskres_cache.runs.results import summarise
-from taskres_cache.runs.study import fit_each, recipe_of
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import taskres_cache
 from taskres_cache.caches.contents import cache_path
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs.study import fit
+from taskres_cache.runs.fitting.study import fit
 
 PUBLIC = sorted(set(taskres_cache.__all__) - {"__version__"})
 LIBRARY = Path(taskres_cache.__file__).parent

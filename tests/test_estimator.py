@@ -25,8 +25,8 @@ from taskres_cache.errors import FitError, OptionError, RunError, TaskresError
 from taskres_cache.extraction.extract import extract
 from taskres_cache.extraction.options import ExtractOptions
 from taskres_cache.recipe import Recipe
+from taskres_cache.runs.fitting.study import fit_each, recipe_of
 from taskres_cache.runs.run import Run, read_classifier
-from taskres_cache.runs.study import fit_each, recipe_of
 from tests.by_hand import logits
 
 CPU = torch.device("cpu")

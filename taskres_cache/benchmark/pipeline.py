@@ -18,9 +18,9 @@ from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import TaskresError, UnknownNameError
 from taskres_cache.extraction.extract import ExtractOptions, extract
 from taskres_cache.runs.evaluation import evaluate_run
+from taskres_cache.runs.fitting.study import finished_runs, fit_each, recipe_of
 from taskres_cache.runs.results import Summary, deviation, summarise
 from taskres_cache.runs.run import Run, read_classifier
-from taskres_cache.runs.study import finished_runs, fit_each, recipe_of
 from taskres_cache.system.progress import Progress
 
 SHIFT_SOURCE = "imagenet"  # its classifiers are tested on the shifted data sets

@@ -15,7 +15,9 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError, TaskresError
 from taskres_cache.exporting.form import cosine_scale
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.classifier import Classifier
+from taskres_cache.runs.evaluation import inputs_of
 from taskres_cache.runs.run import own_cache
 
 Predict = Callable[[Sequence[Path], np.ndarray], np.ndarray]  # see `form.Form.probabilities`
@@ -169,17 +171,18 @@ def _test_features(folder: Path, classifier: Classifier, cache_dir: Path) -> np.
     try:
         cache = FeatureCache(own_cache(folder, classifier, cache_dir))
         rows = cache.rows("test")
-        if cache.dim != classifier.base.shape[1] or len(rows) == 0:
-            return None
         spread = np.linspace(0, len(rows) - 1, min(len(rows), MAX_ROWS)).astype(np.int64)
-        return cache.image_features(rows[spread])
+        inputs = inputs_of(cache, rows[spread], classifier.head)
+        return inputs if len(rows) and inputs.shape[1] == classifier.head.width else None
     except (TaskresError, KeyError):  # moved or damaged, or the metrics do not name it
         return None
 
 
 def _random_features(classifier: Classifier) -> np.ndarray:
-    """Return features (N, D) around the class weights, with noise of the size that image features have."""
+    """Return inputs (N, W) with noise of the size that image features have; around the weights of a cosine head."""
     head, rng = classifier.head, np.random.default_rng(0)
+    if not isinstance(head, CosineHead):
+        return rng.normal(size=(MAX_ROWS, head.width)).astype(np.float32)
     own = head.weights.numpy()[np.arange(MAX_ROWS) % len(head.weights)]  # (N, D)
     noise = rng.normal(size=own.shape) / np.sqrt(own.shape[1])
     features: np.ndarray = own + 3.0 * np.linalg.norm(own, axis=1, keepdims=True) * noise

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from taskres_cache.heads.head import Head
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.version import __version__
@@ -77,17 +78,23 @@ def metadata(classifier: Classifier, how_to_use: str) -> dict[str, Any]:
         **known,
         "logit_scale": source.logit_scale,
         "temperature": classifier.temperature,
+        **_of_kind(classifier.head),
         "dataset": source.dataset,
         "backbone": source.backbone,
         "pretrained": source.pretrained,
         "model_config": source.model_config,
         "weights_sha256": source.weights_sha256,
         "preprocess": source.preprocess,
-        "method": classifier.recipe.method_name(),
+        "method": classifier.method,
         "shots": classifier.shots,
         "seed": classifier.seed,
         "how_to_use": how_to_use,
     }
+
+
+def _of_kind(head: Head) -> dict[str, Any]:
+    """Return the kind and settings of a head that is no cosine classifier, which every reader of format 1 expects."""
+    return {} if isinstance(head, CosineHead) else {"kind": head.kind, **head.settings()}
 
 
 def as_text(values: dict[str, Any]) -> dict[str, str]:

@@ -22,6 +22,8 @@ from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError
 from taskres_cache.exporting.form import DIGEST, Shapes, as_text, cosine_scale, metadata, refuse_changed, unit_weights
 from taskres_cache.heads.formulas import normalise
+from taskres_cache.heads.head import Head
+from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.extras import require
 
@@ -85,9 +87,9 @@ class OnnxForm:
 
     def _model(self, classifier: Classifier) -> Any:
         """Return the graph with its metadata."""
-        head = _HeadGraph(classifier)
+        head, width = _graph_of(classifier), classifier.head.width
         if self.backbone is None:
-            model = _traced(head, torch.ones(2, classifier.base.shape[1]), self._input_name())
+            model = _traced(head, torch.ones(2, width), self._input_name())
         else:
             example = torch.rand(2, 3, *self.backbone.framing.size, generator=torch.Generator().manual_seed(0))
             model = _traced(_EncoderGraph(head, self.backbone), example, self._input_name())
@@ -127,12 +129,29 @@ class OnnxForm:
         return f"{OUTPUT} (N, C) are calibrated and in the order of classnames; {inputs}"
 
 
+def _graph_of(classifier: Classifier) -> nn.Module:
+    """Return a module from what the head reads to calibrated probabilities (N, C)."""
+    head = classifier.head
+    return _CosineGraph(classifier, head) if isinstance(head, CosineHead) else _HeadGraph(head)
+
+
 class _HeadGraph(nn.Module):
+    """From what a head reads (N, W) to calibrated probabilities (N, C)."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the head's own probabilities."""
+        return self.head.probabilities(inputs)
+
+
+class _CosineGraph(nn.Module):
     """From un-normalised image features (N, D) to calibrated probabilities (N, C)."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, head: CosineHead) -> None:
         super().__init__()
-        head = classifier.head
         self.scale = cosine_scale(classifier)
         self.columns = nn.Buffer(torch.from_numpy(unit_weights(head)).T.contiguous())  # (D, C)
         shift = head.image_shift
@@ -148,7 +167,7 @@ class _HeadGraph(nn.Module):
 class _EncoderGraph(nn.Module):
     """From resized and cropped pixels (N, 3, H, W), 0 to 1, to calibrated probabilities (N, C)."""
 
-    def __init__(self, head: _HeadGraph, backbone: Backbone) -> None:
+    def __init__(self, head: nn.Module, backbone: Backbone) -> None:
         super().__init__()
         self.head, self.model = head, backbone.model
         mean, std = (torch.tensor(backbone.preprocess[name])[:, None, None] for name in ("mean", "std"))

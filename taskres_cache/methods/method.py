@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from taskres_cache.heads.head import Head, Reads
+from taskres_cache.heads.head import Head
 
 ViewFamily = Literal["none", "wide", "narrow"]  # crops of 0.08-1 (CoOp, TaskRes, CLAP) or 0.5-1 (Tip-Adapter, LP++)
 Setting = float | int | str  # the value of a hyper-parameter
@@ -79,8 +79,9 @@ class Method:
         Authors, title in short, venue and year.
     views : {"none", "wide", "narrow"}
         Family of augmented views that it uses if the cache has them.
-    reads : {"features", "pre_projection"}
-        "pre_projection" if it needs the input of the image tower's last projection.
+    reads : {"features", "pre_projection", "either"}
+        "pre_projection" if it needs the input of the image tower's last projection, "either" if it uses that where
+        the cache has it.
     needs_text : bool
         False for a method that never reads `task.text`, except for the number of classes.
     """
@@ -92,7 +93,7 @@ class Method:
     chooses: str
     paper: str
     views: ViewFamily = "none"
-    reads: Reads = "features"
+    reads: Literal["features", "pre_projection", "either"] = "features"
     needs_text: bool = True
 
 

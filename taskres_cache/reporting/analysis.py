@@ -14,8 +14,9 @@ from taskres_cache.caches.class_halves import open_cache
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import RunError
 from taskres_cache.reporting.notes import test_notes
+from taskres_cache.runs.class_matching import class_rows, text_head
 from taskres_cache.runs.classifier import Classifier
-from taskres_cache.runs.evaluation import class_rows, predictions_of, text_head
+from taskres_cache.runs.evaluation import predictions_of
 from taskres_cache.runs.run import Run, own_cache
 from taskres_cache.runs.scores import Predictions, Reliability, class_accuracies, confusion_matrix, reliability
 

@@ -117,7 +117,7 @@ def _analysis_sections(analysis: Analysis, root: Path | None) -> dict[str, Any]:
     temperatures = ", ".join(f"{value:.2f}" for value in analysis.temperatures)
     plural = "s" if len(analysis.seeds) > 1 else ""
     seeds = f"seed{plural} {', '.join(map(str, analysis.seeds))}"
-    method = analysis.classifier.recipe.method_name()
+    method = analysis.classifier.method
     return {
         "description": f"The sections below show {method}, {in_shots(analysis.classifier.shots)}, {seeds}: "
         f"{analysis.chosen_by}.",

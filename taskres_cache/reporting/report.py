@@ -81,7 +81,7 @@ def _study_in_markdown(study: Study) -> list[str]:
     if analysis is None:
         return [*parts, f"Results per class are missing: {markdown(study.analysis_error)}\n"]
     parts += [f"Note: {markdown(note)}\n" for note in analysis.notes]
-    fit = f"{prefix}, {analysis.classifier.recipe.method_name()}, {in_shots(analysis.classifier.shots)}"
+    fit = f"{prefix}, {analysis.classifier.method}, {in_shots(analysis.classifier.shots)}"
     parts.append(_titled(gains_table(analysis.gains), f"{fit}: gain per class").as_markdown())
     if analysis.pairs:
         parts.append(_titled(pairs_table(analysis.pairs), f"{fit}: most confused pairs").as_markdown())

@@ -9,7 +9,7 @@ from taskres_cache.reporting.analysis import ClassGain, ConfusedPair, Misclassif
 from taskres_cache.reporting.published_results import PublishedResults
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
-from taskres_cache.runs.classifier import Classifier
+from taskres_cache.runs.classifier import Classifier, MethodClassifier, ResidualClassifier
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.results import Summary
 from taskres_cache.runs.run import Run
@@ -46,7 +46,7 @@ def key_facts(study: Study) -> list[Fact]:
     They are of the analysed method, or of the first one. To show the method with the best test accuracy would be a
     choice by test accuracy.
     """
-    method = study.summaries[0].method if study.analysis is None else study.analysis.classifier.recipe.method_name()
+    method = study.summaries[0].method if study.analysis is None else study.analysis.classifier.method
     last = study.methods.get(method, list(study.summaries))[-1]
     seeds = f"over {len(last.seeds)} seeds" if len(last.seeds) > 1 else f"seed {last.seeds[0]}"
     spread = seeds if last.std_test_accuracy is None else f"± {percent(last.std_test_accuracy)} {seeds}"
@@ -216,17 +216,8 @@ def _run_row(study: Study, metrics: Metrics, folder: str) -> tuple[str, ...]:
 
 def recipe_and_provenance(classifier: Classifier) -> list[Fact]:
     """Return recipe and provenance of a fit; deviations from the paper's recipe are marked."""
-    source, recipe = classifier.provenance, classifier.recipe
-    deviations = recipe.deviations()
-    epochs = f"{recipe.epochs_for(classifier.shots)} epochs"
-    facts = [
-        Fact("base", recipe.base, changed=recipe.base != "regular"),
-        Fact("alpha", f"{classifier.alpha:g}", changed="alpha" in deviations or recipe.alpha_rule != "fixed"),
-        Fact("optimiser", _optimiser(recipe), changed=bool({"lr", "weight_decay", "batch_size"} & set(deviations))),
-        Fact("length", epochs, changed="epochs" in deviations or recipe.patience is not None),
-    ]
-    others = {name: value for name, value in deviations.items() if name not in LISTED_FIELDS}
-    facts += [Fact(name.replace("_", " "), str(value), changed=True) for name, value in others.items()]
+    source = classifier.provenance
+    facts = _method_facts(classifier) if isinstance(classifier, MethodClassifier) else _recipe_facts(classifier)
     return [
         *facts,
         Fact("prompts", "  ".join(classifier.templates)),
@@ -238,6 +229,28 @@ def recipe_and_provenance(classifier: Classifier) -> list[Fact]:
         Fact("split", source.split),
         Fact("versions", ", ".join(f"{name} {number}" for name, number in source.versions.items()) or "unknown"),
     ]
+
+
+def _recipe_facts(classifier: ResidualClassifier) -> list[Fact]:
+    recipe = classifier.recipe
+    deviations = recipe.deviations()
+    epochs = f"{recipe.epochs_for(classifier.shots)} epochs"
+    facts = [
+        Fact("base", recipe.base, changed=recipe.base != "regular"),
+        Fact("alpha", f"{classifier.alpha:g}", changed="alpha" in deviations or recipe.alpha_rule != "fixed"),
+        Fact("optimiser", _optimiser(recipe), changed=bool({"lr", "weight_decay", "batch_size"} & set(deviations))),
+        Fact("length", epochs, changed="epochs" in deviations or recipe.patience is not None),
+    ]
+    others = {name: value for name, value in deviations.items() if name not in LISTED_FIELDS}
+    return facts + [Fact(name.replace("_", " "), str(value), changed=True) for name, value in others.items()]
+
+
+def _method_facts(classifier: MethodClassifier) -> list[Fact]:
+    record = classifier.record
+    options = [Fact(name.replace("_", " "), str(value)) for name, value in record.options.items()]
+    views = [Fact("augmented views", str(record.views))] if record.views else []
+    val = [Fact("chosen by", "the whole val partition", changed=True)] if record.val == "full" else []
+    return [Fact("method", record.name), *options, *views, *val, Fact("kind of head", classifier.head.kind)]
 
 
 def _optimiser(recipe: Recipe) -> str:

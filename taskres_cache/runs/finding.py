@@ -4,7 +4,6 @@ from pathlib import Path
 
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.errors import OptionError, RunError
-from taskres_cache.recipe import Recipe
 
 CLASSIFIER_FILE = "classifier.safetensors"
 METRICS_FILE = "metrics.json"
@@ -16,10 +15,10 @@ def checkpoint_folder(above: Path, provenance: Provenance) -> Path:
     return above / f"{provenance.backbone}-{provenance.pretrained}"
 
 
-def run_folder(out: Path, provenance: Provenance, recipe: Recipe, half: str, shots: int, seed: int) -> Path:
+def run_folder(out: Path, provenance: Provenance, method: str, half: str, shots: int, seed: int) -> Path:
     """Return the folder of a run; its path contains everything that distinguishes fits of one cache."""
-    method = recipe.method_name() + ("" if half == "all" else f"-{half}-classes")
-    return checkpoint_folder(out, provenance) / provenance.dataset / method / f"shots_{shots}" / f"seed_{seed}"
+    name = method + ("" if half == "all" else f"-{half}-classes")
+    return checkpoint_folder(out, provenance) / provenance.dataset / name / f"shots_{shots}" / f"seed_{seed}"
 
 
 def find_runs(path: Path) -> list[Path]:

@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from taskres_cache.methods.choice import MethodRecord
+from taskres_cache.methods.method import Trial
 from taskres_cache.methods.search import Candidate
 from taskres_cache.recipe import Recipe
 
-OMITTED_IF_NONE = ("base_tuning", "base_file", "chosen", "candidates")
+OMITTED_IF_NONE = ("base_tuning", "base_file", "chosen", "candidates", "record", "settings", "trials")
 DIGEST = "content_sha256"  # of all other fields of the file
 
 Percent = Annotated[float, Meta(ge=0, le=100.001)]  # a mean of errors may exceed 100 by a rounding
@@ -76,7 +78,9 @@ class Metrics:
     method : str
         Name of the method; differs between recipes that differ.
     recipe : Recipe, optional
-        How the residual was trained.
+        How the residual was trained; None for other methods.
+    record : MethodRecord, optional
+        The method and its options; None for a task residual.
     alpha, epochs : float, int
         The values used, after any choice.
     cache : str
@@ -108,6 +112,10 @@ class Metrics:
         File that the base was read from.
     chosen, candidates : Candidate, tuple of Candidate, optional
         The combination chosen by validation accuracy, and everything that was tried.
+    settings : dict of str to float, int or str, optional
+        Hyper-parameters that another method chose, or computed by a rule.
+    trials : tuple of Trial, optional
+        What they were chosen from.
     epoch_losses : tuple of float
         Mean training loss of each epoch.
     kept_epochs : int
@@ -129,6 +137,7 @@ class Metrics:
     classes: Literal["all", "base", "new"] = "all"
     method: str
     recipe: Recipe | None = None
+    record: MethodRecord | None = None
     alpha: float | None = None
     epochs: Epochs | None = None
     cache: str = ""
@@ -153,6 +162,8 @@ class Metrics:
     base_file: str | None = None
     chosen: Candidate | None = None
     candidates: tuple[Candidate, ...] | None = None
+    settings: dict[str, float | int | str] | None = None
+    trials: tuple[Trial, ...] | None = None
     epoch_losses: tuple[float, ...] = ()
     kept_epochs: Epochs | None = None
     device: str = ""
@@ -163,6 +174,11 @@ class Metrics:
     def base(self) -> str:
         """The kind of base, see `Recipe.base`."""
         return "regular" if self.recipe is None else self.recipe.base
+
+    @property
+    def how(self) -> Recipe | MethodRecord | None:
+        """How the run was trained; None in runs of versions that did not record it."""
+        return self.record if self.recipe is None else self.recipe
 
     @property
     def own_base_accuracy(self) -> float:

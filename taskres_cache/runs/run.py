@@ -14,8 +14,10 @@ import torch
 
 from taskres_cache.caches.contents import cache_path
 from taskres_cache.errors import OptionError, RunError
+from taskres_cache.methods.choice import MethodRecord
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs.classifier import Classifier, as_safetensors, read_safetensors, recorded_digest
+from taskres_cache.runs.classifier import Classifier
+from taskres_cache.runs.classifier_file import as_safetensors, read_safetensors, recorded_digest
 from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, find_run
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.system.files import replaced
@@ -171,20 +173,21 @@ def _refuse_mixture(folder: Path, of_classifier: str, in_metrics: str) -> None:
         )
 
 
-def recorded_inputs(folder: Path) -> list[tuple[str, str | None, Recipe | None]]:
+def recorded_inputs(folder: Path) -> list[tuple[str, str | None, Recipe | MethodRecord | None]]:
     """Return the inputs that the files of a run folder record, one entry per intact file.
 
     Returns
     -------
     list of tuple
-        (inputs_sha256, study_sha256, recipe). The classifier does not record `study_sha256`, and neither file of an
-        earlier version does; files of earlier versions without inputs_sha256 have no entry.
+        (inputs_sha256, study_sha256, how it was trained). The classifier does not record `study_sha256`, and neither
+        file of an earlier version does; files of earlier versions without inputs_sha256 have no entry.
     """
     metrics = _metrics_if_valid(folder)
-    found = [] if metrics is None else [(metrics.inputs_sha256, metrics.study_sha256 or None, metrics.recipe)]
+    found: list[tuple[str, str | None, Recipe | MethodRecord | None]]
+    found = [] if metrics is None else [(metrics.inputs_sha256, metrics.study_sha256 or None, metrics.how)]
     try:
         stored = read_safetensors(folder / CLASSIFIER_FILE)
-        found.append((stored.inputs_sha256, None, stored.classifier.recipe))
+        found.append((stored.inputs_sha256, None, stored.classifier.how))
     except RunError:
         pass
     return [entry for entry in found if entry[0]]

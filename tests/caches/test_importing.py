@@ -16,7 +16,7 @@ from taskres_cache.caches.foreign.npz import read_arrays
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import ArraysError, CacheMismatchError, OptionError
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs.study import fit_each
+from taskres_cache.runs.fitting.study import fit_each
 from tests.conftest import Taskres, one_line
 
 Arrays = dict[str, np.ndarray]

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.runs.fitting.study import fit_each, recipe_of
 from taskres_cache.runs.run import read_classifier, read_metrics, write_run
-from taskres_cache.runs.study import fit_each, recipe_of
 from tests.by_hand import probabilities
 
 NO_CACHE = Path("nowhere")

@@ -26,7 +26,7 @@ PROGRAM = f"""
 {MEBIBYTES}
 from taskres_cache.recipe import Recipe
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.runs.study import fit_each
+from taskres_cache.runs.fitting.study import fit_each
 
 def study(shots):
     cache, out = map(Path, sys.argv[1:])

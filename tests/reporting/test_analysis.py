@@ -20,8 +20,8 @@ from taskres_cache.reporting.page import as_page
 from taskres_cache.reporting.published_results import FILE, published_results, read_published_results
 from taskres_cache.reporting.report import as_markdown
 from taskres_cache.reporting.studies import Study, gather_studies
+from taskres_cache.runs.fitting.study import fit_each
 from taskres_cache.runs.run import read_classifier
-from taskres_cache.runs.study import fit_each
 from tests.by_hand import probabilities
 from tests.conftest import make_earlier
 

@@ -14,7 +14,7 @@ from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.analysis import Analysis, ClassGain
 from taskres_cache.reporting.page import as_page
 from taskres_cache.reporting.studies import Study
-from taskres_cache.runs.classifier import Classifier
+from taskres_cache.runs.classifier import ResidualClassifier
 from taskres_cache.runs.metrics import ImageCounts, Seconds
 from taskres_cache.runs.results import summarise
 from taskres_cache.runs.run import Run
@@ -32,7 +32,17 @@ def analysis_of(provenance: Provenance, gains: list[ClassGain], confusion: np.nd
     names = tuple(gain.name for gain in gains)
     weights = np.ones((len(names), 2), np.float32)
     recipe = Recipe(alpha=2.0, lr=0.01)
-    classifier = Classifier(weights, weights, names, ("a {}.",), 2.0, recipe, 16, 1, provenance)
+    classifier = ResidualClassifier(
+        base=weights,
+        residual=weights,
+        classnames=names,
+        templates=("a {}.",),
+        alpha=2.0,
+        recipe=recipe,
+        shots=16,
+        seed=1,
+        provenance=provenance,
+    )
     nothing = reliability(np.array([0.5]), np.array([True]))
     return Analysis(classifier, (1,), "the only one", 10, tuple(gains), confusion, (), (), nothing, nothing, (1.0,))
 

@@ -7,8 +7,8 @@ import torch
 
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.recipe import Recipe
+from taskres_cache.runs.fitting.study import fit_each
 from taskres_cache.runs.run import Run
-from taskres_cache.runs.study import fit_each
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=30, lr=0.02)

@@ -15,15 +15,10 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import RunError
 from taskres_cache.heads.kinds import CosineHead
-from taskres_cache.runs.evaluation import (
-    class_rows,
-    evaluate_run,
-    percent_correct,
-    predictions_of,
-    zero_shot_weights,
-)
+from taskres_cache.runs.class_matching import class_rows
+from taskres_cache.runs.evaluation import evaluate_run, percent_correct, predictions_of, zero_shot_weights
+from taskres_cache.runs.fitting.study import fit_each
 from taskres_cache.runs.run import Run, read_classifier
-from taskres_cache.runs.study import fit_each
 from tests.by_hand import accuracy, logits, softmax
 from tests.runs.conftest import CPU, RECIPE
 

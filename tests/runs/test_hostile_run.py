@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import RunError, TaskresError, WeightsError
-from taskres_cache.runs.base_files import read_base
 from taskres_cache.runs.evaluation import evaluate_run
+from taskres_cache.runs.fitting.base_files import read_base
+from taskres_cache.runs.fitting.study import fit_each
 from taskres_cache.runs.run import load_run
-from taskres_cache.runs.study import fit_each
 from tests.conftest import make_earlier
 from tests.runs.conftest import CPU, RECIPE
 

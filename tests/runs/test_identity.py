@@ -17,8 +17,8 @@ from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import RunError
 from taskres_cache.reporting.studies import gather_studies
 from taskres_cache.runs.finding import find_runs
+from taskres_cache.runs.fitting.study import finished_runs, fit_each
 from taskres_cache.runs.run import Run, load_run, read_classifier, read_metrics, write_run
-from taskres_cache.runs.study import finished_runs, fit_each
 from tests.conftest import Taskres, make_earlier, one_line
 from tests.runs.conftest import CPU, RECIPE
 

@@ -20,19 +20,19 @@ from taskres_cache.errors import OptionError, RunError, UnknownNameError, Weight
 from taskres_cache.extraction.extract import extract, provenance_of
 from taskres_cache.extraction.options import ExtractOptions
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs.classifier import Classifier
+from taskres_cache.runs.classifier import ResidualClassifier
 from taskres_cache.runs.encoder import load_encoder
 from taskres_cache.runs.finding import find_run
+from taskres_cache.runs.fitting.study import fit_each
 from taskres_cache.runs.prediction import PredictOptions, predict_images
 from taskres_cache.runs.run import read_classifier, write_run
-from taskres_cache.runs.study import fit_each
 from tests.by_hand import probabilities
 from tests.conftest import metrics_of, save_image
 
 CLASSNAMES = ("black_cat", "dog", "été", "owl")
 
 
-def run_of(backbone: Backbone, classnames: tuple[str, ...] = CLASSNAMES, **changed: object) -> Classifier:
+def run_of(backbone: Backbone, classnames: tuple[str, ...] = CLASSNAMES, **changed: object) -> ResidualClassifier:
     """A run of a backbone with random text and image residuals."""
     rng = np.random.default_rng(3)
     base = backbone.encode_texts([f"a photo of a {name}." for name in classnames]).embeddings
@@ -44,11 +44,21 @@ def run_of(backbone: Backbone, classnames: tuple[str, ...] = CLASSNAMES, **chang
         dataset="photos", preprocess=preprocess, classnames_form="spaces", split="given", **made_from
     )
     templates = ("a photo of a {}.",)
-    classifier = Classifier(base, residuals[0], classnames, templates, 0.5, Recipe(), 16, 1, provenance)
+    classifier = ResidualClassifier(
+        base=base,
+        residual=residuals[0],
+        classnames=classnames,
+        templates=templates,
+        alpha=0.5,
+        recipe=Recipe(),
+        shots=16,
+        seed=1,
+        provenance=provenance,
+    )
     return replace(classifier, image_residual=residuals[1], temperature=2.5, **changed)
 
 
-def probabilities_by_hand(classifier: Classifier, backbone: Backbone, path: Path) -> np.ndarray:
+def probabilities_by_hand(classifier: ResidualClassifier, backbone: Backbone, path: Path) -> np.ndarray:
     """The second implementation, for one image: (C,)."""
     pixels = np.array(backbone.framing(Image.open(path).convert("RGB")))[None]
     features = backbone.encode_images(torch.from_numpy(pixels))
@@ -59,13 +69,13 @@ def probabilities_by_hand(classifier: Classifier, backbone: Backbone, path: Path
 
 
 @pytest.fixture
-def classifier(glyph_clip: Backbone) -> Classifier:
+def classifier(glyph_clip: Backbone) -> ResidualClassifier:
     return run_of(glyph_clip)
 
 
 @pytest.mark.parametrize("options", [PredictOptions(), PredictOptions(top_k=2, batch_size=3, workers=2)])
 def test_probabilities_equal_the_second_implementation(
-    options: PredictOptions, classifier: Classifier, glyph_clip: Backbone, photos: Path, here: Path
+    options: PredictOptions, classifier: ResidualClassifier, glyph_clip: Backbone, photos: Path, here: Path
 ) -> None:
     paths = [str(path) for path in sorted(photos.rglob("*.*"))]
     (here / "broken.png").write_text("no image")
@@ -84,7 +94,7 @@ def test_probabilities_equal_the_second_implementation(
     assert predicted.probabilities.shape == (30, min(options.top_k, 4))
 
 
-def test_counts_of_classes(classifier: Classifier, glyph_clip: Backbone, photos: Path) -> None:
+def test_counts_of_classes(classifier: ResidualClassifier, glyph_clip: Backbone, photos: Path) -> None:
     predicted = predict_images([str(path) for path in photos.rglob("*.*")], classifier, glyph_clip)
     tops = [prediction.classnames[0] for prediction in predicted]
     assert predicted.counts() == sorted(((name, tops.count(name)) for name in set(tops)), key=lambda pair: -pair[1])
@@ -116,7 +126,7 @@ def test_images_and_their_cached_features_get_the_same_predictions(glyph_clip: B
 
 @pytest.mark.parametrize("orientation", ["exif", "stored", None])
 def test_orientation_is_handled_as_in_the_run(
-    orientation: str | None, classifier: Classifier, glyph_clip: Backbone, tmp_path: Path
+    orientation: str | None, classifier: ResidualClassifier, glyph_clip: Backbone, tmp_path: Path
 ) -> None:
     preprocess = {**glyph_clip.preprocess, **({"orientation": orientation} if orientation else {})}
     classifier = replace(classifier, provenance=replace(classifier.provenance, preprocess=preprocess))
@@ -135,7 +145,7 @@ def test_orientation_is_handled_as_in_the_run(
 
 
 def test_features_that_are_not_finite_count_as_unreadable(
-    classifier: Classifier, glyph_clip: Backbone, photos: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: ResidualClassifier, glyph_clip: Backbone, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [str(path) for path in sorted(photos.rglob("*.png"))[:3]]
     encode = Backbone.encode_images
@@ -152,7 +162,7 @@ def test_features_that_are_not_finite_count_as_unreadable(
     assert "try --precision fp32" in predicted.unreadable[paths[1]]
 
 
-def test_no_readable_image_and_no_image(classifier: Classifier, glyph_clip: Backbone, here: Path) -> None:
+def test_no_readable_image_and_no_image(classifier: ResidualClassifier, glyph_clip: Backbone, here: Path) -> None:
     predicted = predict_images(["gone.png"], classifier, glyph_clip)
     assert (len(predicted), list(predicted), predicted.classes.shape) == (0, [], (0, 4))
     assert list(predicted.unreadable) == ["gone.png"]
@@ -165,7 +175,7 @@ def test_values_out_of_range_are_refused(options: dict[str, int]) -> None:
         PredictOptions(**options)
 
 
-def test_a_path_selects_a_run(classifier: Classifier, tmp_path: Path) -> None:
+def test_a_path_selects_a_run(classifier: ResidualClassifier, tmp_path: Path) -> None:
     for seed in (1, 2):
         write_run(tmp_path / "runs" / f"seed_{seed}", classifier, metrics_of())
     first = tmp_path / "runs" / "seed_1"
@@ -179,7 +189,7 @@ def test_a_path_selects_a_run(classifier: Classifier, tmp_path: Path) -> None:
         find_run(tmp_path / "nowhere")
 
 
-def test_the_encoder_of_the_run_is_loaded(classifier: Classifier, glyph_clip: Backbone) -> None:
+def test_the_encoder_of_the_run_is_loaded(classifier: ResidualClassifier, glyph_clip: Backbone) -> None:
     loaded = load_encoder(classifier, device="cpu")
     assert (loaded.weights_sha256, loaded.preprocess) == (glyph_clip.weights_sha256, glyph_clip.preprocess)
     assert loaded.precision == "fp32"  # the precision of the run's features, even where bf16 is faster
@@ -198,7 +208,12 @@ def test_the_encoder_of_the_run_is_loaded(classifier: Classifier, glyph_clip: Ba
     ],
 )
 def test_precision_follows_the_run_if_the_device_is_fast_in_it(
-    of_run: str, requested: str, fast_bf16: bool, expected: str, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    of_run: str,
+    requested: str,
+    fast_bf16: bool,
+    expected: str,
+    classifier: ResidualClassifier,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("taskres_cache.runs.encoder.has_fast_bfloat16", lambda _: fast_bf16)
     classifier = replace(classifier, provenance=replace(classifier.provenance, precision=of_run))
@@ -215,7 +230,7 @@ def other_file(tmp_path: Path) -> Path:
     return file
 
 
-def test_another_checkpoint_is_refused(classifier: Classifier, glyph_clip: Backbone, other_file: Path) -> None:
+def test_another_checkpoint_is_refused(classifier: ResidualClassifier, glyph_clip: Backbone, other_file: Path) -> None:
     other = load_backbone("glyph-clip", str(other_file), "cpu")
     with pytest.raises(RunError) as error:
         load_encoder(classifier, str(other_file), "cpu")
@@ -226,7 +241,7 @@ def test_another_checkpoint_is_refused(classifier: Classifier, glyph_clip: Backb
     assert message.endswith("pass the file that the run was made with: --pretrained PATH")
 
 
-def test_another_preprocessing_is_refused(classifier: Classifier) -> None:
+def test_another_preprocessing_is_refused(classifier: ResidualClassifier) -> None:
     preprocess = {**classifier.provenance.preprocess, "interpolation": "nearest"}
     versions = {"open_clip_torch": "3.1.4"}
     changed = replace(classifier.provenance, preprocess=preprocess, versions=versions)
@@ -267,7 +282,7 @@ def test_a_plain_file_is_loaded_with_the_activation_of_the_run(tmp_path: Path) -
     assert np.array_equal(loaded.encode_images(pixels), quick.encode_images(pixels))
 
 
-def test_imported_features_have_no_known_encoder(classifier: Classifier) -> None:
+def test_imported_features_have_no_known_encoder(classifier: ResidualClassifier) -> None:
     imported = replace(classifier.provenance, weights_sha256=UNKNOWN, preprocess={})
     with pytest.raises(RunError, match=r"imported features of 'photos'.*TaskResClassifier.from_run"):
         load_encoder(replace(classifier, provenance=imported), device="cpu")

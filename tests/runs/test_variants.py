@@ -18,11 +18,11 @@ from taskres_cache.methods.task_residual.loop import try_residuals
 from taskres_cache.methods.task_residual.task import Fit
 from taskres_cache.methods.temperature import fit_temperature
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs.base_files import read_base
 from taskres_cache.runs.evaluation import evaluate_run
+from taskres_cache.runs.fitting.base_files import read_base
+from taskres_cache.runs.fitting.study import finished_runs, fit_each
 from taskres_cache.runs.results import summarise
 from taskres_cache.runs.run import Run, read_classifier
-from taskres_cache.runs.study import finished_runs, fit_each
 from tests.by_hand import accuracy
 from tests.runs.conftest import CPU
 

@@ -20,7 +20,7 @@ from taskres_cache.methods.task_residual.loop import tune_projections
 from taskres_cache.methods.task_residual.task import Task
 from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
 from taskres_cache.recipe import PROJECTION_EPOCHS, Recipe
-from taskres_cache.runs.base_files import BaseFile
+from taskres_cache.runs.fitting.base_files import BaseFile
 
 
 @dataclass(frozen=True)

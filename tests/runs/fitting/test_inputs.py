@@ -10,7 +10,7 @@ from taskres_cache.methods.task_residual.loop import tune_projections
 from taskres_cache.methods.task_residual.task import Task
 from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs.inputs import Bases
+from taskres_cache.runs.fitting.inputs import Bases
 from tests.by_hand import train
 from tests.runs.conftest import CPU
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from taskres_cache.errors import UnknownNameError, WeightsError
-from taskres_cache.runs.base_files import BaseFile, read_base
+from taskres_cache.runs.fitting.base_files import BaseFile, read_base
 
 CLASSNAMES = ("cat", "dog", "jay")
 WIDTH, DIM = 4, 6

@@ -16,10 +16,10 @@ from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.task import FitTask
 from taskres_cache.methods.training_sets import TrainingSet
 from taskres_cache.recipe import Recipe
+from taskres_cache.runs.fitting.study import finished_runs, fit_each, recipe_of
 from taskres_cache.runs.metrics import ImageCounts
 from taskres_cache.runs.results import summarise
 from taskres_cache.runs.run import Run, read_classifier, read_metrics
-from taskres_cache.runs.study import finished_runs, fit_each, recipe_of
 from tests.by_hand import accuracy
 from tests.runs.conftest import CPU, RECIPE, SPLITS
 

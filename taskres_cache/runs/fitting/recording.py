@@ -4,9 +4,9 @@ Functions that return a dictionary return some fields of `Metrics` by name.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import count, repeat
 from pathlib import Path
@@ -19,17 +19,20 @@ import torch
 
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.errors import StorageError
+from taskres_cache.errors import CacheError, RunError, StorageError
+from taskres_cache.heads.head import Head
 from taskres_cache.heads.kinds import CosineHead
+from taskres_cache.methods.choice import MethodRecord
 from taskres_cache.methods.search import SearchedFit
 from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.methods.temperature import fit_temperature
-from taskres_cache.runs.classifier import Classifier
+from taskres_cache.recipe import Recipe
+from taskres_cache.runs.classifier import Classifier, ResidualClassifier
 from taskres_cache.runs.evaluation import calibration_errors, percent_correct
-from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, UNFINISHED, is_unfinished
-from taskres_cache.runs.inputs import StartingBase
+from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, UNFINISHED, folders_of_run, is_unfinished
+from taskres_cache.runs.fitting.inputs import StartingBase
 from taskres_cache.runs.metrics import ImageCounts, Metrics, Tuning
-from taskres_cache.runs.run import Run, recorded_inputs, write_run
+from taskres_cache.runs.run import Run, read_classifier, read_metrics, recorded_inputs, write_run
 from taskres_cache.runs.scores import Predictions, class_accuracies
 
 DIGITS = 8  # of inputs_sha256 in the name of a folder
@@ -62,9 +65,20 @@ class FittedSplit:
     search: SearchedFit | None = None
 
 
-def classifier_of(cache: FeatureCache, fitted: FittedSplit) -> Classifier:
+def refuse_unusable(cache: FeatureCache, splits: Sequence[SplitName]) -> None:
+    """Raise OptionError or CacheError if the cache does not have a split, or has no test images."""
+    for name in splits:
+        cache.split(*name)
+    if len(cache.rows("test")) == 0:
+        raise CacheError(
+            f"{cache.path} has no test images to measure a fit on; fix the images that could not be read, or add some, "
+            "and run the command that made the cache again"
+        )
+
+
+def classifier_of(cache: FeatureCache, fitted: FittedSplit) -> ResidualClassifier:
     """Return the classifier of a fit, with its temperature fitted on the validation images."""
-    uncalibrated = Classifier(
+    uncalibrated = ResidualClassifier(
         base=fitted.start.base,
         residual=fitted.fit.residual,
         classnames=cache.classnames,
@@ -83,12 +97,12 @@ def classifier_of(cache: FeatureCache, fitted: FittedSplit) -> Classifier:
     if validation is None:
         return uncalibrated
     logits = uncalibrated.head.logits(torch.from_numpy(validation.image_features))
-    return replace(uncalibrated, temperature=fit_temperature(logits, torch.from_numpy(validation.labels).long()))
+    return uncalibrated.calibrated(fit_temperature(logits, torch.from_numpy(validation.labels).long()))
 
 
 def identity(cache: FeatureCache, classifier: Classifier) -> dict[str, Any]:
     """Return the fields that identify a run and its inputs."""
-    provenance, recipe = cache.provenance, classifier.recipe
+    provenance = cache.provenance
     split = cache.split(classifier.shots, classifier.seed)
     return {
         "dataset": provenance.dataset,
@@ -98,14 +112,22 @@ def identity(cache: FeatureCache, classifier: Classifier) -> dict[str, Any]:
         "shots": classifier.shots,
         "seed": classifier.seed,
         "classes": classifier.half,
-        "method": recipe.method_name(),
-        "recipe": recipe,
-        "alpha": classifier.alpha,
-        "epochs": recipe.epochs_for(classifier.shots),
+        "method": classifier.method,
         "cache": str(cache.path),
         "versions": {name: version(name) for name in LIBRARIES},
         "images": ImageCounts(len(split.train), len(split.val), len(cache.rows("test"))),
     }
+
+
+def base_head(classifier: ResidualClassifier) -> CosineHead:
+    """Return the head of the base of a residual, without its temperature."""
+    return CosineHead.of_arrays(classifier.base, classifier.provenance.logit_scale)
+
+
+def recipe_fields(classifier: ResidualClassifier) -> dict[str, Any]:
+    """Return the fields that say how a residual was trained."""
+    recipe = classifier.recipe
+    return {"recipe": recipe, "alpha": classifier.alpha, "epochs": recipe.epochs_for(classifier.shots)}
 
 
 def accuracies_on_test(zero_shot: Predictions, base: Predictions, adapted: Predictions, classes: int) -> dict[str, Any]:
@@ -124,10 +146,9 @@ def accuracies_on_test(zero_shot: Predictions, base: Predictions, adapted: Predi
 
 
 def accuracies_on_val(
-    cache: FeatureCache, classifier: Classifier, zero_shot: CosineHead, device: torch.device
+    cache: FeatureCache, classifier: Classifier, zero_shot: Head, base: Head, device: torch.device
 ) -> dict[str, Any]:
     """Return the accuracies on the validation images of the split, in percent, and the temperature fitted on them."""
-    base = CosineHead.of_arrays(classifier.base, classifier.provenance.logit_scale)
     names = ("zero_shot_val_accuracy", "base_val_accuracy", "val_accuracy")
     rows = cache.split(classifier.shots, classifier.seed).val
     accuracies = percent_correct(cache, rows, [zero_shot, base, classifier.head], device)
@@ -169,6 +190,32 @@ def place_run(folder: Path, classifier: Classifier, metrics: Metrics) -> Run:
     raise AssertionError("names are endless")
 
 
+def intact_run(folder: Path, inputs_sha256: str, study_sha256: str, how: Recipe | MethodRecord) -> Run | None:
+    """Return the run with these inputs that was trained in this way, in its folder or next to it; None without one.
+
+    Runs of earlier versions do not record `study_sha256`.
+    """
+    for candidate in folders_of_run(folder):
+        metrics = _metrics_of_intact_run(candidate)
+        if (
+            metrics is not None
+            and metrics.inputs_sha256 == inputs_sha256
+            and metrics.study_sha256 in ("", study_sha256)
+            and metrics.how == how
+        ):
+            return Run(candidate, metrics)
+    return None
+
+
+def _metrics_of_intact_run(folder: Path) -> Metrics | None:
+    """Return the metrics of a run folder; None if it holds no intact run."""
+    try:
+        read_classifier(folder)
+        return read_metrics(folder)
+    except RunError:
+        return None
+
+
 def path_from(folder: Path, file: Path) -> str:
     """Return the path of a file relative to a folder; empty if there is none, as between drives."""
     try:
@@ -192,8 +239,8 @@ def _holds_same_run(folder: Path, metrics: Metrics) -> bool:
         return True
     recorded = recorded_inputs(folder)
     return bool(recorded) and all(
-        inputs == metrics.inputs_sha256 and study in (None, metrics.study_sha256) and recipe == metrics.recipe
-        for inputs, study, recipe in recorded
+        inputs == metrics.inputs_sha256 and study in (None, metrics.study_sha256) and how == metrics.how
+        for inputs, study, how in recorded
     )
 
 

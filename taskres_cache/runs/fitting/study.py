@@ -11,31 +11,35 @@ import torch
 
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.errors import CacheError, RunError
+from taskres_cache.errors import CacheError
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.search import candidates_of, search_residuals
 from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.stacking import stack_size
 from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.recipe import Recipe
-from taskres_cache.runs.base_files import BaseFile
-from taskres_cache.runs.classifier import Classifier
+from taskres_cache.runs.classifier import ResidualClassifier
 from taskres_cache.runs.evaluation import Digest, predictions_of
-from taskres_cache.runs.finding import folders_of_run, run_folder
-from taskres_cache.runs.inputs import Bases, inputs_digest, refuse_missing_views, study_digest, tasks_of_split
-from taskres_cache.runs.metrics import Metrics, Seconds
-from taskres_cache.runs.recording import (
+from taskres_cache.runs.finding import run_folder
+from taskres_cache.runs.fitting.base_files import BaseFile
+from taskres_cache.runs.fitting.inputs import Bases, inputs_digest, refuse_missing_views, study_digest, tasks_of_split
+from taskres_cache.runs.fitting.recording import (
     FittedSplit,
     accuracies_on_test,
     accuracies_on_val,
+    base_head,
     classifier_of,
     history,
     identity,
+    intact_run,
     path_from,
     place_run,
+    recipe_fields,
+    refuse_unusable,
 )
+from taskres_cache.runs.metrics import Metrics, Seconds
 from taskres_cache.runs.results import FitResults
-from taskres_cache.runs.run import Run, read_classifier, read_metrics
+from taskres_cache.runs.run import Run
 from taskres_cache.runs.scores import Predictions
 from taskres_cache.system.devices import choose_device
 
@@ -143,7 +147,8 @@ def fit_each(
     As many splits are stacked as the device benefits from, see `stacking.stack_size`. When all fits of a stack are
     done, their classifiers are measured on the test images together, one piece of the cache at a time.
     """
-    _check_inputs(cache, splits, recipes)
+    refuse_unusable(cache, splits)
+    refuse_missing_views(cache, recipes)
     bases = Bases(cache.text_bases(), recipes, base_file, cache.provenance.logit_scale, device)
     fits_per_split = sum(len(candidates_of(recipe, bases.regular)) for recipe in recipes)
     at_once = max(1, stack_size(bases.regular.size, device) // fits_per_split)
@@ -179,30 +184,12 @@ def finished_runs(cache: FeatureCache, splits: Sequence[SplitName], recipe: Reci
     for name in splits:
         (task,) = tasks_of_split(cache, name, [recipe])
         inputs = inputs_digest(cache, bases.sources(recipe), task, test.hexdigest())
-        for folder in folders_of_run(run_folder(out, cache.provenance, recipe, cache.half, *name)):
-            metrics = _metrics_of_intact_run(folder)
-            if metrics is not None and _is_of(metrics, inputs, study, recipe):
-                finished[name] = Run(folder, metrics)
-                break
-    return finished
-
-
-def _is_of(metrics: Metrics, inputs: str, study: str, recipe: Recipe) -> bool:
-    """Return True if a run has these inputs and this recipe; runs of earlier versions do not record `study_sha256`."""
-    same_inputs = metrics.inputs_sha256 == inputs and metrics.study_sha256 in ("", study)
-    return same_inputs and metrics.recipe == recipe
-
-
-def _check_inputs(cache: FeatureCache, splits: Sequence[SplitName], recipes: Sequence[Recipe]) -> None:
-    """Raise OptionError or CacheError if the cache does not have a split, an augmented view or test images."""
-    for name in splits:
-        cache.split(*name)
-    refuse_missing_views(cache, recipes)
-    if len(cache.rows("test")) == 0:
-        raise CacheError(
-            f"{cache.path} has no test images to measure a fit on; fix the images that could not be read, or add some, "
-            "and run the command that made the cache again"
+        run = intact_run(
+            run_folder(out, cache.provenance, recipe.method_name(), cache.half, *name), inputs, study, recipe
         )
+        if run is not None:
+            finished[name] = run
+    return finished
 
 
 def _fitted(
@@ -239,14 +226,15 @@ def _written(
     seconds = (perf_counter() - started) / len(fitted)
     study = study_digest(cache, bases.text_sha256, test.hexdigest())
     for one, classifier, (base, adapted) in zip(fitted, classifiers, pairs, strict=True):
-        folder = run_folder(out, cache.provenance, classifier.recipe, cache.half, *one.name)
+        folder = run_folder(out, cache.provenance, classifier.method, cache.half, *one.name)
         metrics = Metrics(
             **identity(cache, classifier),
+            **recipe_fields(classifier),
             cache_from_run=path_from(folder, cache.path),
             inputs_sha256=inputs_digest(cache, bases.sources(classifier.recipe), one.task, test.hexdigest()),
             study_sha256=study,
             **accuracies_on_test(zero_shot, base, adapted, len(cache.classnames)),
-            **accuracies_on_val(cache, classifier, bases.head, device),
+            **accuracies_on_val(cache, classifier, bases.head, base_head(classifier), device),
             **history(one),
             base_file=bases.file_name if classifier.recipe.base == "file" else None,
             device=str(device),
@@ -256,20 +244,14 @@ def _written(
 
 
 def _predictions_on_test(
-    cache: FeatureCache, zero_shot: CosineHead, classifiers: Sequence[Classifier], device: torch.device, digest: Digest
+    cache: FeatureCache,
+    zero_shot: CosineHead,
+    classifiers: Sequence[ResidualClassifier],
+    device: torch.device,
+    digest: Digest,
 ) -> tuple[Predictions, list[tuple[Predictions, Predictions]]]:
     """Return the predictions of zero-shot, and of each classifier's base and base + residual."""
-    scale = cache.provenance.logit_scale
-    heads = [head for one in classifiers for head in (CosineHead.of_arrays(one.base, scale), one.head)]
+    heads = [head for one in classifiers for head in (base_head(one), one.head)]
     predictions = predictions_of(cache, cache.rows("test"), [zero_shot, *heads], device, digest)
-    assert predictions is not None  # `_check_inputs` refuses a cache without test images
+    assert predictions is not None  # `refuse_unusable` refuses a cache without test images
     return predictions[0], list(zip(predictions[1::2], predictions[2::2], strict=True))
-
-
-def _metrics_of_intact_run(folder: Path) -> Metrics | None:
-    """Return the metrics of a run folder; None if it holds no intact run."""
-    try:
-        read_classifier(folder)
-        return read_metrics(folder)
-    except RunError:
-        return None
