@@ -1,62 +1,61 @@
-"""A few-shot method of your own on a cache, compared with zero-shot and task residual tuning.
+"""A few-shot method of your own, next to all others.
 
     taskres extract digits
-    python examples/own_method.py cache/glyph-clip-bundled/digits.h5
+    taskres fit digits --method taskres,examples/own_method.py:BLEND --shots 1,4,16 --seeds 1,2,3
+    taskres report runs/glyph-clip-bundled/digits
 
-A method is a function from a split and image features (N, D) to classes (N,). It sees no label of a test image:
-whatever it chooses, it can only choose by the split's validation images.
+A method is a function from a task and its options to a head. The task holds the images of one few-shot split, its
+validation images and the text features, and no test image: whatever a method chooses, it chooses by validation images.
 """
 
-import sys
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from taskres_cache import FeatureCache, TaskResClassifier
-
-
-def zero_shot(cache: FeatureCache, shots: int, seed: int, image_features: np.ndarray) -> np.ndarray:
-    """Predict the class with the nearest text feature."""
-    return nearest(cache.text_features, image_features)
+from taskres_cache.heads.kinds import CosineHead
+from taskres_cache.methods.few_shot import FewShotTask, unit
+from taskres_cache.methods.method import Adapted, Method, Trial, best_trial
 
 
-def own_method(cache: FeatureCache, shots: int, seed: int, image_features: np.ndarray) -> np.ndarray:
-    """Blend each class's text feature with the mean of its images, as validation suggests; put your idea here."""
-    train_features, train_labels = cache.train(shots, seed)  # un-normalised (M, D), and (M,)
-    val_features, val_labels = cache.val(shots, seed)
-    of_class = [train_features[train_labels == label] for label in range(len(cache.classnames))]
-    means = normalised(np.stack([normalised(features).mean(axis=0) for features in of_class]))  # (C, D)
-    text = normalised(cache.text_features)  # (C, D)
-    blends = [(1 - share) * text + share * means for share in np.linspace(0, 1, 21)]
-    best = max(blends, key=lambda blend: np.mean(nearest(blend, val_features) == val_labels))
-    return nearest(best, image_features)
+@dataclass(frozen=True)
+class BlendOptions:
+    """What `--set NAME=VALUE` can change.
+
+    Parameters
+    ----------
+    shares : tuple of float
+        Shares of the class means to try; the first one is used without validation images.
+    """
+
+    shares: tuple[float, ...] = (0.5, 0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-def taskres(cache: FeatureCache, shots: int, seed: int, image_features: np.ndarray) -> np.ndarray:
-    """Fit a residual as `taskres fit` does, with the recipe of the data set."""
-    how = {**cache.provenance.recipe, "logit_scale": cache.provenance.logit_scale, "random_state": seed}
-    return TaskResClassifier(cache.text_features, **how).fit(*cache.train(shots, seed)).predict(image_features)
+def fit(task: FewShotTask, options: BlendOptions) -> Adapted:
+    """Blend the text feature of each class with the mean of its images, as validation images suggest."""
+    text = task.text.ensemble  # (C, D), length 1
+    images, labels = unit(task.train.image_features), task.train.labels  # (N, D), (N,)
+    of_class = [images[labels == label] for label in range(task.classes)]
+    means = np.stack([images.mean(axis=0) if len(images) else text[label] for label, images in enumerate(of_class)])
+    blends = [(1 - share) * text + share * unit(means) for share in options.shares]
+    heads = [CosineHead(torch.from_numpy(blend), task.logit_scale) for blend in blends]
+    if task.val is None:
+        return Adapted(heads[0], {"share": options.shares[0]})
+    val_features, val_labels = torch.from_numpy(task.val.image_features), torch.from_numpy(task.val.labels)
+    scores = [head.score(val_features, val_labels) for head in heads]
+    trials = [
+        Trial({"share": share}, accuracy, -minus_loss)
+        for share, (accuracy, minus_loss) in zip(options.shares, scores, strict=True)
+    ]
+    best = best_trial(trials)
+    return Adapted(heads[best], trials[best].settings, tuple(trials))
 
 
-def nearest(weights: np.ndarray, image_features: np.ndarray) -> np.ndarray:
-    """Return the class of each image (N, D) by the largest cosine with the weights (C, D)."""
-    return (image_features @ normalised(weights).T).argmax(axis=1)
-
-
-def normalised(features: np.ndarray) -> np.ndarray:
-    """Return features (.., D) scaled to length 1."""
-    return features / np.linalg.norm(features, axis=-1, keepdims=True)
-
-
-def main(path: str) -> None:
-    """Print the test accuracy of each method in percent, the mean over seeds."""
-    cache, methods = FeatureCache(path), (zero_shot, own_method, taskres)
-    image_features, labels = cache.test()
-    print("shots", *(f"{method.__name__:>10}" for method in methods))
-    for shots in sorted({shots for shots, _ in cache.splits}):
-        seeds = [seed for count, seed in cache.splits if count == shots]
-        right = [[method(cache, shots, seed, image_features) == labels for seed in seeds] for method in methods]
-        print(f"{shots:5}", *(f"{100 * np.mean(one):10.2f}" for one in right))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+BLEND = Method(
+    name="blend",
+    fit=fit,
+    options=BlendOptions(),
+    trains="nothing: text features blended with class means",
+    chooses="the share of the class means, by validation images",
+    paper="an example",
+)

@@ -14,6 +14,7 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import OptionError
 from taskres_cache.methods.choice import MethodChoice
 from taskres_cache.methods.few_shot import FewShotTask, Images, Text, Views
+from taskres_cache.methods.method import Method
 
 
 class TaskReader:
@@ -105,6 +106,11 @@ def unsuited(cache: FeatureCache, choice: MethodChoice) -> str:
             f"them: run the command that made the cache again with --views {choice.views}"
         )
     return ""
+
+
+def views_for(cache: FeatureCache, method: Method) -> int:
+    """Return how many augmented views of a method's family a cache has."""
+    return 0 if method.views == "none" else cache.views
 
 
 def task_digest(cache: FeatureCache, task: FewShotTask, test_features: str) -> str:

@@ -11,7 +11,8 @@ import torch
 
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.errors import FitError
+from taskres_cache.errors import FitError, TaskresError
+from taskres_cache.heads.head import Head
 from taskres_cache.methods.choice import MethodChoice
 from taskres_cache.methods.few_shot import FewShotTask
 from taskres_cache.methods.method import Adapted
@@ -116,7 +117,7 @@ def _fitted(reader: TaskReader, name: SplitName, choice: MethodChoice) -> _Fitte
     """Fit a method on a split, and its temperature on the validation images."""
     task = reader.task(name, choice)
     started = perf_counter()
-    adapted = choice.method.fit(task, choice.options)
+    adapted = _adapted(task, choice)
     seconds = perf_counter() - started
     _refuse_infinite(adapted, choice, name)
     cache = reader.cache
@@ -133,6 +134,21 @@ def _fitted(reader: TaskReader, name: SplitName, choice: MethodChoice) -> _Fitte
         half=cache.half,
     )
     return _FittedMethod(name, choice, task, adapted, _calibrated(classifier, task), seconds)
+
+
+def _adapted(task: FewShotTask, choice: MethodChoice) -> Adapted:
+    """Return the result of a method; whatever a user's own method raises becomes one line."""
+    if not choice.source_sha256:
+        return choice.method.fit(task, choice.options)
+    try:
+        adapted = choice.method.fit(task, choice.options)
+    except TaskresError:
+        raise
+    except Exception as error:
+        raise FitError(f"method {choice.method.name} failed ({type(error).__name__}: {error}); fix its file") from error
+    if not isinstance(adapted, Adapted) or not isinstance(adapted.head, Head):
+        raise FitError(f"method {choice.method.name} returned {type(adapted).__name__}, expected Adapted with a Head")
+    return adapted
 
 
 def _calibrated(classifier: MethodClassifier, task: FewShotTask) -> MethodClassifier:
