@@ -16,6 +16,7 @@ from .fit import fit
 from .help import BOTH_STAGES, LOOKING_AROUND, STAGE_ONE, STAGE_TWO, USING_A_RUN, App
 from .import_arrays import import_arrays
 from .inspect_cache import inspect_cache
+from .methods import list_methods
 from .predict import predict
 from .report import report
 
@@ -61,5 +62,6 @@ app.command("predict", rich_help_panel=USING_A_RUN)(predict)
 app.command("export", rich_help_panel=USING_A_RUN)(export)
 app.command("report", rich_help_panel=USING_A_RUN)(report)
 app.command("inspect", rich_help_panel=LOOKING_AROUND)(inspect_cache)
+app.command("methods", rich_help_panel=LOOKING_AROUND)(list_methods)
 app.command("doctor", rich_help_panel=LOOKING_AROUND)(doctor)
 app.add_typer(datasets, name="datasets", rich_help_panel=LOOKING_AROUND)

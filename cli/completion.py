@@ -100,6 +100,14 @@ def several_datasets(context: typer.Context, incomplete: str) -> Iterable[Offer]
 
 
 @quiet
+def methods(context: typer.Context, incomplete: str) -> Iterable[Offer]:
+    """Offer names of methods, also in a list."""
+    from taskres_cache.methods.names import TASKRES, method_names
+
+    return _continued(incomplete, (TASKRES, *method_names(), "all"))
+
+
+@quiet
 def caches(context: typer.Context, incomplete: str) -> Iterable[Offer]:
     """Offer the names of cached data sets, with the checkpoints they are cached for."""
     folder = Path(context.params.get("cache_dir") or "cache")

@@ -98,3 +98,26 @@ Precision = Annotated[
         autocompletion=completion.choices("precision"),
     ),
 ]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar=LIST,
+        help="Methods to fit: taskres, others that `taskres methods` lists, all, or path/to/file.py:name for your own.",
+        show_default="taskres",
+        autocompletion=completion.methods,
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Set an option of --method, such as alphas=0.1,1; repeatable."),
+]
+Val = Annotated[
+    str,
+    typer.Option(
+        "--val",
+        callback=checks.one_of("few", "full"),
+        help="What --method chooses by: the few val images of the split, or the full val partition.",
+        autocompletion=completion.one_of("few", "full"),
+    ),
+]

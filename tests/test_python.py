@@ -169,25 +169,17 @@ def test_an_unknown_name_raises() -> None:
         taskres_cache.FeatureStore  # noqa: B018
 
 
-def test_the_example_compares_an_own_method(here: Path, taskres: Taskres) -> None:
+def test_the_example_enters_fit_and_report(here: Path, taskres: Taskres) -> None:
     splits = ("--shots", "1,4", "--seeds", "1,2")
     assert taskres("extract", "digits", *splits, "--device", "cpu").status == 0
-    runs = json.loads(taskres("fit", "digits", *splits, "--device", "cpu", "--json").out)["runs"]
-    command = [sys.executable, str(EXAMPLE), "cache/glyph-clip-bundled/digits.h5"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=one_thread)
-    assert (done.returncode, done.stderr) == (0, "")
-    head, *rows = [line.split() for line in done.stdout.splitlines()]
-    assert head == ["shots", "zero_shot", "own_method", "taskres"]
-    assert [row[0] for row in rows] == ["1", "4"]
-    for shots, zero_shot, own, residual in rows:
-        same_shots = [run for run in runs if run["shots"] == int(shots)]
-        assert zero_shot == f"{same_shots[0]['zero_shot_accuracy']:.2f}"
-        assert float(residual) == pytest.approx(np.mean([run["test_accuracy"] for run in same_shots]), abs=0.3)
-        assert float(own) > float(zero_shot) - 1  # without images the blend is zero-shot
+    methods = ("--method", f"taskres,{EXAMPLE}:BLEND")
+    runs = json.loads(taskres("fit", "digits", *splits, *methods, "--device", "cpu", "--json").out)["runs"]
+    own = [run for run in runs if run.get("record", {}).get("name") == "blend"]
+    assert len(runs) == 2 * len(own) == 8
+    assert all(run["test_accuracy"] > run["zero_shot_accuracy"] - 3 for run in own)
+    report = taskres("report", "runs/glyph-clip-bundled/digits", "--out", "page.html", "--device", "cpu")
+    assert (report.status, "blend-source-" in Path("page.html").read_text()) == (0, True)
 
 
-def test_the_method_of_the_example_never_sees_test_labels() -> None:
-    methods = EXAMPLE.read_text().split("def main")[0]
-    assert "cache.test(" not in methods
-    assert methods.count("cache.val(") == 1
+def test_the_method_of_the_example_sees_no_test_image() -> None:
+    assert "test(" not in EXAMPLE.read_text()

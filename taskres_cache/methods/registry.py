@@ -7,37 +7,15 @@ installed package, in the entry point group `taskres_cache.methods`.
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import MappingProxyType
 
 from taskres_cache.errors import OptionError, UnknownNameError
 from taskres_cache.methods.method import Method
+from taskres_cache.methods.names import MODULES, TASKRES, installed_methods, is_own_file
 
 PACKAGE = "taskres_cache.methods"
-GROUP = "taskres_cache.methods"  # of entry points
-TASKRES = "taskres"  # the task residual, which `runs.fitting.study` fits
-MODULES = MappingProxyType(
-    {
-        "linear-probe": "linear.linear_probe",
-        "tip-adapter": "memory.tip_adapter",
-        "tip-adapter-f": "memory.tip_adapter_f",
-        "clip-adapter": "image_side.clip_adapter",
-        "lp++": "linear.lp_plus_plus",
-        "zs-lp": "cosine.zs_lp",
-        "clap": "cosine.clap",
-        "gda": "linear.gda",
-        "cross-modal": "linear.cross_modal",
-        "prolip": "image_side.prolip",
-        "rla": "image_side.rla",
-        "ss-text": "cosine.ss_text",
-        "p0": "image_side.p0",
-        "proker": "memory.proker",
-        "timo": "linear.timo",
-        "ape-t": "memory.ape_t",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -54,11 +32,6 @@ class FoundMethod:
 
     method: Method
     source_sha256: str = ""
-
-
-def method_names() -> tuple[str, ...]:
-    """Return the names of all methods but the task residual: those of this package, then those of other packages."""
-    return (*MODULES, *(name for name in _entry_points() if name not in MODULES))
 
 
 def find_method(name: str) -> FoundMethod:
@@ -78,18 +51,13 @@ def find_method(name: str) -> FoundMethod:
     """
     if name in MODULES:
         return FoundMethod(import_module(f"{PACKAGE}.{MODULES[name]}").METHOD)
-    path, separator, attribute = name.rpartition(":")
-    if separator and path.endswith(".py"):
+    if is_own_file(name):
+        path, _, attribute = name.rpartition(":")
         return _from_file(Path(path), attribute)
-    installed = _entry_points()
+    installed = installed_methods()
     if name not in installed:
         raise UnknownNameError("method", name, (TASKRES, *MODULES, *installed), "run: taskres methods")
     return _from_package(name, installed[name])
-
-
-def _entry_points() -> dict[str, EntryPoint]:
-    """Return the methods of other packages by name."""
-    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def _from_package(name: str, point: EntryPoint) -> FoundMethod:

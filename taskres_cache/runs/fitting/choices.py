@@ -5,16 +5,9 @@ from collections.abc import Mapping, Sequence
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import OptionError
 from taskres_cache.methods.choice import MethodChoice, ValUse, with_settings
-from taskres_cache.methods.registry import TASKRES, find_method, method_names
+from taskres_cache.methods.names import TASKRES
+from taskres_cache.methods.registry import find_method
 from taskres_cache.runs.fitting.few_shot_tasks import unsuited, views_for
-
-ALL = "all"
-
-
-def asked_names(names: Sequence[str]) -> list[str]:
-    """Return the names of methods, once each; `all` stands for every method, the task residual first."""
-    listed = [one for name in names for one in ((TASKRES, *method_names()) if name == ALL else (name,))]
-    return list(dict.fromkeys(listed))
 
 
 def choices_for(

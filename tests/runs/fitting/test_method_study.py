@@ -19,10 +19,11 @@ from taskres_cache.heads.kinds import AdapterHead, CosineHead, LinearHead, Memor
 from taskres_cache.methods.choice import MethodChoice, with_settings
 from taskres_cache.methods.few_shot import FewShotTask, unit
 from taskres_cache.methods.method import Adapted, Method
+from taskres_cache.methods.names import expanded
 from taskres_cache.methods.registry import find_method
 from taskres_cache.runs.classifier import MethodClassifier
 from taskres_cache.runs.evaluation import evaluate_run
-from taskres_cache.runs.fitting.choices import asked_names, choices_for, suited
+from taskres_cache.runs.fitting.choices import choices_for, suited
 from taskres_cache.runs.fitting.method_study import finished_method_runs, fit_methods
 from taskres_cache.runs.run import Run, load_run, read_classifier
 
@@ -162,9 +163,7 @@ def test_a_method_that_needs_what_the_cache_has_not_is_refused_before_any_fit(
     cache: FeatureCache, tmp_path: Path
 ) -> None:
     needy = MethodChoice(replace(MEANS, name="needy", reads="pre_projection"), MEANS.options)
-    with pytest.raises(
-        OptionError, match="method needy: .* does not have the input of the image tower"
-    ):
+    with pytest.raises(OptionError, match="method needy: .* does not have the input of the image tower"):
         list(fit_methods(cache, [(4, 1)], [choice(), needy], CPU, tmp_path))
     assert list(tmp_path.rglob("metrics.json")) == []
     kept, notes = suited(cache, [choice(), needy])
@@ -232,4 +231,4 @@ def test_unknown_names_suggest_the_nearest() -> None:
         find_method("tip-adaptor")
     with pytest.raises(OptionError, match="there is no file nowhere.py"):
         find_method("nowhere.py:X")
-    assert asked_names(["gda", "all", "gda"])[:2] == ["gda", "taskres"]
+    assert expanded(["gda", "all", "gda"])[:2] == ["gda", "taskres"]

@@ -1,0 +1,84 @@
+"""What `taskres fit` prints: notes, a line per run, tables, or one JSON document."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taskres_cache.caches.contents import SplitName
+    from taskres_cache.caches.feature_cache import FeatureCache
+    from taskres_cache.runs.run import Run
+
+
+def say_notes(cache: "FeatureCache", splits: "Sequence[SplitName]") -> None:
+    """Print what the accuracies of the fits leave out, and splits without validation images."""
+    from taskres_cache.reporting.notes import test_notes
+
+    from .console import say
+    from .notes import calibration_notes
+
+    for note in (*calibration_notes(cache, splits), *test_notes(cache)):
+        say(f"note: {note}")
+
+
+def announced(runs: "Iterator[Run]") -> "list[Run]":
+    """Return all runs; print a line about each as soon as it is written."""
+    from .console import say
+
+    results = []
+    for run in runs:
+        say(_run_line(run))
+        if run.kept is not None:
+            say(f"note: {run.kept} holds a run of other inputs and is kept; the new run is in {run.folder}")
+        results.append(run)
+    return results
+
+
+def print_results(cache: "FeatureCache", results: "Sequence[Run]", out: Path) -> None:
+    """Print the tables, and the command that makes a report."""
+    from taskres_cache.runs.finding import checkpoint_folder
+    from taskres_cache.system.text import command
+
+    from .console import say
+
+    _print_tables(cache, results)
+    folder = checkpoint_folder(out, cache.provenance) / cache.provenance.dataset
+    say("next: " + command("taskres", "report", folder))
+
+
+def _run_line(result: "Run") -> str:
+    """Return a run's folder, test accuracy and times as one line."""
+    from taskres_cache.reporting.tables import percent
+
+    test, seconds = result.metrics.test_accuracy, result.metrics.seconds
+    base = f", base {seconds.base:.2f} s" if seconds.base else ""
+    return f"{result.folder}: test {percent(test)} %, fit {seconds.fit:.2f} s{base}"
+
+
+def print_results_json(cache: "FeatureCache", results: "Sequence[Run]") -> None:
+    """Print summaries over seeds and all runs as one JSON document."""
+    from taskres_cache.runs.results import summarise
+
+    from .console import print_json
+
+    summaries = [asdict(summary) for summary in summarise(result.metrics for result in results)]
+    runs = [{"folder": str(result.folder), **result.metrics.to_json()} for result in results]
+    print_json({"cache": str(cache.path), "summary": summaries, "runs": runs})
+
+
+def _print_tables(cache: "FeatureCache", results: "Sequence[Run]") -> None:
+    """Print a table of accuracies for each method, and one of the chosen values if there was a search."""
+    from taskres_cache.reporting.sections import choice_table, method_table
+    from taskres_cache.runs.results import summarise
+
+    from .console import print_table
+
+    source, only = cache.provenance, "" if cache.half == "all" else f", {cache.half} classes"
+    summaries = summarise(result.metrics for result in results)
+    for method in dict.fromkeys(summary.method for summary in summaries):
+        title = f"{source.dataset}, {source.backbone} ({source.pretrained})\n{method}{only}"
+        print_table(method_table([summary for summary in summaries if summary.method == method], title))
+        chosen = [result.metrics for result in results if result.metrics.method == method]
+        if chosen[0].chosen is not None:
+            print_table(choice_table(chosen, title))
