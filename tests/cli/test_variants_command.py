@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import Taskres, one_line
-from tests.runs.test_base_files import Evil
+from tests.runs.fitting.test_base_files import Evil
 
 BUNDLED = ("--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu")
 QUICK = ("--shots", "2", "--epochs", "3", "--device", "cpu")
