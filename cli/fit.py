@@ -63,7 +63,7 @@ def fit(
     classifier.safetensors and metrics.json. Defaults are the paper's recipe, or the data set's own if the cache has
     one. Nothing is chosen by test accuracy.
 
-    Example: taskres fit digits --method taskres,tip-adapter,gda --shots 1,2,4,8,16 --seeds 1,2,3
+    Example: taskres fit digits --shots 1,4,16 --method taskres,gda
     """
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache

@@ -140,8 +140,7 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return a run as a fitted estimator, with its temperature.
 
         Classes are the class names, sorted; `score` also takes positions, as a cache has them. Parameters are those
-        that the run used or chose; text_features is its base. A run of another method than the task residual predicts
-        with its own head, and has neither text_features nor residual.
+        that the run used or chose; text_features is its base. A run of another method predicts with its own head.
 
         Parameters
         ----------

@@ -25,10 +25,10 @@ from taskres_cache.caches.foreign.npz import OPTIONAL, REQUIRED, read_arrays
 from taskres_cache.datasets.paper.listing import read_split_file
 from taskres_cache.errors import OptionError, TaskresError
 from taskres_cache.recipe import CHOICES, Recipe
-from taskres_cache.runs.base_files import read_base
 from taskres_cache.runs.classifier import recipe_of
+from taskres_cache.runs.fitting.base_files import read_base
+from taskres_cache.runs.fitting.study import fit_each
 from taskres_cache.runs.run import load_run
-from taskres_cache.runs.study import fit_each
 from taskres_cache.system.names import unsafe_name
 from tests.conftest import Taskres, make_earlier
 from tests.runs.conftest import CPU, RECIPE

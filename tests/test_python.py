@@ -1,7 +1,6 @@
 """Use from Python: arrays of a cache and their memory, the time of imports, and the example."""
 
 import json
-import os
 import subprocess
 import sys
 import tracemalloc

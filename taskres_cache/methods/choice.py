@@ -68,7 +68,7 @@ class MethodChoice:
         """Return the method's folder name: its name, every option that differs from its default, views and val."""
         defaults = dict(_values(self.method.options))
         marks = [_mark(name, value) for name, value in _values(self.options) if value != defaults[name]]
-        marks += [f"views{self.views}"] if self.views else []
+        marks += [f"views{self.views}"] if self.views else []  # of the method's own family
         marks += ["val-full"] if self.val == "full" else []
         marks += [f"source-{self.source_sha256[:8]}"] if self.source_sha256 else []
         return _as_folder("-".join([self.method.name, *marks]))

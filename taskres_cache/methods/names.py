@@ -10,21 +10,11 @@ TASKRES = "taskres"  # the task residual, which `runs.fitting.study` fits
 MODULES = MappingProxyType(
     {
         "linear-probe": "linear.linear_probe",
-        "tip-adapter": "memory.tip_adapter",
-        "tip-adapter-f": "memory.tip_adapter_f",
-        "clip-adapter": "image_side.clip_adapter",
-        "lp++": "linear.lp_plus_plus",
-        "zs-lp": "cosine.zs_lp",
-        "clap": "cosine.clap",
         "gda": "linear.gda",
-        "cross-modal": "linear.cross_modal",
         "prolip": "image_side.prolip",
         "rla": "image_side.rla",
-        "ss-text": "cosine.ss_text",
         "p0": "image_side.p0",
         "proker": "memory.proker",
-        "timo": "linear.timo",
-        "ape-t": "memory.ape_t",
     }
 )
 

@@ -16,23 +16,7 @@ from taskres_cache.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class _Described:
-    """What all classifiers record.
-
-    Parameters
-    ----------
-    classnames : tuple of str
-        One per class, in the order of the head's classes.
-    templates : tuple of str
-        Prompt templates of the text features.
-    shots, seed : int
-        The few-shot split.
-    provenance : Provenance
-        Where the features came from; its `logit_scale` multiplies cosines.
-    class_ids : tuple of str, optional
-        Identifiers that match classes across data sets; None to match by name.
-    half : {"all", "base", "new"}
-        The classes of the data set that were used.
-    """
+    """What all classifiers record, see `ResidualClassifier`."""
 
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
@@ -61,8 +45,18 @@ class ResidualClassifier(_Described):
         The tuned text projection of the base; None if it is the checkpoint's.
     temperature : float, default 1
         Divides the logits; fitted on the validation images of the split.
-    classnames, templates, shots, seed, provenance, class_ids, half
-        See `MethodClassifier`.
+    classnames : tuple of str
+        One per class, in the order of the head's classes.
+    templates : tuple of str
+        Prompt templates of the text features.
+    shots, seed : int
+        The few-shot split.
+    provenance : Provenance
+        Where the features came from; its `logit_scale` multiplies cosines.
+    class_ids : tuple of str, optional
+        Identifiers that match classes across data sets; None to match by name.
+    half : {"all", "base", "new"}
+        The classes of the data set that were used.
     """
 
     base: np.ndarray
@@ -106,9 +100,18 @@ class MethodClassifier(_Described):
         The method and its options.
     method : str
         Name of the method, which differs between options that differ.
-    classnames, templates, shots, seed, provenance, class_ids, half
-        Class names and prompts, the few-shot split, where the features came from, identifiers of the classes, and
-        which half of the data set's classes they are.
+    classnames : tuple of str
+        One per class, in the order of the head's classes.
+    templates : tuple of str
+        Prompt templates of the text features.
+    shots, seed : int
+        The few-shot split.
+    provenance : Provenance
+        Where the features came from; its `logit_scale` multiplies cosines.
+    class_ids : tuple of str, optional
+        Identifiers that match classes across data sets; None to match by name.
+    half : {"all", "base", "new"}
+        The classes of the data set that were used.
     """
 
     fitted: Head

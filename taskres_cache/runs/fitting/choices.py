@@ -7,7 +7,7 @@ from taskres_cache.errors import OptionError
 from taskres_cache.methods.choice import MethodChoice, ValUse, with_settings
 from taskres_cache.methods.names import TASKRES
 from taskres_cache.methods.registry import find_method
-from taskres_cache.runs.fitting.few_shot_tasks import unsuited, views_for
+from taskres_cache.runs.fitting.few_shot_tasks import default_views, unsuited
 
 
 def choices_for(
@@ -49,7 +49,7 @@ def choices_for(
         MethodChoice(
             method=one.method,
             options=with_settings(one.method, {name: given[name] for name in sorted(known)}),
-            views=views_for(cache, one.method) if views is None else (0 if one.method.views == "none" else views),
+            views=default_views(cache, one.method) if views is None else (0 if one.method.views == "none" else views),
             val=val,
             source_sha256=one.source_sha256,
         )
