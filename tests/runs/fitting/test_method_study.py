@@ -227,8 +227,8 @@ def test_a_method_that_raises_is_one_line(cache: FeatureCache, tmp_path: Path) -
 
 
 def test_unknown_names_suggest_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="unknown method 'tip-adaptor'; did you mean 'tip-adapter'"):
-        find_method("tip-adaptor")
+    with pytest.raises(UnknownNameError, match="unknown method 'linear-prob'; did you mean 'linear-probe'"):
+        find_method("linear-prob")
     with pytest.raises(OptionError, match="there is no file nowhere.py"):
         find_method("nowhere.py:X")
     assert expanded(["gda", "all", "gda"])[:2] == ["gda", "taskres"]
