@@ -131,6 +131,27 @@ Views = Annotated[
         help="Augmented views of each training image, in addition to the image itself.",
     ),
 ]
+FAMILIES = ("wide", "narrow")
+ViewFamily = Annotated[
+    str,
+    typer.Option(
+        "--view-family",
+        callback=checks.one_of(*FAMILIES),
+        help="Crops of --views: wide (0.08-1 of the area, as TaskRes) or narrow (0.5-1, as Tip-Adapter and LP++).",
+        autocompletion=completion.one_of(*FAMILIES),
+    ),
+]
+PRE_PROJECTIONS = ("none", "images", "all")
+PreProjection = Annotated[
+    str | None,
+    typer.Option(
+        "--pre-projection",
+        callback=checks.one_of(*PRE_PROJECTIONS),
+        help="Store the inputs of the image tower's last projection: none, images, or all (views too).",
+        show_default="images; what an existing cache has",
+        autocompletion=completion.one_of(*PRE_PROJECTIONS),
+    ),
+]
 ViewsSeed = Annotated[int, typer.Option("--views-seed", help="Seed of the augmented views.")]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", callback=checks.at_least(1), help="Batch size.", show_default="by device")

@@ -11,8 +11,9 @@ from taskres_cache.caches.contents import CacheContents, regular_base
 from taskres_cache.datasets import PARTITIONS
 
 ROWS = 4096  # images per product
-# Relative difference of a feature and its pre-projection times the projection; measured: 1e-6, 2e-3 and 1e-2.
-ROUNDING = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 8e-2}
+# Allowed relative difference of a feature and its pre-projection times the projection. Measured on RN50 and ViT-B/32:
+# 4e-7 in fp32, 3e-4 when stored as float16, 2.5e-3 in bf16; trained towers may cancel more.
+ROUNDING = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2}
 UNKNOWN_ROUNDING = 2e-2
 
 

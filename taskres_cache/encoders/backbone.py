@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from taskres_cache.encoders.projecting import ProjectedTower, recorded_inputs
 from taskres_cache.errors import WeightsError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -134,6 +135,23 @@ class Backbone:
                 normalize=False,  # CoCa's default is True
             )
         return _as_array(features)  # (B, D)
+
+    def encode_images_with_inputs(self, pixels: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return image features, and the inputs (B, I) of the last linear map, float32, from one pass.
+
+        The inputs are None if the tower does not end in a linear map. Several threads may encode at the same time.
+        """
+        with recorded_inputs() as inputs:
+            features = self.encode_images(pixels)
+        return features, _as_array(inputs[-1]) if inputs else None
+
+    @property
+    def image_projection(self) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """The last linear map of the image tower: weights (I, D) and bias (D,) or None, float32; None without one."""
+        tower = self.model.visual
+        if not isinstance(tower, ProjectedTower):
+            return None
+        return _as_array(tower.weight), None if tower.bias is None else _as_array(tower.bias)
 
     def batch_that_fits(self, most: int, at_once: int) -> int:
         """Return a good batch size, up to `most`, for `at_once` batches that are encoded in parallel.

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from taskres_cache.datasets.images import ImageSource
 from taskres_cache.encoders.backbone import Framing
-from taskres_cache.encoders.views import CENTER, augmented_view
+from taskres_cache.encoders.views import CENTER, View, augmented_view
 from taskres_cache.errors import DecodingError
 
 SECONDS_BETWEEN_CHECKS = 0.5
@@ -28,10 +28,10 @@ LOWEST_PRIORITY = 19  # decoding uses the time that the encoder leaves, and all 
 
 
 class WantedImage(NamedTuple):
-    """An image and the renderings to make of it: CENTER, or the number of an augmented view."""
+    """An image and the renderings to make of it: CENTER, or augmented views."""
 
     path: str
-    views: tuple[int, ...]
+    views: tuple[View, ...]
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,6 @@ class Decoding:
         Reads the images.
     framing : Framing
         The encoder's own resize and crop.
-    views_seed : int
-        Seed of the augmented views.
     workers : int
         Decoding processes; 0 decodes in the calling process.
     low_priority : bool
@@ -76,7 +74,6 @@ class Decoding:
 
     source: ImageSource
     framing: Framing
-    views_seed: int
     workers: int
     low_priority: bool
 
@@ -155,7 +152,7 @@ def rendered(wanted: WantedImage, how: Decoding) -> np.ndarray:
     renderings = [
         how.framing(image)
         if view == CENTER
-        else augmented_view(image, how.framing.size, how.views_seed, wanted.path, view)
+        else augmented_view(image, how.framing.size, view.seed, wanted.path, view.number, view.family)
         for view in wanted.views
     ]
     return np.stack([np.asarray(rendering) for rendering in renderings])

@@ -3,7 +3,7 @@
 On a CPU each core is a lane that encodes its own batches with one thread. No lane waits for another, and a feature has
 the same bits on any number of cores. On a GPU there are two lanes: one transfers pixels while the other encodes.
 
-Axes: B renderings of a batch, R rows of a block, D embedding.
+Axes: B renderings of a batch, R rows of a block, D embedding, I width of the image tower.
 """
 
 from collections import deque
@@ -28,6 +28,7 @@ BLOCK_ROWS = 256  # the most that a killed run loses: seconds to a minute of enc
 LANES_ON_GPU = 2
 
 Block = Sequence[WantedImage]
+Encoded = tuple[np.ndarray, np.ndarray | None]  # features (B, D), inputs of the last linear map (B, I)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +92,15 @@ class EncodedBlock:
         Path -> reason, of the images that could not be read.
     seconds : Seconds
         Where the time went.
+    pre_projection : ndarray of shape (R, I), float32, or None
+        Inputs of the image tower's last linear map; None for towers without one.
     """
 
     images: tuple[WantedImage, ...]
     image_features: np.ndarray
     unreadable: dict[str, str]
     seconds: Seconds
+    pre_projection: np.ndarray | None = None
 
 
 def in_blocks(images: Sequence[WantedImage], rows: int) -> list[Block]:
@@ -114,7 +118,7 @@ def in_blocks(images: Sequence[WantedImage], rows: int) -> list[Block]:
 
 @contextmanager
 def encoded(
-    blocks: Sequence[Block], source: ImageSource, backbone: Backbone, options: EncodingOptions, views_seed: int = 0
+    blocks: Sequence[Block], source: ImageSource, backbone: Backbone, options: EncodingOptions
 ) -> Iterator[Iterator[EncodedBlock]]:
     """Yield an iterator over the features of each block, in order.
 
@@ -130,8 +134,6 @@ def encoded(
         The frozen encoder.
     options : EncodingOptions
         Batch size and decoding processes.
-    views_seed : int, optional
-        Seed of the augmented views.
 
     Raises
     ------
@@ -145,7 +147,7 @@ def encoded(
         return
     size = options.batch_size or default_batch_size(backbone)
     workers = available_cores() if options.workers is None else options.workers
-    how = Decoding(source, backbone.framing, views_seed, workers, low_priority=backbone.device.type == "cpu")
+    how = Decoding(source, backbone.framing, workers, low_priority=backbone.device.type == "cpu")
     batches = [in_blocks(block, size) for block in blocks]
     encode = partial(_encode, backbone=backbone, batch_size=size)
     with decoded_batches([batch for block in batches for batch in block], how) as decoded, lanes(backbone) as threads:
@@ -199,15 +201,16 @@ def _encode(batch: DecodedBatch, backbone: Backbone, batch_size: int) -> Encoded
     started = perf_counter()
     pixels = backbone.on_device(batch.pixels)
     moved = perf_counter()
-    features = np.concatenate([_encode_what_fits(piece, backbone) for piece in pixels.split(batch_size)])
+    pieces = [_encode_what_fits(piece, backbone) for piece in pixels.split(batch_size)]
+    features, inputs = _concatenated(pieces)
     seconds = Seconds(batch.seconds, moved - started, perf_counter() - moved)
-    return EncodedBlock(batch.images, features, batch.unreadable, seconds)
+    return EncodedBlock(batch.images, features, batch.unreadable, seconds, inputs)
 
 
-def _encode_what_fits(pixels: torch.Tensor, backbone: Backbone) -> np.ndarray:
+def _encode_what_fits(pixels: torch.Tensor, backbone: Backbone) -> Encoded:
     """Return the features of a batch; halve the batch as long as the device runs out of memory."""
     try:
-        return backbone.encode_images(pixels)
+        return backbone.encode_images_with_inputs(pixels)
     except torch.OutOfMemoryError as error:
         if len(pixels) == 1:
             raise OptionError(
@@ -215,17 +218,26 @@ def _encode_what_fits(pixels: torch.Tensor, backbone: Backbone) -> np.ndarray:
                 "of its memory, or use --device cpu"
             ) from error
     torch.cuda.empty_cache()
-    return np.concatenate([_encode_what_fits(half, backbone) for half in pixels.tensor_split(2)])
+    return _concatenated([_encode_what_fits(half, backbone) for half in pixels.tensor_split(2)])
+
+
+def _concatenated(pieces: Sequence[Encoded]) -> Encoded:
+    """Return features and inputs of several batches; inputs are None if any piece has none."""
+    inputs = [inputs for _, inputs in pieces if inputs is not None]
+    features = np.concatenate([features for features, _ in pieces])
+    return features, np.concatenate(inputs) if len(inputs) == len(pieces) else None
 
 
 def _joined(parts: Sequence[EncodedBlock]) -> EncodedBlock:
     """Return the batches of a block as one block."""
-    features = [part.image_features for part in parts if part.images]
+    encoded = [(part.image_features, part.pre_projection) for part in parts if part.images]
+    features, inputs = _concatenated(encoded) if encoded else (np.empty((0, 0), np.float32), None)
     return EncodedBlock(
         images=tuple(image for part in parts for image in part.images),
-        image_features=np.concatenate(features) if features else np.empty((0, 0), np.float32),
+        image_features=features,
         unreadable={path: reason for part in parts for path, reason in part.unreadable.items()},
         seconds=sum((part.seconds for part in parts), Seconds()),
+        pre_projection=inputs,
     )
 
 

@@ -1,15 +1,17 @@
 """The contents of a finished cache, from a plan and the rows that are encoded by now.
 
-Axes: N images, M train images, V augmented views, D embedding.
+Axes: N images, M train images, V augmented views, D embedding, I width of the image tower.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from taskres_cache.caches.contents import CacheContents, TextBases
+from taskres_cache.caches.contents import WIDE, CacheContents, ImageProjection, PromptSet, TextBases, ViewFamily
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.datasets import PARTITIONS
+from taskres_cache.caches.layout import arrays_of_version_2
+from taskres_cache.datasets import PARTITIONS, Dataset, Item
 from taskres_cache.extraction.known_rows import EarlierWork, KnownRows, Rendering
 from taskres_cache.extraction.planning import Plan
 
@@ -45,15 +47,44 @@ class LazyRows:
         return features.reshape(last - first, *self.shape[1:])
 
 
-def assembled(plan: Plan, earlier: EarlierWork, unreadable: dict[str, str], text: TextBases) -> CacheContents:
+@dataclass(frozen=True)
+class Encoded:
+    """Everything that is encoded by now, from which a cache is assembled.
+
+    Parameters
+    ----------
+    earlier : EarlierWork
+        The existing cache and the finished blocks.
+    text : TextBases
+        Text features of the templates.
+    image_projection : ImageProjection or None
+        The last linear map of the image tower.
+    pre_projection : {"none", "images", "all"}
+        Of which renderings the cache stores the inputs of that map.
+    """
+
+    earlier: EarlierWork
+    text: TextBases
+    image_projection: ImageProjection | None
+    pre_projection: str
+
+
+def assembled(plan: Plan, encoded: Encoded, unreadable: dict[str, str]) -> CacheContents:
     """Return the contents of a cache of all needed images that could be read, in order; features are read lazily."""
-    dataset, known, wanted = plan.dataset, KnownRows(earlier), plan.renderings()
+    dataset, earlier = plan.dataset, encoded.earlier
     kept = [(partition, item) for partition, item in plan.needed if item.path not in unreadable]
     row_of = {item.path: row for row, (_, item) in enumerate(kept)}
-    centers = [wanted[path][0] for path in row_of]
     train = [row for row, (partition, _) in enumerate(kept) if partition == "train"]
-    views = [rendering for row in train for rendering in wanted[kept[row][1].path][1:]]
-    sample = known.read(centers[:1])  # (1, D)
+    features = _Reader(plan, KnownRows(earlier), kept, train)
+    inputs = _Reader(plan, KnownRows(earlier, "pre_projection"), kept, train)
+    of_images, of_views = encoded.pre_projection != "none", encoded.pre_projection == "all"
+    rows = np.array(train, np.int64)
+    families = {
+        name: ViewFamily(family.settings, rows, features.views(name), inputs.views(name) if of_views else None)
+        for name, family in plan.families.items()
+        if train
+    }
+    wide = families.pop(WIDE, None)
     return CacheContents(
         provenance=earlier.provenance,
         classnames=dataset.classnames,
@@ -62,13 +93,50 @@ def assembled(plan: Plan, earlier: EarlierWork, unreadable: dict[str, str], text
         stamps=tuple(plan.stamps[path] for path in row_of),
         labels=np.array([item.label for _, item in kept], np.int32),
         partitions=np.array([PARTITIONS.index(partition) for partition, _ in kept], np.uint8),
-        image_features=_lazy(known, centers, sample, len(kept)),  # (N, D)
-        text=text,
+        image_features=features.centers(),  # (N, D)
+        text=encoded.text,
         splits=plan.splits(row_of),
         skipped=unreadable,
-        augmented=_lazy(known, views, sample, len(train), plan.views) if views else None,  # (M, V, D)
-        augmented_rows=np.array(train, np.int64) if views else None,
+        augmented=wide.image_features if wide else None,  # (M, V, D)
+        augmented_rows=rows if wide else None,
+        image_projection=encoded.image_projection if of_images else None,
+        pre_projection=inputs.centers() if of_images else None,  # (N, I)
+        augmented_pre_projection=wide.pre_projection if wide else None,
+        families=families,
+        prompts=_kept_prompts(earlier.cache, dataset),
     )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Lazily read rows of one part, of the images of a plan that could be read."""
+
+    plan: Plan
+    known: KnownRows
+    kept: Sequence[tuple[str, Item]]
+    train: Sequence[int]
+
+    def centers(self) -> LazyRows:
+        wanted = self.plan.renderings()
+        return self._lazy([wanted[item.path][0] for _, item in self.kept], len(self.kept))
+
+    def views(self, family: str) -> LazyRows:
+        items = [self.kept[row][1] for row in self.train]
+        return self._lazy(self.plan.renderings_of(items, family), len(items), self.plan.families[family].views)
+
+    def _lazy(self, renderings: Sequence[Rendering], *shape: int) -> LazyRows:
+        sample = self.known.read(renderings[:1])  # (1, D)
+        return LazyRows(self.known, renderings, (*shape, sample.shape[1]), sample.dtype)
+
+
+def prompts_are_kept(cache: FeatureCache | None, dataset: Dataset) -> bool:
+    """Return True if the classes are those of the existing cache, so that its named prompts are still theirs."""
+    return cache is None or (cache.classnames, cache.class_ids) == (dataset.classnames, dataset.class_ids)
+
+
+def _kept_prompts(cache: FeatureCache | None, dataset: Dataset) -> dict[str, PromptSet]:
+    names = cache.prompt_sets[1:] if cache is not None and prompts_are_kept(cache, dataset) else ()
+    return {name: cache.text(name) for name in names} if cache else {}
 
 
 def is_up_to_date(cache: FeatureCache, contents: CacheContents) -> bool:
@@ -82,6 +150,8 @@ def is_up_to_date(cache: FeatureCache, contents: CacheContents) -> bool:
         for part in ("train", "val")
     )
     augmented = contents.augmented_rows if contents.augmented_rows is not None else np.zeros(0, np.int64)
+    families = {name: (family.image_features.shape[1], family.settings) for name, family in contents.families.items()}
+    stored = {name: tuple(facts[:2]) for name, facts in cache.view_families.items() if name != WIDE}
     return (
         splits
         and cache.files() == list(zip(contents.paths, contents.stamps, strict=True))
@@ -89,9 +159,9 @@ def is_up_to_date(cache: FeatureCache, contents: CacheContents) -> bool:
         and all(np.array_equal(getattr(cache, name), getattr(contents, name)) for name in ("labels", "partitions"))
         and np.array_equal(cache.augmented_rows, augmented)
         and cache.views == (contents.augmented.shape[1] if contents.augmented is not None else 0)
+        and stored == families
+        and all(np.array_equal(cache.family_rows[name], family.rows) for name, family in contents.families.items())
+        and cache.shapes.keys() >= arrays_of_version_2(contents).keys()
+        and set(cache.prompt_sets[1:]) == contents.prompts.keys()
         and cache.provenance.recipe == contents.provenance.recipe
     )
-
-
-def _lazy(known: KnownRows, renderings: Sequence[Rendering], sample: np.ndarray, *shape: int) -> LazyRows:
-    return LazyRows(known, renderings, (*shape, sample.shape[1]), sample.dtype)

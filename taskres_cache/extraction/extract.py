@@ -1,6 +1,6 @@
 """Stage one: encode a data set with a frozen encoder into a cache, by one process or by many."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from taskres_cache.caches.contents import SplitName, cache_path
+from taskres_cache.caches.contents import ImageProjection, SplitName, cache_path
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
@@ -19,13 +19,19 @@ from taskres_cache.datasets import Dataset, labels_of, shortage_notes
 from taskres_cache.datasets.images import ON_WHITE, ImageSource
 from taskres_cache.encoders.backbone import PRECISIONS, Backbone, have_unit_length
 from taskres_cache.encoders.encoding import BLOCK_ROWS, Block, Seconds
-from taskres_cache.encoders.views import view_recipe
+from taskres_cache.encoders.views import WIDE, view_recipe
 from taskres_cache.errors import CacheMismatchError, RankError, UnreadableImagesError
-from taskres_cache.extraction.assembly import assembled, is_up_to_date
+from taskres_cache.extraction.assembly import Encoded, assembled, is_up_to_date, prompts_are_kept
 from taskres_cache.extraction.blocks import discard_blocks
 from taskres_cache.extraction.copies import note_on_equal_features, without_copies
-from taskres_cache.extraction.encode_missing import EncodedShare, ImageEncoding, encode_prompts, missing_blocks
-from taskres_cache.extraction.known_rows import EarlierWork, KnownRows
+from taskres_cache.extraction.encode_missing import (
+    EncodedShare,
+    ImageEncoding,
+    encode_prompts,
+    missing_blocks,
+    wants_input,
+)
+from taskres_cache.extraction.known_rows import EarlierWork, KnownRows, Rendering
 from taskres_cache.extraction.lock import exclusive_lock
 from taskres_cache.extraction.options import Extraction, ExtractOptions
 from taskres_cache.extraction.planning import (
@@ -35,6 +41,8 @@ from taskres_cache.extraction.planning import (
     refuse_absent,
     refuse_other_dataset,
     refuse_undecodable_folder,
+    requested_views,
+    wanted_pre_projection,
 )
 from taskres_cache.extraction.prompt_check import checked_prompts
 from taskres_cache.extraction.ranks import Ranks
@@ -137,6 +145,7 @@ class _Work:
     """What every rank needs: the inputs of the rows, the missing blocks, and how many images are finished."""
 
     provenance: Provenance
+    pre_projection: str
     blocks: Sequence[Block]
     stamps: dict[str, str]
     finished: int
@@ -177,18 +186,22 @@ class _Job:
             provenance = replace(provenance, views=existing.provenance.views)
         requested = {(shots, seed) for shots in options.shots for seed in options.seeds}
         dataset, copies = without_copies(self.dataset)
-        plan = plan_cache(dataset, requested, options.views, existing)
+        plan = plan_cache(dataset, requested, requested_views(options), existing)
         if existing:
             refuse_other_dataset(existing, plan.stamps)
             _refuse_normalised(existing)
         if options.unreadable == "fail":
             refuse_absent(plan)
         earlier = EarlierWork(provenance, existing, self.parts)
-        blocks = missing_blocks(plan.renderings(), KnownRows(earlier), BLOCK_ROWS)
+        has_projection = self.backbone.image_projection is not None
+        inputs = wanted_pre_projection(options.pre_projection, existing, has_projection)
+        blocks = missing_blocks(plan.renderings(), _is_known(earlier, inputs), BLOCK_ROWS)
         if blocks:
             refuse_special(self.path)
         stamps = {image.path: plan.stamps[image.path] for block in blocks for image in block}
-        return _Planned(plan, earlier, copies, _Work(provenance, blocks, stamps, len(plan.needed) - len(stamps)))
+        work = _Work(provenance, inputs, blocks, stamps, len(plan.needed) - len(stamps))
+        notes = (*copies, *self._notes_on_parts(existing, has_projection))
+        return _Planned(plan, earlier, notes, work)
 
     def encode_share(self, work: _Work) -> EncodedShare:
         """Encode this rank's share of the missing blocks."""
@@ -199,7 +212,13 @@ class _Job:
         share = work.blocks[ranks.number :: ranks.count]
         earlier = EarlierWork(work.provenance, None, self.parts)
         encoding = ImageEncoding(
-            source, work.stamps, backbone, earlier.image_blocks(), earlier.views_seed, self.options
+            source=source,
+            stamps=work.stamps,
+            backbone=backbone,
+            folder=earlier.image_blocks(),
+            inputs_folder=earlier.image_blocks("pre_projection"),
+            pre_projection=work.pre_projection,
+            options=self.options,
         )
         part = f", part {ranks.number + 1} of {ranks.count}" if ranks.count > 1 else ""
         images = sum(len(block) for block in share)
@@ -215,7 +234,9 @@ class _Job:
         if unreadable and (self.options.unreadable == "fail" or len(unreadable) == len(plan.needed)):
             raise UnreadableImagesError(unreadable)
 
-        contents = assembled(plan, earlier, unreadable, text)
+        projection, inputs = self.backbone.image_projection, self.planned.work.pre_projection
+        encoded = Encoded(earlier, text, ImageProjection(*projection) if projection else None, inputs)
+        contents = assembled(plan, encoded, unreadable)
         images, views = sum(share.images for share in shares), sum(share.views for share in shares)
         changed = images + views > 0 or earlier.cache is None or not is_up_to_date(earlier.cache, contents)
         same = note_on_equal_features(contents.paths, contents.image_features) if changed else ()
@@ -225,6 +246,19 @@ class _Job:
         notes = (*_notes(plan.dataset, plan.draws, unreadable), *self.planned.notes, *same)
         seconds = sum((share.seconds for share in shares), Seconds())
         return Extraction(self.path, len(contents.paths), images, plan.views, views, changed, seconds, notes)
+
+    def _notes_on_parts(self, existing: FeatureCache | None, has_projection: bool) -> tuple[str, ...]:
+        """Return notes on pre-projections that the tower does not have, and on named prompts that are left out."""
+        asked = self.options.pre_projection or ("none" if existing else "images")
+        notes = []
+        if asked != "none" and not has_projection:
+            notes.append(f"{self.backbone.name} does not end in a linear projection: no pre-projections are stored")
+        if existing and not prompts_are_kept(existing, self.dataset):
+            notes += [
+                f"the prompts {name!r} are left out, because the classes have changed; add them again"
+                for name in existing.prompt_sets[1:]
+            ]
+        return tuple(notes)
 
     def _provenance_as_cached(self) -> Provenance:
         """Return the inputs of the rows; an automatic precision and the reading of images follow the existing cache."""
@@ -248,6 +282,12 @@ class _Job:
         return replace(source, orientation=orientation)  # type: ignore[no-any-return]
 
 
+def _is_known(earlier: EarlierWork, pre_projection: str) -> Callable[[Rendering], bool]:
+    """Return what tells whether a rendering needs no encoding: all its rows are in the cache or in blocks."""
+    features, inputs = KnownRows(earlier), KnownRows(earlier, "pre_projection")
+    return lambda one: one in features and (not wants_input(one, pre_projection) or one in inputs)
+
+
 def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions) -> Provenance:
     """Return the inputs of a cache of a data set and a backbone."""
     return Provenance(
@@ -261,7 +301,7 @@ def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions)
         precision=backbone.precision,
         classnames_form=options.classnames_form,
         split=dataset.split,
-        views=view_recipe(options.views_seed) if options.views else {},
+        views=view_recipe(options.views_seed) if options.views and options.view_family == WIDE else {},
         recipe=dataset.recipe.deviations(),
         versions={"python": python_version(), **{library: version(library) for library in LIBRARIES}},
         images_folder=str(dataset.source.location.absolute()) if dataset.source.location.is_dir() else "",

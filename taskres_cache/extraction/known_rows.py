@@ -1,33 +1,40 @@
 """Features that earlier runs have encoded: where each row is stored, and reading it on demand.
 
-Axes: N images, V augmented views, D embedding.
+Axes: N images, V augmented views, D embedding or width of the image tower.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.layout import family_array
 from taskres_cache.caches.provenance import Provenance
-from taskres_cache.encoders.views import CENTER
+from taskres_cache.encoders.views import CENTER, WIDE, View
 from taskres_cache.errors import CacheDamagedError
 from taskres_cache.extraction.blocks import BlockFolder, read_rows
 
+Part = Literal["features", "pre_projection"]  # image features, or the inputs of the image tower's last linear map
+
 
 class Rendering(NamedTuple):
-    """What one row is the feature of: a version of an image file, and CENTER or the number of an augmented view."""
+    """What one row is the feature of: a version of an image file, and CENTER or an augmented view."""
 
     path: str
     stamp: str
-    view: int
+    view: View
 
-    def key(self, views_seed: int) -> str:
-        """Return the key of the row in a block."""
+    @property
+    def key(self) -> str:
+        """The key of the row in a block."""
         version = f"{self.path}|{self.stamp}"
-        return version if self.view == CENTER else f"{version}|view {self.view} of seed {views_seed}"
+        if self.view == CENTER:
+            return version
+        family = "" if self.view.family == WIDE else f", {self.view.family}"
+        return f"{version}|view {self.view.number} of seed {self.view.seed}{family}"
 
 
 @dataclass(frozen=True)
@@ -48,14 +55,10 @@ class EarlierWork:
     cache: FeatureCache | None
     parts: Path
 
-    @property
-    def views_seed(self) -> int:
-        """The seed of the augmented views."""
-        return int(self.provenance.views.get("seed", 0))
-
-    def image_blocks(self) -> BlockFolder:
-        """Return the finished blocks of image features."""
-        return self._blocks("image", "weights_sha256", "model_config", "precision", "preprocess")
+    def image_blocks(self, part: Part = "features") -> BlockFolder:
+        """Return the finished blocks of image features, or of the inputs of the image projection."""
+        kind = "image" if part == "features" else part
+        return self._blocks(kind, "weights_sha256", "model_config", "precision", "preprocess")
 
     def text_blocks(self) -> BlockFolder:
         """Return the finished blocks of the text tower's outputs."""
@@ -66,15 +69,27 @@ class EarlierWork:
 
 
 class KnownRows:
-    """Image features in the existing cache and in blocks; they are read on demand."""
+    """Image features, or their pre-projections, in the existing cache and in blocks; they are read on demand.
 
-    def __init__(self, earlier: EarlierWork) -> None:
-        self._views_seed, self._cache = earlier.views_seed, earlier.cache
-        self._blocks = earlier.image_blocks().places()
+    Parameters
+    ----------
+    earlier : EarlierWork
+        The cache and the blocks.
+    part : {"features", "pre_projection"}, optional
+        What to read.
+    """
+
+    def __init__(self, earlier: EarlierWork, part: Part = "features") -> None:
+        self._part, self._cache = part, earlier.cache
+        self._blocks = earlier.image_blocks(part).places()
         files = earlier.cache.files() if earlier.cache else ()
-        augmented = earlier.cache.augmented_rows.tolist() if earlier.cache else ()
         self._row_of = {file: row for row, file in enumerate(files)}
-        self._augmented_row_of = {row: place for place, row in enumerate(augmented)}
+        self._place_of: dict[str, dict[int, int]] = {}  # family -> row -> place in its arrays
+        if earlier.cache is not None:
+            families = {WIDE: earlier.cache.augmented_rows, **earlier.cache.family_rows}
+            self._place_of = {
+                name: {row: place for place, row in enumerate(rows.tolist())} for name, rows in families.items()
+            }
 
     def __contains__(self, rendering: Rendering) -> bool:
         return self._find(rendering) is not None
@@ -105,21 +120,29 @@ class KnownRows:
         return features
 
     def _find(self, rendering: Rendering) -> tuple[str, Any] | None:
-        """Return the source that has a rendering and the place in it; the cache comes before the blocks."""
-        row = self._row_of.get((rendering.path, rendering.stamp))
-        if row is not None and rendering.view == CENTER:
-            return "center", row
-        augmented_row = None if row is None else self._augmented_row_of.get(row)
-        if augmented_row is not None and self._cache is not None and rendering.view < self._cache.views:
-            return "augmented", (augmented_row, rendering.view)
-        place = self._blocks.get(rendering.key(self._views_seed))
-        return None if place is None else ("blocks", place)
+        """Return the array or "blocks" that has a rendering, and the place in it; the cache comes before the blocks."""
+        row, view = self._row_of.get((rendering.path, rendering.stamp)), rendering.view
+        array = self._array(view.family)
+        shape = () if self._cache is None else self._cache.shapes.get(array, ())
+        if row is not None and shape and view == CENTER:
+            return array, row
+        place = None if row is None else self._place_of.get(view.family, {}).get(row)
+        if place is not None and shape and view.number < shape[1]:
+            return array, (place, view.number)
+        block = self._blocks.get(rendering.key)
+        return None if block is None else ("blocks", block)
+
+    def _array(self, family: str) -> str:
+        """Return the cache's array for a family of views, or for CENTER."""
+        if family != CENTER.family:
+            return family_array(family, self._part)
+        return "features/center" if self._part == "features" else "features/pre_projection"
 
     def _read(self, source: str, places: list[Any]) -> np.ndarray:
         if source == "blocks" or self._cache is None:
             return read_rows(places)
-        if source == "center":
-            return self._cache.stored("features/center", np.array(places, np.int64))
+        if isinstance(places[0], int):
+            return self._cache.stored(source, np.array(places, np.int64))
         rows, views = np.array(places, np.int64).T
-        every_view = self._cache.stored("features/augmented", rows)  # (len(places), V, D)
+        every_view = self._cache.stored(source, rows)  # (len(places), V, D)
         return every_view[np.arange(len(places)), views]  # type: ignore[no-any-return]

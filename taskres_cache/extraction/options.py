@@ -5,9 +5,11 @@ from pathlib import Path
 
 from taskres_cache.datasets import PAPER_SEEDS, PAPER_SHOTS, refuse_unusable_splits
 from taskres_cache.encoders.encoding import EncodingOptions, Seconds
+from taskres_cache.encoders.views import FAMILIES, WIDE
 from taskres_cache.errors import OptionError
 
 UNREADABLE = ("fail", "skip")
+PRE_PROJECTIONS = ("none", "images", "all")  # ascending: a cache keeps what it has
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,13 @@ class ExtractOptions(EncodingOptions):
         Seed of the augmented views.
     unreadable : {"fail", "skip"}, optional
         Whether unreadable images are an error, raised after all others are encoded, or are recorded and left out.
+    view_family : {"wide", "narrow"}, optional
+        The family that `views` and `views_seed` are about: crops of 0.08 to 1 or of 0.5 to 1 of the image's area. Other
+        families of the cache are kept.
+    pre_projection : {"none", "images", "all"}, optional
+        Whether to store the inputs of the image tower's last linear map, of images or also of views. Defaults to
+        `images` for a new cache, and to what an existing cache has. Images of an existing cache without them are
+        encoded again only if this asks for them; a cache never loses them.
     batch_size, workers : int, optional
         Renderings per batch and decoding processes, see `EncodingOptions`.
 
@@ -42,6 +51,8 @@ class ExtractOptions(EncodingOptions):
     views: int = 0
     views_seed: int = 0
     unreadable: str = "fail"
+    view_family: str = WIDE
+    pre_projection: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +61,12 @@ class ExtractOptions(EncodingOptions):
             raise OptionError(f"views must not be negative, got {self.views}")
         if self.unreadable not in UNREADABLE:
             raise OptionError(f"unreadable must be one of {', '.join(UNREADABLE)}, got {self.unreadable!r}")
+        if self.view_family not in FAMILIES:
+            raise OptionError(f"view-family must be one of {', '.join(FAMILIES)}, got {self.view_family!r}")
+        if self.pre_projection not in (None, *PRE_PROJECTIONS):
+            raise OptionError(
+                f"pre-projection must be one of {', '.join(PRE_PROJECTIONS)}, got {self.pre_projection!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ class Extraction:
     images, encoded : int
         Images in the cache, and how many of them this call encoded.
     views, views_encoded : int
-        Augmented views per train image, and how many this call encoded in total.
+        Augmented views per train image, of all families, and how many this call encoded in total.
     changed : bool
         Whether the file was written; False if nothing was missing.
     seconds : Seconds

@@ -3,9 +3,10 @@
 Axes: N images, M train images, V augmented views.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,12 +15,20 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, FewShotSplit, Item, labels_of, sample_few_shot
 from taskres_cache.datasets.images import ABSENT
-from taskres_cache.encoders.views import CENTER
+from taskres_cache.encoders.views import CENTER, FAMILIES, WIDE, View, view_recipe
 from taskres_cache.errors import CacheMismatchError, DatasetError
 from taskres_cache.extraction.known_rows import Rendering
+from taskres_cache.extraction.options import PRE_PROJECTIONS, ExtractOptions
 
 SHUFFLED = "60/20/20 of each class, seed "  # the split of a folder by earlier versions
 DECISIVE = ("weights_sha256", "model_config", "preprocess", "precision", "classnames_form", "split")
+
+
+class PlannedViews(NamedTuple):
+    """Augmented views of one family: how they are made, and how many per train image."""
+
+    settings: dict[str, Any]
+    views: int
 
 
 @dataclass(frozen=True)
@@ -36,25 +45,40 @@ class Plan:
         Partition and item of each image of the splits and the test partition, once, in list order.
     stamps : dict of str to str
         Path -> a text that changes when the file changes.
-    views : int
-        Augmented views per train image.
+    families : dict of str to PlannedViews
+        Augmented views of the train images, by family.
     """
 
     dataset: Dataset
     draws: dict[SplitName, FewShotSplit]
     needed: tuple[tuple[str, Item], ...]
     stamps: dict[str, str]
-    views: int
+    families: dict[str, PlannedViews]
+
+    @property
+    def views(self) -> int:
+        """Augmented views per train image, of all families."""
+        return sum(family.views for family in self.families.values())
 
     def renderings(self) -> dict[str, tuple[Rendering, ...]]:
         """Return path -> the renderings to encode."""
-        views = {"train": (CENTER, *range(self.views))}
+        views = {"train": (CENTER, *(view for name in self.families for view in self.views_of(name)))}
         return {
-            item.path: tuple(
-                Rendering(item.path, self.stamps[item.path], view) for view in views.get(partition, (CENTER,))
-            )
+            item.path: tuple(self._rendering(item, view) for view in views.get(partition, (CENTER,)))
             for partition, item in self.needed
         }
+
+    def renderings_of(self, items: Sequence[Item], family: str) -> list[Rendering]:
+        """Return the renderings of one family, image by image."""
+        return [self._rendering(item, view) for item in items for view in self.views_of(family)]
+
+    def views_of(self, family: str) -> tuple[View, ...]:
+        """Return the views of a family, in order."""
+        planned = self.families[family]
+        return tuple(View(family, int(planned.settings.get("seed", 0)), number) for number in range(planned.views))
+
+    def _rendering(self, item: Item, view: View) -> Rendering:
+        return Rendering(item.path, self.stamps[item.path], view)
 
     def splits(self, row_of: dict[str, int]) -> dict[SplitName, Split]:
         """Return the cache rows of every split in the order of the draw, without images that have no row."""
@@ -65,12 +89,57 @@ class Plan:
         }
 
 
-def plan_cache(dataset: Dataset, requested: set[SplitName], views: int, existing: FeatureCache | None) -> Plan:
-    """Return what a cache will contain, with the splits and views of the existing one."""
+def plan_cache(
+    dataset: Dataset, requested: set[SplitName], views: Mapping[str, PlannedViews], existing: FeatureCache | None
+) -> Plan:
+    """Return what a cache will contain, with the splits and views of the existing one.
+
+    Raises
+    ------
+    CacheMismatchError
+        Views of the existing cache were made in another way.
+    """
     draws = _draws(dataset, requested | set(existing.splits if existing else ()))
     needed = _needed_items(dataset, draws)
     stamps = {item.path: dataset.source.stamp(item.path) for _, item in needed}
-    return Plan(dataset, draws, needed, stamps, max(views, existing.views if existing else 0))
+    return Plan(dataset, draws, needed, stamps, _all_families(views, existing))
+
+
+def requested_views(options: ExtractOptions) -> dict[str, PlannedViews]:
+    """Return the views that options ask for, by family."""
+    settings = view_recipe(options.views_seed, options.view_family)
+    return {options.view_family: PlannedViews(settings, options.views)} if options.views else {}
+
+
+def wanted_pre_projection(asked: str | None, existing: FeatureCache | None, has_projection: bool) -> str:
+    """Return which pre-projections a cache will have: `none`, `images` or `all`; it keeps what it has."""
+    if not has_projection:
+        return "none"
+    has = "none" if existing else asked or "images"
+    if existing and existing.has_pre_projection:
+        of_views = any(facts.has_pre_projection for facts in existing.view_families.values())
+        has = "all" if of_views else "images"
+    return max(has, asked or has, key=PRE_PROJECTIONS.index)
+
+
+def _all_families(views: Mapping[str, PlannedViews], existing: FeatureCache | None) -> dict[str, PlannedViews]:
+    """Return requested and existing families; the wide one, which has the place of format 1, first."""
+    families = dict(views)
+    for name, facts in existing.view_families.items() if existing else ():
+        expected = views[name].settings if name in views else _made_here(name, facts.settings)
+        if existing is not None and name != WIDE and facts.settings != expected:
+            raise CacheMismatchError(
+                existing.path,
+                {f"views of family {name}": (facts.settings, expected)},
+                "delete it or choose another --cache-dir",
+            )
+        families[name] = PlannedViews(facts.settings, max(facts.views, views[name].views if name in views else 0))
+    return dict(sorted(families.items(), key=lambda family: family[0] != WIDE))
+
+
+def _made_here(family: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings that this version uses for a family and its seed; None for a family that it does not make."""
+    return view_recipe(int(settings.get("seed", 0)), family) if family in FAMILIES else None
 
 
 def existing_cache(path: Path, dataset: Dataset, provenance: Provenance) -> FeatureCache | None:

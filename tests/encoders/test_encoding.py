@@ -15,7 +15,7 @@ from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.decoding import Decoding, WantedImage, decoded_batches, rendered
 from taskres_cache.encoders.encoding import Seconds, in_blocks, lanes
-from taskres_cache.encoders.views import CENTER, augmented_view
+from taskres_cache.encoders.views import CENTER, View, augmented_view
 from taskres_cache.errors import CacheMismatchError, OptionError
 from taskres_cache.extraction.extract import ExtractOptions, extract
 from tests.conftest import save_image
@@ -24,7 +24,10 @@ OPTIONS = ExtractOptions(shots=(1, 2), seeds=(1,), views=3)
 
 
 def wanted(*counts: int) -> list[WantedImage]:
-    return [WantedImage(f"{number}.png", tuple(range(count))) for number, count in enumerate(counts)]
+    return [
+        WantedImage(f"{number}.png", tuple(View("wide", 5, view) for view in range(count)))
+        for number, count in enumerate(counts)
+    ]
 
 
 def test_blocks_never_split_an_image() -> None:
@@ -49,8 +52,8 @@ def test_an_image_is_read_once_for_all_its_views(workers: int, glyph_clip: Backb
                 log.write(path)
             return super().read(path)
 
-    how = Decoding(Counting(tmp_path), glyph_clip.framing, 5, workers, low_priority=True)
-    image = WantedImage("a.png", (CENTER, 0, 1))
+    how = Decoding(Counting(tmp_path), glyph_clip.framing, workers, low_priority=True)
+    image = WantedImage("a.png", (CENTER, View("wide", 5, 0), View("wide", 5, 1)))
     with decoded_batches([[image], [image]], how) as decoded:
         batches = list(decoded)
     assert (tmp_path / "reads").read_text() == "a.png" * 2
