@@ -96,6 +96,14 @@ def test_features_of_every_family_are_not_normalised(name: str, load) -> None:
     with torch.no_grad():
         images = model.encode_image((pixels.permute(0, 3, 1, 2) / 255 - mean) / std, normalize=False).numpy()
         texts = model.encode_text(backbone.tokenizer(PROMPTS), normalize=False).numpy()
+    encoded, inputs = backbone.encode_images_with_inputs(pixels)
+    assert np.array_equal(encoded, backbone.encode_images(pixels))
+    assert (inputs is None) == (backbone.image_projection is None) == (name == "family-sigmoid")
+    if inputs is not None:
+        weights, bias = backbone.image_projection
+        assert np.allclose(inputs @ weights + (0 if bias is None else bias), encoded, atol=1e-5)
+        assert (bias is None) == (name not in ("family-resnet", "family-mobileclip"))
+        assert inputs.shape == (2, {"family-resnet": 256}.get(name, weights.shape[0]))
     features = backbone.encode_texts(PROMPTS)
     assert np.allclose(backbone.encode_images(pixels), images, atol=1e-5)
     assert np.allclose(features.embeddings, texts, atol=1e-5)

@@ -65,6 +65,7 @@ def test_a_stopped_command_resumes_where_it_was(
     resumed, expected = FeatureCache(parts.with_name("noise.h5")).contents(), whole.contents()
     assert resumed.paths == expected.paths
     assert np.array_equal(resumed.image_features, expected.image_features)
+    assert np.array_equal(resumed.pre_projection, expected.pre_projection)
     assert np.array_equal(resumed.text.embeddings, expected.text.embeddings)
     assert [file.name for file in parts.parent.iterdir()] == ["noise.h5"]
 

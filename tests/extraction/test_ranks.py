@@ -32,7 +32,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, cache_dir: Path, *others: str) -> list[str]:
     weights = ["--backbone", "glyph-clip", "--pretrained", "bundled", "--device", "cpu", "--precision", "fp32"]
-    splits = ["--shots", "1", "--seeds", "1", "--views", "2"]
+    splits = ["--shots", "1", "--seeds", "1", "--views", "2", "--pre-projection", "all"]
     return ["extract", str(folder), *weights, *splits, "--cache-dir", str(cache_dir), *others]
 
 
@@ -58,6 +58,9 @@ def assert_same(one: FeatureCache, other: FeatureCache) -> None:
     assert (ours.paths, ours.stamps) == (theirs.paths, theirs.stamps)
     assert np.array_equal(ours.image_features, theirs.image_features)
     assert np.array_equal(ours.augmented, theirs.augmented)
+    assert np.array_equal(ours.pre_projection, theirs.pre_projection)
+    assert np.array_equal(ours.augmented_pre_projection, theirs.augmented_pre_projection)
+    assert one.verify().keys() == other.verify().keys()
     assert np.allclose(ours.text.embeddings, theirs.text.embeddings, rtol=1e-4, atol=1e-5)
 
 
