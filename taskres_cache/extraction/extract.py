@@ -41,7 +41,6 @@ from taskres_cache.extraction.planning import (
     refuse_absent,
     refuse_other_dataset,
     refuse_undecodable_folder,
-    requested_views,
     wanted_pre_projection,
 )
 from taskres_cache.extraction.prompt_check import checked_prompts
@@ -186,7 +185,7 @@ class _Job:
             provenance = replace(provenance, views=existing.provenance.views)
         requested = {(shots, seed) for shots in options.shots for seed in options.seeds}
         dataset, copies = without_copies(self.dataset)
-        plan = plan_cache(dataset, requested, requested_views(options), existing)
+        plan = plan_cache(dataset, requested, options.requested_views, existing)
         if existing:
             refuse_other_dataset(existing, plan.stamps)
             _refuse_normalised(existing)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from taskres_cache.datasets import PAPER_SEEDS, PAPER_SHOTS, refuse_unusable_splits
 from taskres_cache.encoders.encoding import EncodingOptions, Seconds
-from taskres_cache.encoders.views import FAMILIES, WIDE
+from taskres_cache.encoders.views import FAMILIES, WIDE, view_recipe
 from taskres_cache.errors import OptionError
+from taskres_cache.extraction.planning import PRE_PROJECTIONS, PlannedViews
 
 UNREADABLE = ("fail", "skip")
-PRE_PROJECTIONS = ("none", "images", "all")  # ascending: a cache keeps what it has
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ class ExtractOptions(EncodingOptions):
             raise OptionError(
                 f"pre-projection must be one of {', '.join(PRE_PROJECTIONS)}, got {self.pre_projection!r}"
             )
+
+    @property
+    def requested_views(self) -> dict[str, PlannedViews]:
+        """The views that are asked for, by family."""
+        settings = view_recipe(self.views_seed, self.view_family)
+        return {self.view_family: PlannedViews(settings, self.views)} if self.views else {}
 
 
 @dataclass(frozen=True)

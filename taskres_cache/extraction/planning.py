@@ -18,9 +18,9 @@ from taskres_cache.datasets.images import ABSENT
 from taskres_cache.encoders.views import CENTER, FAMILIES, WIDE, View, view_recipe
 from taskres_cache.errors import CacheMismatchError, DatasetError
 from taskres_cache.extraction.known_rows import Rendering
-from taskres_cache.extraction.options import PRE_PROJECTIONS, ExtractOptions
 
 SHUFFLED = "60/20/20 of each class, seed "  # the split of a folder by earlier versions
+PRE_PROJECTIONS = ("none", "images", "all")  # ascending: a cache keeps what it has
 DECISIVE = ("weights_sha256", "model_config", "preprocess", "precision", "classnames_form", "split")
 
 
@@ -103,12 +103,6 @@ def plan_cache(
     needed = _needed_items(dataset, draws)
     stamps = {item.path: dataset.source.stamp(item.path) for _, item in needed}
     return Plan(dataset, draws, needed, stamps, _all_families(views, existing))
-
-
-def requested_views(options: ExtractOptions) -> dict[str, PlannedViews]:
-    """Return the views that options ask for, by family."""
-    settings = view_recipe(options.views_seed, options.view_family)
-    return {options.view_family: PlannedViews(settings, options.views)} if options.views else {}
 
 
 def wanted_pre_projection(asked: str | None, existing: FeatureCache | None, has_projection: bool) -> str:

@@ -17,7 +17,9 @@ from taskres_cache.datasets import ENTRIES
 from taskres_cache.datasets.prompts import ENSEMBLES, PROMPT_FORMS
 from taskres_cache.datasets.word_lists import clip_models
 from taskres_cache.encoders.backbone import PRECISIONS
+from taskres_cache.encoders.views import FAMILIES
 from taskres_cache.errors import OptionError
+from taskres_cache.extraction.planning import PRE_PROJECTIONS
 from taskres_cache.recipe import BUILT_BASES, CHOICES
 from taskres_cache.system.devices import choose_device
 
@@ -126,6 +128,8 @@ def test_models_and_choices(offered: Offered, here: Path) -> None:
 def test_choices_equal_the_librarys() -> None:
     assert set(options.PRECISIONS) == {"auto", *PRECISIONS}
     assert options.HALVES == HALVES
+    assert (*FAMILIES,) == options.FAMILIES
+    assert options.PRE_PROJECTIONS == PRE_PROJECTIONS
     for name in (*checks.DEVICES, *checks.OTHER_DEVICES):
         try:
             choose_device(name)
