@@ -15,6 +15,7 @@ MODULES = MappingProxyType(
         "rla": "image_side.rla",
         "p0": "image_side.p0",
         "proker": "memory.proker",
+        "auto": "auto.auto",
     }
 )
 
