@@ -25,7 +25,7 @@ from taskres_cache.methods.auto.candidates import (
 )
 from taskres_cache.methods.auto.choosing import Judge, best_of_families, stratified_folds, weights_of_sum
 from taskres_cache.methods.few_shot import FewShotTask, Images, Text, unit
-from taskres_cache.methods.registry import method_named
+from taskres_cache.methods.registry import find_method
 from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.task import FitTask
 from taskres_cache.methods.training_sets import TrainingSet
@@ -298,4 +298,4 @@ def test_a_sum_that_is_not_finite_is_an_error() -> None:
 
 
 def test_it_is_registered() -> None:
-    assert method_named("auto") is METHOD
+    assert find_method("auto").method is METHOD
