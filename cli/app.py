@@ -18,6 +18,7 @@ from .import_arrays import import_arrays
 from .inspect_cache import inspect_cache
 from .methods import list_methods
 from .predict import predict
+from .published import published
 from .report import report
 
 FIRST_STEPS = """\
@@ -61,6 +62,7 @@ app.command("eval", rich_help_panel=USING_A_RUN)(evaluate)
 app.command("predict", rich_help_panel=USING_A_RUN)(predict)
 app.command("export", rich_help_panel=USING_A_RUN)(export)
 app.command("report", rich_help_panel=USING_A_RUN)(report)
+app.command("published", rich_help_panel=LOOKING_AROUND)(published)
 app.command("inspect", rich_help_panel=LOOKING_AROUND)(inspect_cache)
 app.command("methods", rich_help_panel=LOOKING_AROUND)(list_methods)
 app.command("doctor", rich_help_panel=LOOKING_AROUND)(doctor)

@@ -62,6 +62,18 @@ def bases(context: typer.Context, incomplete: str) -> Iterable[Offer]:
     return _continued(incomplete, BUILT_BASES)
 
 
+def published(field: str) -> Completer:
+    """Return a completer that offers the data sets, methods or backbones of published figures."""
+
+    @quiet
+    def offered(context: typer.Context, incomplete: str) -> Iterable[Offer]:
+        from taskres_cache.reporting.published.figures import PUBLISHED_AS, read_figures
+
+        return PUBLISHED_AS if field == "method" else dict.fromkeys(getattr(one, field) for one in read_figures())
+
+    return offered
+
+
 @quiet
 def prompt_forms(context: typer.Context, incomplete: str) -> Iterable[Offer]:
     """Offer the ways to write class names in prompts."""

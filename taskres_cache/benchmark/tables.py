@@ -1,10 +1,13 @@
 """Tables of a benchmark over data sets, as Markdown and CSV."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from taskres_cache.benchmark.pipeline import SHIFT_SOURCE, DatasetResult, LeftOut, Outcome, ShiftResult
+from taskres_cache.reporting.published.compared import Measured, compared, measured
+from taskres_cache.reporting.published.tables import compared_table, sources_table
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
 from taskres_cache.runs.results import Summary
 from taskres_cache.system.files import replaced
@@ -12,7 +15,7 @@ from taskres_cache.system.text import markdown
 
 
 def benchmark_tables(outcomes: Sequence[Outcome], title: str) -> list[Table]:
-    """Return the tables that have rows: accuracy, gain, deviation over seeds, shifted data sets."""
+    """Return the tables that have rows: accuracy, gain, deviation, shifted sets, published results."""
     results = [outcome for outcome in outcomes if isinstance(outcome, DatasetResult)]
     shifted = [outcome for outcome in outcomes if isinstance(outcome, ShiftResult)]
     tables = []
@@ -22,7 +25,7 @@ def benchmark_tables(outcomes: Sequence[Outcome], title: str) -> list[Table]:
         tables.append(_deviation_table(results, title))
     if shifted:
         tables.append(_shifted_table(shifted, title))
-    return tables
+    return [*tables, *_published_tables(results, shifted, title)]
 
 
 def benchmark_records(outcomes: Sequence[Outcome]) -> Table:
@@ -106,6 +109,29 @@ def _rows_over_shots(
 
 def _shot_columns(results: Sequence[DatasetResult]) -> list[str]:
     return [in_shots(row.shots) for row in results[0].summaries]
+
+
+def _published_tables(results: Sequence[DatasetResult], shifted: Sequence[ShiftResult], title: str) -> Iterator[Table]:
+    """Yield ours next to published figures, and their sources, if there are any for the data sets and checkpoint."""
+    if not results:
+        return
+    metrics = results[0].runs[0].metrics
+    ours = {result.name: measured(result.summaries) for result in results} | {
+        one.name: _measured(one) for one in shifted
+    }
+    found = {name: compared(rows, name, metrics.backbone, metrics.pretrained) for name, rows in ours.items()}
+    names = [name for name, rows in found.items() for _ in rows]
+    everything = [one for rows in found.values() for one in rows]
+    table = compared_table(everything, names)
+    if table is not None:
+        yield replace(table, title=f"{title}: next to published results")
+        sources = sources_table(figure for one in everything for figure in one.figures)
+        yield replace(sources, title=f"{title}: sources of published results")
+
+
+def _measured(shift: ShiftResult) -> list[Measured]:
+    zero_shot = Measured("zero-shot", 0, shift.zero_shot_accuracy, None)
+    return [zero_shot, Measured("taskres-regular", shift.shots, shift.mean_test_accuracy, shift.std_test_accuracy)]
 
 
 def _shifted_table(shifted: Sequence[ShiftResult], title: str) -> Table:

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
+from taskres_cache.reporting.curves_svg import MOST_DETAILED, published_points
 from taskres_cache.reporting.destinations import require_matplotlib
 from taskres_cache.reporting.studies import Study
 
 PANEL = (6.4, 4.4)  # inches
 PANELS_PER_ROW = 3
 DPI = 160
-ZERO_SHOT, PUBLISHED = "#6b7280", "#9aa2b1"
+ZERO_SHOT = "#6b7280"
 COLOURS = ("#2456c9", "#c2410c", "#0a7f5a", "#8b3fb5", "#b8860b", "#0e7490", "#be185d", "#4d5b2a")  # as on the page
+DASHES = ("-", (0, (4, 2.5)), (0, (1, 2)))
 
 
 def as_png(studies: Sequence[Study]) -> bytes:
@@ -36,23 +38,27 @@ def _draw(panel: Any, study: Study) -> None:
     """Draw the methods of a study, zero-shot and published results."""
     zero_shot = study.summaries[0].zero_shot_accuracy
     panel.axhline(zero_shot, color=ZERO_SHOT, linestyle="--", linewidth=1.2, label="zero-shot")
-    for (method, rows), colour in zip(study.methods.items(), COLOURS * len(study.methods), strict=False):
+    detailed, colours = len(study.methods) <= MOST_DETAILED, {}
+    for number, (method, rows) in enumerate(study.methods.items()):
+        colours[method] = colour = COLOURS[number % len(COLOURS)]
+        dash = DASHES[number // len(COLOURS) % len(DASHES)]
         shots = [row.shots for row in rows]
         means = [row.mean_test_accuracy for row in rows]
         deviations = [row.std_test_accuracy or 0.0 for row in rows]
         edges = [[mean + sign * one for mean, one in zip(means, deviations, strict=True)] for sign in (-1, 1)]
-        panel.fill_between(shots, *edges, color=colour, alpha=0.15, linewidth=0)
-        panel.plot(shots, means, color=colour, marker="o", markersize=5, linewidth=2, label=method)
+        if detailed:
+            panel.fill_between(shots, *edges, color=colour, alpha=0.15, linewidth=0)
+        panel.plot(shots, means, color=colour, linestyle=dash, marker="o", markersize=5, linewidth=2, label=method)
     drawn = {row.shots for row in study.summaries}
-    for results in study.published:
-        points = sorted((shots, accuracy) for shots, accuracy in results.accuracy.items() if shots in drawn)
-        if points:
-            label = f"{results.method}, published"
-            panel.plot(*zip(*points, strict=True), color=PUBLISHED, marker="D", linestyle=":", label=label)
+    for (method, name), found in published_points(study.published).items():
+        points = sorted((one.ours.shots, one.accuracy) for one in found)
+        style = {"color": colours[method], "marker": "D", "markerfacecolor": "white", "linestyle": ":"}
+        panel.plot(*zip(*points, strict=True), **style, label=f"published: {name}")
     panel.set_xscale("log", base=2)
     panel.set_xticks(sorted(drawn), labels=[str(shots) for shots in sorted(drawn)])
     panel.set(title=f"{study.title}, {study.backbone} ({study.pretrained})")
     panel.set(xlabel="shots (images per class)", ylabel="test accuracy in %")
     panel.grid(axis="y", color="#e3e6eb")
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.14))  # below: names are long
+    below = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.14)}  # names are long
+    panel.legend(frameon=False, fontsize=8, ncols=1 if detailed else 2, **below)

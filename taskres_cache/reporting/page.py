@@ -14,7 +14,9 @@ from markupsafe import Markup
 
 from taskres_cache.datasets.images import ImageSource
 from taskres_cache.reporting.analysis import Analysis, ClassGain
-from taskres_cache.reporting.curves_svg import SERIES, Curve, accuracy_curves, reliability_diagram
+from taskres_cache.reporting.curves_svg import Curve, accuracy_curves, published_points, reliability_diagram
+from taskres_cache.reporting.published.compared import Compared
+from taskres_cache.reporting.published.tables import compared_table, sources_table
 from taskres_cache.reporting.sections import (
     errors_table,
     every_run_table,
@@ -22,12 +24,12 @@ from taskres_cache.reporting.sections import (
     key_facts,
     overview_table,
     pairs_table,
-    published_table,
     recipe_and_provenance,
     study_tables,
 )
 from taskres_cache.reporting.studies import Study
-from taskres_cache.reporting.tables import in_shots, percent, signed
+from taskres_cache.reporting.svg import series
+from taskres_cache.reporting.tables import Table, in_shots, percent, signed
 from taskres_cache.reporting.thumbnails import find_images, thumbnail
 from taskres_cache.system.version import __version__
 
@@ -79,8 +81,8 @@ def _study_section(study: Study, anchor: str, root: Path | None) -> dict[str, An
         "curves": Markup(accuracy_curves(curves, study.published)),
         "legend": _legend(study, curves),
         "tables": study_tables(study),
-        "published": published_table(study.published),
-        "sources": list(dict.fromkeys(results.source for results in study.published)),
+        "published": compared_table(study.published),
+        "sources": sources_of(study.published),
         "analysis_error": study.analysis_error,
         "analysis": None if study.analysis is None else _analysis_sections(study.analysis, root),
         "every_run": every_run_table([study]),
@@ -96,20 +98,28 @@ def curves_of(study: Study) -> list[Curve]:
     ]
 
 
+def sources_of(published: Sequence[Compared]) -> Table | None:
+    """Return the sources of published figures as a table, or None if there are none."""
+    figures = [figure for one in published for figure in one.figures]
+    return sources_table(figures) if figures else None
+
+
 def _legend(study: Study, curves: Sequence[Curve]) -> list[dict[str, Any]]:
     line = '<line x1="0" x2="26" y1="6" y2="6" class="{}"/>'
     mark = line + '<circle cx="13" cy="6" r="4.5" class="mean {}"/>'
-    colours = [f"series-{curve.colour % SERIES}" for curve in curves]
     entries = [
-        {"name": curve.name, "mark": Markup(mark.format(f"line {colour}", colour))}
-        for curve, colour in zip(curves, colours, strict=True)
+        {"name": curve.name, "mark": Markup(mark.format(f"line {series(curve.colour)}", series(curve.colour)))}
+        for curve in curves
     ]
     entries.append({"name": "zero-shot", "mark": Markup(line.format("zero-shot"))})
-    diamond = '<polygon points="13,0 19,6 13,12 7,6" class="published-mark"/>'
-    shots = {row.shots for row in study.summaries}
-    drawn = [results for results in study.published if shots & results.accuracy.keys()]
-    published = dict.fromkeys(f"{results.method}, published" for results in drawn)
-    return [*entries, *({"name": name, "mark": Markup(line.format("published") + diamond)} for name in published)]
+    diamond = '<polygon points="13,0 19,6 13,12 7,6" class="published-mark {}"/>'
+    colours = {curve.name: series(curve.colour) for curve in curves}
+    published = [
+        {"name": f"published: {name}", "mark": Markup(line.format(f"published {colour}") + diamond.format(colour))}
+        for (method, name) in published_points(study.published)
+        for colour in [colours[method]]
+    ]
+    return [*entries, *published]
 
 
 def _analysis_sections(analysis: Analysis, root: Path | None) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from taskres_cache.reporting.curves_png import as_png
 from taskres_cache.reporting.destinations import check_suffixes
 from taskres_cache.reporting.page import as_page
+from taskres_cache.reporting.published.tables import compared_table, sources_table
 from taskres_cache.reporting.sections import (
     errors_table,
     every_run_table,
     gains_table,
     overview_table,
     pairs_table,
-    published_table,
     recipe_and_provenance,
     study_tables,
 )
@@ -73,11 +73,11 @@ def as_markdown(studies: Sequence[Study], title: str) -> str:
 def _study_in_markdown(study: Study) -> list[str]:
     prefix = f"{study.title}, {study.backbone} ({study.pretrained})"
     tables = [_titled(table, f"{prefix}, {table.title}") for table in study_tables(study)]
-    published, analysis = published_table(study.published), study.analysis
-    tables += [_titled(published, f"{prefix}: published results")] if published else []
+    published, analysis = compared_table(study.published), study.analysis
+    if published:
+        sources = sources_table(figure for one in study.published for figure in one.figures)
+        tables += [_titled(published, f"{prefix}: next to published results"), _titled(sources, f"{prefix}: sources")]
     parts = [table.as_markdown() for table in tables]
-    sources = dict.fromkeys(f"{one.source.title}, {one.source.where}: {one.source.url}\n" for one in study.published)
-    parts += list(sources)
     if analysis is None:
         return [*parts, f"Results per class are missing: {markdown(study.analysis_error)}\n"]
     parts += [f"Note: {markdown(note)}\n" for note in analysis.notes]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.analysis import ClassGain, ConfusedPair, Misclassification
-from taskres_cache.reporting.published_results import PublishedResults
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
 from taskres_cache.runs.classifier import Classifier, MethodClassifier, ResidualClassifier
@@ -151,19 +150,6 @@ def choice_table(all_metrics: Sequence[Metrics], title: str) -> Table:
     )
     columns = ("shots", "seed", "alpha", "lr", "weight decay", "candidates", "val %", "test %")
     return Table(f"{title}: chosen by validation accuracy", columns, rows, left=0)
-
-
-def published_table(published: Sequence[PublishedResults]) -> Table | None:
-    """Return published results with one column per shot count, or None if there are none."""
-    if not published:
-        return None
-    shots = sorted({count for one in published for count in one.accuracy})
-    rows = tuple(
-        (one.method, one.setting, *(percent(one.accuracy.get(count)) for count in shots), one.source.where)
-        for one in published
-    )
-    headings = ["zero-shot" if count == 0 else in_shots(count) for count in shots]
-    return Table("", ("method", "setting", *headings, "source"), rows, left=2)
 
 
 def gains_table(gains: Sequence[ClassGain]) -> Table:

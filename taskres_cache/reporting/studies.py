@@ -8,7 +8,7 @@ import torch
 
 from taskres_cache.errors import CacheError, OptionError, RunError
 from taskres_cache.reporting.analysis import Analysis, analyse
-from taskres_cache.reporting.published_results import PublishedResults, published_results
+from taskres_cache.reporting.published.compared import Compared, compared, measured
 from taskres_cache.runs.finding import find_runs
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.results import Summary, summarise
@@ -29,8 +29,8 @@ class Study:
         All runs, those of the regular base first.
     summaries : tuple of Summary
         Mean and deviation over seeds, per method and shot count.
-    published : tuple of PublishedResults
-        Published results for the data set and checkpoint.
+    published : tuple of Compared
+        Published figures of the same data set, checkpoint, methods and shots, next to ours.
     analysis : Analysis or None
         Test predictions of one method; None if the cache is not available.
     analysis_error : str
@@ -45,7 +45,7 @@ class Study:
     half: str
     runs: tuple[Run, ...]
     summaries: tuple[Summary, ...]
-    published: tuple[PublishedResults, ...]
+    published: tuple[Compared, ...]
     analysis: Analysis | None
     analysis_error: str = ""
     variant: str = ""
@@ -175,7 +175,7 @@ def _study(runs: Sequence[Run], variant: str, cache_dir: Path, device: torch.dev
     dataset, backbone, pretrained, _, half = _name(runs[0].metrics)
     runs = sorted(runs, key=lambda run: run.metrics.base != "regular")  # the paper's method first
     summaries = tuple(summarise(run.metrics for run in runs))
-    published = tuple(published_results(dataset, backbone, pretrained)) if half == "all" else ()
+    published = compared(measured(summaries), dataset, backbone, pretrained) if half == "all" else ()
     chosen, chosen_by = _chosen(summaries)
     fits = [run for run in runs if (run.metrics.method, run.metrics.shots) == (chosen.method, chosen.shots)]
     analysis, analysis_error = None, ""

@@ -17,7 +17,6 @@ from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.page import as_page
-from taskres_cache.reporting.published_results import FILE, published_results, read_published_results
 from taskres_cache.reporting.report import as_markdown
 from taskres_cache.reporting.studies import Study, gather_studies
 from taskres_cache.runs.fitting.study import fit_each
@@ -203,34 +202,3 @@ def test_a_report_of_runs_of_earlier_versions(many: FeatureCache, tmp_path: Path
     assert study.analysis is not None  # the cache is in its default place
     assert study.summaries[0].mean_fit_seconds is None
     assert "taskres-regular" in as_page([study], "t", None, datetime(2026, 1, 1))
-
-
-def test_every_published_result_has_a_source() -> None:
-    found = read_published_results(FILE)
-    assert len(found) == 10
-    for _, results in found:
-        assert results.source.title
-        assert results.source.url.startswith("https://")
-        assert results.source.where
-        assert results.setting
-        assert all(0 < accuracy < 100 for accuracy in results.accuracy.values())
-    (results,) = published_results("dtd", "ViT-B-16", "openai")
-    assert (results.method, results.accuracy) == ("TaskRes", {16: 71.5})
-    assert published_results("dtd", "ViT-B-16", "laion2b_s34b_b88k") == []
-
-
-def test_a_published_result_without_a_source_is_refused(tmp_path: Path) -> None:
-    from taskres_cache.errors import CacheError
-
-    file = tmp_path / "published.json"
-    stored = json.loads(FILE.read_text())
-    del stored["tables"][0]["where"]
-    file.write_text(json.dumps(stored))
-    with pytest.raises(CacheError, match="needs source, title, url and where"):
-        read_published_results(file)
-    stored = json.loads(FILE.read_text())
-    stored["tables"][0]["accuracy"]["dtd"].append(1.0)
-    file.write_text(json.dumps(stored))
-    read_published_results.cache_clear()
-    with pytest.raises(CacheError, match="2 numbers, expected 1"):
-        read_published_results(file)

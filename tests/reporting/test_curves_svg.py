@@ -1,12 +1,16 @@
 """Positions in charts, worked out by hand."""
 
+from itertools import pairwise
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from taskres_cache.reporting.curves_svg import Curve, accuracy_curves, nice_ticks, reliability_diagram
-from taskres_cache.reporting.published_results import PublishedResults, Source
+from taskres_cache.reporting.curves_svg import Curve, accuracy_curves, reliability_diagram
+from taskres_cache.reporting.published.compared import Compared, Measured
+from taskres_cache.reporting.published.figures import Figure, Source
+from taskres_cache.reporting.svg import nice_ticks, spread
 from taskres_cache.runs.results import Summary
 from taskres_cache.runs.scores import reliability
 
@@ -33,7 +37,7 @@ def summary(shots: int, mean: float, deviation: float | None) -> Summary:
     return Summary("m", shots, (1, 2), 60.0, 60.0, None, mean, deviation)
 
 
-def drawn(*curves: Curve, published: tuple[PublishedResults, ...] = ()) -> ElementTree.Element:
+def drawn(*curves: Curve, published: tuple[Compared, ...] = ()) -> ElementTree.Element:
     return ElementTree.fromstring(accuracy_curves(curves, published))
 
 
@@ -70,15 +74,55 @@ def test_one_seed_has_no_band_and_one_shot_count_is_in_the_middle() -> None:
     assert mean.get("class") == "mean series-1"  # colours repeat
 
 
-def test_published_results_are_drawn_at_the_shots_of_the_runs() -> None:
-    source = Source("title", "https://example.org", "Table 1")
-    published = (
-        PublishedResults("zero-shot", "s", "d", {0: 60.0}, source),
-        PublishedResults("TaskRes", "s", "d", {1: 71.0, 2: 75.0, 16: 90.0}, source),
+def test_published_results_are_drawn_in_the_colour_of_their_method() -> None:
+    source = Source("S1", "title", "Table 1", "")
+
+    def published(method: str, shots: int, accuracy: float, **known: Any) -> Compared:
+        return Compared(
+            Measured(method, shots, 70.0, None), (Figure("TaskRes", "b", "d", shots, accuracy, source, **known),)
+        )
+
+    found = (
+        published("zero-shot", 0, 60.0),
+        published("m", 1, 71.0),
+        published("m", 2, 75.0, chose_on_test="yes"),
+        published("another variant", 2, 75.0, chose_on_test="yes"),  # the same figure again
     )
-    chart = drawn(Curve("m", [summary(1, 70.0, None), summary(2, 75.0, None)], [], 0), published=published)
+    chart = drawn(Curve("m", [summary(1, 70.0, None), summary(2, 75.0, None)], [], 1), published=found)
     marks = of_kind(chart, "published-mark")
-    assert [mark[0].text for mark in marks] == ["published, 1 shot: 71.00 %", "published, 2 shots: 75.00 %"]
+    assert [mark[0].text for mark in marks] == [
+        "published, 1 shot: 71.00 % (TaskRes, S1)",
+        "published, 2 shots: 75.00 % (TaskRes, S1, chose on test: yes)",
+    ]
+    assert {mark.get("class") for mark in marks} == {"published-mark series-1 dash-0"}
+    ticks = [float(line.get("y1", "")) for line in of_kind(chart, "grid")]
+    assert all(min(ticks) <= corner_y <= max(ticks) for mark in marks for corner_y in [middle_of(mark)])
+
+
+def middle_of(mark: ElementTree.Element) -> float:
+    return float(mark.get("points", "").split()[1].split(",")[1])
+
+
+def test_seventeen_curves_are_told_apart() -> None:
+    curves = [
+        Curve(f"m{n}", [summary(1, 70.0, 1.0), summary(16, 80.0 + 0.1 * n, 1.0)], [(1, 70.0)], n) for n in range(17)
+    ]
+    chart = drawn(*curves)
+    assert len({line.get("class") for line in of_kind(chart, "line")}) == 17
+    assert of_kind(chart, "band") == of_kind(chart, "dot") == []
+    names = of_kind(chart, "name")
+    assert [name.text for name in names] == [f"m{n}" for n in reversed(range(17))]  # the best on top
+    levels = [float(name.get("y", "")) for name in names]
+    assert min(after - before for before, after in pairwise(levels)) >= 14 - 1e-6
+    right = max(float(line.get("x2", "")) for line in of_kind(chart, "grid"))
+    assert all(float(name.get("x", "")) > right - 18 for name in names)
+
+
+def test_names_are_moved_as_little_as_needed() -> None:
+    assert spread([10.0, 50.0], 14, 0, 100) == [10, 50]
+    assert spread([10.0, 12.0, 60.0], 14, 0, 100) == [10, 24, 60]
+    assert spread([90.0, 95.0], 14, 0, 100) == [86, 100]
+    assert spread([1.0, 2.0, 3.0], 14, 0, 10) == [0, 5, 10]  # no room
 
 
 def test_names_are_escaped() -> None:

@@ -146,12 +146,12 @@ def test_published_results_are_shown_with_ours(fitted: Path, here: Path, photos:
     write_cache(here / "cache" / "ViT-B-16-openai" / "dtd.h5", replace(stored, provenance=named))
     assert taskres("fit", "dtd", "--shots", "1,16", "--epochs", "3", "--device", "cpu").status == 0
     page = page_of(taskres, here / "runs" / "ViT-B-16-openai")
-    assert "Published results" in page
+    assert "Next to published results" in page
     assert "published, 16 shots: 71.50 %" in page  # in the chart
     assert "<td>71.50</td>" in page  # in the table
-    assert 'href="https://arxiv.org/abs/2609.36680"' in page
-    assert "2026, Table 8" in page
-    assert "Published" not in page_of(taskres, here / "runs" / "glyph-clip-bundled")
+    assert '<td class="word">TaskRes (by others)</td><td class="word">S21</td><td class="word">unknown</td>' in page
+    assert "(arXiv 2609.36680), Table 8" in page
+    assert "published results" not in page_of(taskres, here / "runs" / "glyph-clip-bundled")
 
 
 def test_names_are_escaped(here: Path, taskres: Taskres) -> None:

@@ -1,0 +1,154 @@
+"""Elements of SVG charts: texts, lines, axes. Colours, dashes and fonts come from the style sheet of the page.
+
+Lengths are in units of the chart; the page scales it to its width.
+"""
+
+import math
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+WIDTH, HEIGHT = 760.0, 400.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 28.0, 20.0, 52.0
+INSET = 18.0
+SERIES, DASHES = 8, 3  # colours and dashes in page.css
+LETTER, LINE = 6.6, 14.0  # width of a letter and height of a line of a curve's name
+LONGEST_NAME = 26
+
+
+class Plane:
+    """Positions of values and accuracies in a chart.
+
+    Parameters
+    ----------
+    values : sequence of float
+        The values of the horizontal axis, ascending.
+    ticks : sequence of float
+        The marks of the vertical axis, see `nice_ticks`.
+    right : float
+        Width of the margin for names.
+    logarithmic : bool
+        Whether a doubling has one width, as for shots.
+    """
+
+    def __init__(
+        self, values: Sequence[float], ticks: Sequence[float], right: float = RIGHT, logarithmic: bool = True
+    ) -> None:
+        self.right = WIDTH - right
+        self._logarithmic = logarithmic
+        self._first, self._lowest = self._scaled(values[0]), ticks[0]
+        self._across = max(self._scaled(values[-1]) - self._first, 1e-9)
+        self._up = ticks[-1] - ticks[0]
+        self._alone = len(values) == 1
+
+    def _scaled(self, value: float) -> float:
+        return math.log2(value) if self._logarithmic else value
+
+    def x(self, value: float) -> float:
+        """Return the x of a value; a single one is in the middle."""
+        width = self.right - LEFT
+        share = 0.5 if self._alone else (self._scaled(value) - self._first) / self._across
+        return round(LEFT + INSET + share * (width - 2 * INSET), 2)
+
+    def y(self, accuracy: float) -> float:
+        """Return the y of an accuracy."""
+        return round(HEIGHT - BOTTOM - (accuracy - self._lowest) / self._up * (HEIGHT - TOP - BOTTOM), 2)
+
+
+def nice_ticks(lowest: float, highest: float, about: int = 5) -> list[float]:
+    """Return evenly spaced round numbers that cover `lowest` to `highest`."""
+    span = max(highest - lowest, 1.0)
+    power = 10 ** math.floor(math.log10(span / about))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * about >= span)
+    first, last = math.floor(lowest / step), math.ceil(highest / step)
+    return [round(number * step, 6) for number in range(first, max(last, first + 1) + 1)]
+
+
+def series(number: int) -> str:
+    """Return the classes of a curve: colours repeat, each time with another dash."""
+    return f"series-{number % SERIES} dash-{number // SERIES % DASHES}"
+
+
+def new_chart(width: float, height: float, title: str) -> ElementTree.Element:
+    """Return an empty chart."""
+    box = f"0 0 {width:.0f} {height:.0f}"
+    return ElementTree.Element("svg", {"viewBox": box, "role": "img", "aria-label": title, "class": "chart"})
+
+
+def add(chart: ElementTree.Element, name: str, attributes: dict[str, object], tooltip: str = "") -> ElementTree.Element:
+    """Add an element, with a tooltip if there is one."""
+    plain = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in attributes.items()}
+    added = ElementTree.SubElement(chart, name, plain)
+    if tooltip:
+        ElementTree.SubElement(added, "title").text = tooltip
+    return added
+
+
+def add_axes(chart: ElementTree.Element, plane: Plane, values: Sequence[float], ticks: Sequence[float]) -> None:
+    """Add a line per tick, and the numbers of both axes."""
+    decimals = 0 if all(tick == round(tick) for tick in ticks) else 1
+    for tick in ticks:
+        level = plane.y(tick)
+        add(chart, "line", {"x1": LEFT, "x2": plane.right, "y1": level, "y2": level, "class": "grid"})
+        add_label(chart, LEFT - 10, level + 4, f"{tick:.{decimals}f}", "end")
+    for value in values:
+        add_label(chart, plane.x(value), HEIGHT - BOTTOM + 22, f"{value:g}", "middle")
+    add_turned_label(chart, 18, (TOP + HEIGHT - BOTTOM) / 2, "test accuracy in %")
+
+
+def add_level(chart: ElementTree.Element, plane: Plane, accuracy: float, name: str, kind: str = "zero-shot") -> None:
+    """Add a horizontal line with its name."""
+    level = plane.y(accuracy)
+    line = {"x1": LEFT, "x2": plane.right, "y1": level, "y2": level, "class": kind}
+    add(chart, "line", line, f"{name}: {accuracy:.2f} %")
+    above = level - 8 if level - 8 > TOP + 8 else level + 18
+    add_label(chart, plane.right - 4, above, f"{name} {accuracy:.2f}", "end", "zero-shot-label")
+
+
+def add_names(chart: ElementTree.Element, names: Sequence[tuple[str, tuple[float, float], int]]) -> None:
+    """Add the name of each curve to the right of its last point, moved apart where they would overlap.
+
+    `names` has a name, the last point and the number of each curve. A thin line leads from the point to the name.
+    """
+    ordered = sorted(names, key=lambda one: one[1][1])
+    levels = spread([y for _, (_, y), _ in ordered], LINE, TOP, HEIGHT - BOTTOM)
+    left = max(x for _, (x, _), _ in ordered) + 22
+    for (name, (x, y), number), level in zip(ordered, levels, strict=True):
+        places = join_points([(x + 5, y), (left - 4, level)])
+        add(chart, "polyline", {"points": places, "class": f"leader {series(number)}"})
+        short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+        label = {"x": left, "y": level + 4, "class": f"name {series(number)}"}
+        add(chart, "text", label, name if short != name else "").text = short
+
+
+def margin_of(names: Sequence[str]) -> float:
+    """Return the width of the margin that names need."""
+    return RIGHT + LETTER * min(max(map(len, names)), LONGEST_NAME)
+
+
+def spread(levels: Sequence[float], gap: float, lowest: float, highest: float) -> list[float]:
+    """Return ascending levels moved as little as needed to be `gap` apart, or less if there is no room for it."""
+    gap = min(gap, (highest - lowest) / max(len(levels) - 1, 1))
+    moved: list[float] = []
+    for level in levels:
+        moved.append(max(level, moved[-1] + gap if moved else lowest))
+    ceiling = highest
+    for place in range(len(moved) - 1, -1, -1):
+        moved[place] = min(moved[place], ceiling)
+        ceiling = moved[place] - gap
+    return moved
+
+
+def add_label(chart: ElementTree.Element, x: float, y: float, text: str, anchor: str, kind: str = "label") -> None:
+    """Add a text."""
+    add(chart, "text", {"x": x, "y": y, "text-anchor": anchor, "class": kind}).text = text
+
+
+def add_turned_label(chart: ElementTree.Element, x: float, y: float, text: str) -> None:
+    """Add a text that is read from below."""
+    turned = {"x": x, "y": y, "text-anchor": "middle", "transform": f"rotate(-90 {x:g} {y:g})", "class": "label turned"}
+    add(chart, "text", turned).text = text
+
+
+def join_points(places: Sequence[tuple[float, float]]) -> str:
+    """Return places as SVG writes them."""
+    return " ".join(f"{x:g},{y:g}" for x, y in places)
