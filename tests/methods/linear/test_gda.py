@@ -35,7 +35,8 @@ def by_loops(task: FewShotTask, queries: np.ndarray, alpha: float) -> np.ndarray
 def centred(logits: np.ndarray | torch.Tensor) -> np.ndarray:
     """Return the logits without their mean over the classes, which no probability depends on."""
     array = np.asarray(logits)
-    return np.subtract(array, array.mean(axis=1, keepdims=True))
+    difference: np.ndarray = array - array.mean(axis=1, keepdims=True)
+    return difference
 
 
 @pytest.mark.parametrize("views", [0, 2])
