@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import checks, completion
+from .methods import asked_methods
 from .options import (
     DEFAULT_CACHE_DIR,
     LIST,
@@ -45,6 +46,15 @@ def benchmark(
             autocompletion=completion.several_datasets,
         ),
     ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar=LIST,
+            help="Methods to fit next to taskres, see `taskres methods`; all, or path/to/file.py:name for your own.",
+            show_default="taskres alone",
+            autocompletion=completion.methods,
+        ),
+    ] = None,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
     pretrained_like: PretrainedLike = None,
@@ -66,7 +76,7 @@ def benchmark(
     """
     counts, draws = split_numbers(shots, seeds)
     checks.splits(counts, draws)
-    names = joined(datasets).replace(",", " ").split()
+    others, names = asked_methods(methods), joined(datasets).replace(",", " ").split()
     checks.datasets(names)
     if backbone:
         checks.checkpoint(backbone, pretrained)
@@ -92,7 +102,7 @@ def benchmark(
     folders = Folders(root or Path("."), cache_dir, out)
     outcomes = []
     with kept_when_interrupted(), progress() as display:
-        for outcome in run_benchmark(entries, encoder, options, folders, display):
+        for outcome in run_benchmark(entries, encoder, options, folders, display, others):
             for line in _outcome_lines(outcome):
                 say(line)
             outcomes.append(outcome)
@@ -132,11 +142,12 @@ def _outcome_lines(outcome: "Outcome") -> list[str]:
 
 def _write_tables(outcomes: "list[Outcome]", title: str, folder: Path) -> None:
     """Print the tables and write them to the folder of the runs."""
+    from taskres_cache.benchmark.method_tables import method_tables
     from taskres_cache.benchmark.tables import benchmark_tables, write_benchmark
 
     from .console import print_table, say
 
-    for table in benchmark_tables(outcomes, title):
+    for table in (*benchmark_tables(outcomes, title), *method_tables(outcomes, title)):
         print_table(table)
     for file in write_benchmark(outcomes, title, folder):
         say(f"written: {file}")

@@ -6,11 +6,12 @@ exactly the same input numbers.
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from taskres_cache.benchmark.methods import method_runs
 from taskres_cache.caches.contents import SplitName, cache_path
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import ENTRIES, Entry
@@ -61,6 +62,8 @@ class DatasetResult:
         How many of them existed before.
     notes : tuple of str
         Notes of the extraction for the user.
+    others : tuple of Summary
+        Of further methods, one per method and shot count.
     """
 
     name: str
@@ -68,6 +71,7 @@ class DatasetResult:
     runs: tuple[Run, ...]
     reused: int
     notes: tuple[str, ...]
+    others: tuple[Summary, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ def run_benchmark(
     options: ExtractOptions,
     folders: Folders,
     progress: Progress,
+    methods: Sequence[str] = (),
 ) -> Iterator[Outcome]:
     """Extract, fit and evaluate data sets one after the other; a failure does not stop the others.
 
@@ -168,6 +173,8 @@ def run_benchmark(
         Root, caches and runs.
     progress : Progress
         Called while images are encoded.
+    methods : sequence of str, optional
+        Names of methods to fit next to the task residual.
 
     Yields
     ------
@@ -198,7 +205,8 @@ def run_benchmark(
             if entry.test_only:
                 yield _shift_result(entry.name, source, cache, encoder.device)
                 continue
-            yield _dataset_result(entry.name, cache, notes, options, folders, encoder.device)
+            result = _dataset_result(entry.name, cache, notes, options, folders, encoder.device)
+            yield _with_methods(result, cache, methods, options, folders, encoder.device)
         except TaskresError as error:
             yield LeftOut(entry.name, str(error), failed=True)
 
@@ -243,6 +251,25 @@ def _dataset_result(
     done: dict[SplitName, Run] = found | dict(zip(missing, fitted, strict=True))
     runs = tuple(done[split] for split in splits)
     return DatasetResult(name, tuple(summarise(run.metrics for run in runs)), runs, len(found), notes)
+
+
+def _with_methods(
+    result: DatasetResult,
+    cache: FeatureCache,
+    names: Sequence[str],
+    options: ExtractOptions,
+    folders: Folders,
+    device: torch.device,
+) -> DatasetResult:
+    """Return a result with the runs of further methods added."""
+    further = method_runs(cache, _splits(options), names, device, folders.out)
+    return replace(
+        result,
+        runs=result.runs + further.runs,
+        reused=result.reused + further.reused,
+        notes=result.notes + further.notes,
+        others=tuple(summarise(run.metrics for run in further.runs)),
+    )
 
 
 def _shift_result(name: str, runs: Sequence[Run], cache: FeatureCache, device: torch.device) -> ShiftResult:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from taskres_cache.benchmark.method_tables import method_records, method_tables
 from taskres_cache.benchmark.pipeline import SHIFT_SOURCE, DatasetResult, LeftOut, Outcome, ShiftResult
 from taskres_cache.reporting.published.compared import Measured, compared, measured
 from taskres_cache.reporting.published.tables import compared_table, sources_table
@@ -50,7 +51,8 @@ def benchmark_markdown(outcomes: Sequence[Outcome], title: str) -> str:
     left_out = [
         f"- {markdown(f'{outcome.name}: {outcome.reason}')}" for outcome in outcomes if isinstance(outcome, LeftOut)
     ]
-    parts = [f"# {markdown(title)}\n", weights, *(table.as_markdown() for table in benchmark_tables(outcomes, title))]
+    tables = (*benchmark_tables(outcomes, title), *method_tables(outcomes, title))
+    parts = [f"# {markdown(title)}\n", weights, *(table.as_markdown() for table in tables)]
     for heading, lines in (("Notes", notes), ("Left out", left_out)):
         parts += ["\n".join([f"## {heading}", "", *lines]) + "\n"] if lines else []
     return "\n".join(part for part in parts if part)
@@ -62,6 +64,8 @@ def write_benchmark(outcomes: Sequence[Outcome], title: str, folder: Path) -> li
         "benchmark.md": benchmark_markdown(outcomes, title),
         "benchmark.csv": benchmark_records(outcomes).as_csv(),
     }
+    if method_tables(outcomes, title):
+        contents["benchmark-methods.csv"] = method_records(outcomes).as_csv()
     for name, content in contents.items():
         with replaced(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
