@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from io import TextIOWrapper
 
+from taskres_cache.system.threads import limit_spinning
+
 FAILED, WRONG_USAGE = 1, 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -19,6 +21,7 @@ def main() -> None:
     0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 141 nobody reads the output any more.
     """
     try:
+        limit_spinning()  # before anything imports torch
         closed = _open_closed_streams()
         status = _failed("standard output is closed; redirect it, for example to /dev/null") if closed else _status()
         status = _flushed(status)

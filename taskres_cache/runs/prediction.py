@@ -182,7 +182,7 @@ class _Predictor:
         """Return the predictions for a block; images whose features are not finite count as unreadable."""
         if not block.images:
             return replace(self.joined([]), unreadable=block.unreadable)
-        classes, shares = self._top_classes(block.image_features)
+        classes, shares = self._top_classes(self._inputs(block))
         usable = np.isfinite(shares).all(axis=-1)  # (B,) one overflow makes all of an image's probabilities NaN
         paths = np.array([image.path for image in block.images], object)
         unreadable = block.unreadable | dict.fromkeys(paths[~usable].tolist(), OVERFLOW)
@@ -200,7 +200,14 @@ class _Predictor:
             unreadable={path: reason for part in parts for path, reason in part.unreadable.items()},
         )
 
-    def _top_classes(self, image_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return indices (B, K) and probabilities (B, K) of the top classes for un-normalised features (B, D)."""
-        top = self.head.probabilities(torch.from_numpy(image_features)).topk(self.top_k)
+    def _inputs(self, block: EncodedBlock) -> np.ndarray:
+        """Return what the head reads of a block (B, W): image features, or the input of their last projection."""
+        if self.head.input == "features":
+            return block.image_features
+        assert block.pre_projection is not None  # `load_encoder` refuses another encoder than the run's
+        return block.pre_projection
+
+    def _top_classes(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return indices (B, K) and probabilities (B, K) of the top classes for what the head reads (B, W)."""
+        top = self.head.probabilities(torch.from_numpy(inputs)).topk(self.top_k)
         return top.indices.int().numpy(), top.values.numpy()

@@ -34,6 +34,7 @@ from taskres_cache.runs.fitting.recording import (
 )
 from taskres_cache.runs.metrics import Metrics, Seconds
 from taskres_cache.runs.run import Run
+from taskres_cache.system.threads import threads_for
 
 KEPT_TRIALS = 50  # of a search, the best ones
 
@@ -117,7 +118,9 @@ def _fitted(reader: TaskReader, name: SplitName, choice: MethodChoice) -> _Fitte
     """Fit a method on a split, and its temperature on the validation images."""
     task = reader.task(name, choice)
     started = perf_counter()
-    adapted = _adapted(task, choice)
+    count, dim = task.train.image_features.shape
+    with threads_for(4 * count * dim * task.classes):  # two products of all images and all classes
+        adapted = _adapted(task, choice)
     seconds = perf_counter() - started
     _refuse_infinite(adapted, choice, name)
     cache = reader.cache
