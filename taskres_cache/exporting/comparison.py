@@ -95,9 +95,10 @@ def image_reference(classifier: Classifier, backbone: Backbone) -> Reference:
     grids = rng.integers(0, 256, (RANDOM_IMAGES, BLOTCHES, BLOTCHES, 3), dtype=np.uint8)
     images = [Image.fromarray(grid).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for grid in grids]
     framed = np.stack([np.asarray(backbone.framing(image)) for image in images])  # (N, H, W, 3)
-    features = backbone.encode_images(backbone.on_device(framed))
+    features, before = backbone.encode_images_with_inputs(backbone.on_device(framed))
+    inputs = features if classifier.head.input == "features" or before is None else before
     pixels = framed.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)  # (N, 3, H, W)
-    return Reference(pixels, _expected(classifier, features), "random images with a fixed seed")
+    return Reference(pixels, _expected(classifier, inputs), "random images with a fixed seed")
 
 
 def tolerance_at(tolerance: float, classifier: Classifier) -> float:

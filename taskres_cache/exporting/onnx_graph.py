@@ -22,7 +22,7 @@ from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import ExportError
 from taskres_cache.exporting.form import DIGEST, Shapes, as_text, cosine_scale, metadata, refuse_changed, unit_weights
 from taskres_cache.heads.formulas import normalise
-from taskres_cache.heads.head import Head
+from taskres_cache.heads.head import Head, Reads
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.system.extras import require
@@ -92,7 +92,8 @@ class OnnxForm:
             model = _traced(head, torch.ones(2, width), self._input_name())
         else:
             example = torch.rand(2, 3, *self.backbone.framing.size, generator=torch.Generator().manual_seed(0))
-            model = _traced(_EncoderGraph(head, self.backbone), example, self._input_name())
+            graph = _EncoderGraph(head, self.backbone, classifier.head.input)
+            model = _traced(graph, example, self._input_name())
         _describe(model, metadata(classifier, self._how_to_use()), self._input_description())
         return model
 
@@ -167,17 +168,24 @@ class _CosineGraph(nn.Module):
 class _EncoderGraph(nn.Module):
     """From resized and cropped pixels (N, 3, H, W), 0 to 1, to calibrated probabilities (N, C)."""
 
-    def __init__(self, head: nn.Module, backbone: Backbone) -> None:
+    def __init__(self, head: nn.Module, backbone: Backbone, reads: Reads) -> None:
         super().__init__()
-        self.head, self.model = head, backbone.model
+        self.head, self.model, self.reads = head, backbone.model, reads
         mean, std = (torch.tensor(backbone.preprocess[name])[:, None, None] for name in ("mean", "std"))
         self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return probabilities; pixels are normalised by mean and deviation of the model's preprocessing."""
-        model: Any = self.model
-        probabilities: Tensor = self.head(model.encode_image((pixels - self.mean) / self.std, normalize=False))
+        probabilities: Tensor = self.head(self._inputs((pixels - self.mean) / self.std))
         return probabilities
+
+    def _inputs(self, normalised: Tensor) -> Any:
+        """Return what the head reads: image features, or the input of their last projection."""
+        model: Any = self.model
+        if self.reads == "features":
+            return model.encode_image(normalised, normalize=False)
+        output = model.visual.tower(normalised)
+        return output[0] if isinstance(output, tuple) else output
 
 
 def require_onnx(who: str) -> None:
