@@ -2,8 +2,8 @@
 
 OpenMP threads meet at a barrier after each product and wait there. A thread that spins takes a core from the thread
 that it waits for as soon as other programs use the cores: 15 fits of the digits took 31 s instead of 0.8 s. A thread
-that sleeps at once pays 0.3 ms for every product. So threads spin for as long as a product takes, and small products, which
-gain nothing from a second core, use one thread.
+that sleeps at once pays 0.3 ms for every product. So threads spin for as long as a product takes, and small products,
+which gain nothing from a second core, use one thread.
 """
 
 import os
