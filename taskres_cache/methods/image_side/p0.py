@@ -154,5 +154,5 @@ METHOD = Method(
     chooses="learning rate and penalty by val",
     paper="Task-text coordinates for normalized few-shot vision-language adaptation, 2026",
     views="narrow",
-    reads="features",
+    reads="either",
 )
