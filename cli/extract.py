@@ -62,6 +62,20 @@ def extract(
         typer.Option(help="Name for the data set.", show_default="the folder's name"),
     ] = None,
     split_seed: Annotated[int, typer.Option(help="Seed of the random 60/20/20 split of a folder.")] = 0,
+    prompts_name: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts-name",
+            metavar="NAME",
+            help="Add --prompts or --templates to the existing cache as a set of this name; encodes no image.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help="With --prompts-name: a JSON file, class name to list of sentences."
+        ),
+    ] = None,
     classnames: Annotated[
         str,
         typer.Option(
@@ -84,6 +98,10 @@ def extract(
     """
     from taskres_cache.datasets import default_backbone
 
+    if prompts_name is not None or prompts is not None:
+        checkpoint = None if backbone is None else (backbone, pretrained)
+        _add_prompts(name or dataset, prompts_name, prompts, templates, checkpoint, pretrained_like, device, cache_dir)
+        return
     counts, draws = split_numbers(shots, seeds)
     checks.splits(counts, draws)
     images = _dataset(dataset, root, split_seed, name, templates)
@@ -130,6 +148,52 @@ def _encode(images: "Dataset", encoder: "LoadedBackbone", options: "ExtractOptio
         done = extract_features(images, encoder, options, path, display, ranks)
     if ranks.first:
         _report(done, ("eval", "RUN", "--on") if images.test_only else ("fit",), cache_dir)
+
+
+def _add_prompts(
+    cache: str,
+    name: str | None,
+    file: Path | None,
+    templates: str | None,
+    checkpoint: tuple[str, str | None] | None,
+    pretrained_like: str | None,
+    device: str,
+    cache_dir: Path,
+) -> None:
+    """Add a named set of prompts to the cache of a data set."""
+    from taskres_cache.caches.feature_cache import FeatureCache
+    from taskres_cache.caches.finding import find_cache
+    from taskres_cache.datasets.prompts import PROMPT_FORMS, fill_templates, read_prompts, read_templates
+    from taskres_cache.errors import OptionError
+
+    from .console import kept_when_interrupted, progress, say
+
+    if name is None or (file is None) == (templates is None):
+        raise OptionError("--prompts-name NAME goes together with either --prompts FILE or --templates FILE")
+    preferred = None if checkpoint is None else f"{checkpoint[0].replace('/', '-')}-{checkpoint[1] or 'openai'}"
+    path = find_cache(cache, cache_dir, preferred)
+    features = FeatureCache(path)
+    form = features.provenance.classnames_form
+    if file is not None:
+        sentences = read_prompts(file, features.classnames)
+    else:
+        words = form if form in PROMPT_FORMS else "spaces"
+        sentences = fill_templates(read_templates(templates or ""), features.classnames, words)
+
+    from taskres_cache.encoders.loading import load_backbone
+    from taskres_cache.extraction.prompt_sets import add_prompts, refuse_unusable_name
+    from taskres_cache.extraction.ranks import joined_ranks
+
+    refuse_unusable_name(name)
+    recorded = (features.provenance.backbone, features.provenance.pretrained)
+    encoder = load_backbone(*(checkpoint or recorded), device, "fp32", pretrained_like)
+    with kept_when_interrupted(), joined_ranks() as ranks, progress() as display:
+        done = add_prompts(path, encoder, name, sentences, display, ranks)
+    if ranks.first:
+        for note in done.notes:
+            say(f"note: {note}")
+        state = "added" if done.changed else "the cache has them already"
+        say(f"{done.path}: {done.prompts} prompts {name!r}, {state}")
 
 
 def _dataset(name_or_folder: str, root: Path, split_seed: int, name: str | None, templates: str | None) -> "Dataset":

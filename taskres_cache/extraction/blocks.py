@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,6 +68,13 @@ class BlockFolder:
         path = self.folder / f"{self._prefix}-{_digest(json.dumps(list(keys)))}.npz"
         with replaced(path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, keys=np.array(list(keys)), values=values)
+
+    def discard(self) -> None:
+        """Remove these blocks, and the folder if it has no others."""
+        for file in self.folder.glob(f"{self._prefix}-*.npz"):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # missing, or not empty
+            self.folder.rmdir()
 
 
 def read_rows(places: Sequence[Place]) -> np.ndarray:
