@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from taskres_cache.caches.contents import SplitName
     from taskres_cache.caches.feature_cache import FeatureCache
+    from taskres_cache.runs.metrics import Metrics
     from taskres_cache.runs.run import Run
 
 
@@ -68,7 +69,8 @@ def print_results_json(cache: "FeatureCache", results: "Sequence[Run]") -> None:
 
 
 def _print_tables(cache: "FeatureCache", results: "Sequence[Run]") -> None:
-    """Print a table of accuracies for each method, and one of the chosen values if there was a search."""
+    """Print tables for each method: accuracies, and what was chosen from which candidates."""
+    from taskres_cache.reporting.choices import candidates_table, settings_table
     from taskres_cache.reporting.sections import choice_table, method_table
     from taskres_cache.runs.results import summarise
 
@@ -82,3 +84,19 @@ def _print_tables(cache: "FeatureCache", results: "Sequence[Run]") -> None:
         chosen = [result.metrics for result in results if result.metrics.method == method]
         if chosen[0].chosen is not None:
             print_table(choice_table(chosen, title))
+            _say_edge(chosen)
+        for table in (settings_table(chosen, title), candidates_table(chosen, title) if method == "auto" else None):
+            if table is not None:
+                print_table(table)
+
+
+def _say_edge(all_metrics: "Sequence[Metrics]") -> None:
+    """Print a note if the largest alpha won, because a larger one may be better."""
+    from taskres_cache.methods.search import largest_alpha_won
+
+    from .console import say
+
+    edges = [one.chosen and largest_alpha_won(one.chosen, one.candidates or ()) for one in all_metrics]
+    if any(edges):
+        won = f"the largest alpha won in {sum(map(bool, edges))} of {len(edges)} fits"
+        say(f"note: {won}, so a larger one may be better; try --method auto, whose grid goes on")

@@ -77,6 +77,12 @@ def alpha_grid(base: np.ndarray) -> tuple[float, ...]:
     return tuple(float(f"{multiple * scaled:.3g}") for multiple in ALPHA_MULTIPLES)
 
 
+def largest_alpha_won(best: Candidate, candidates: Sequence[Candidate]) -> bool:
+    """Return True if the chosen alpha is the largest of several, so that a larger one may be better."""
+    alphas = {candidate.alpha for candidate in candidates}
+    return len(alphas) > 1 and best.alpha == max(alphas)
+
+
 def candidates_of(recipe: Recipe, base: np.ndarray) -> list[Recipe]:
     """Return every recipe to try; only the recipe itself if it leaves nothing to choose."""
     return recipe.candidates(alpha_grid(base)) if recipe.chooses else [recipe]

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from taskres_cache.errors import FitError, OptionError
-from taskres_cache.methods.search import ALPHA_MULTIPLES, Candidate, alpha_grid, candidates_of, search_residuals
+from taskres_cache.methods.search import (
+    ALPHA_MULTIPLES,
+    Candidate,
+    alpha_grid,
+    candidates_of,
+    largest_alpha_won,
+    search_residuals,
+)
 from taskres_cache.methods.task_residual.loop import fit_residuals, try_residuals
 from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
@@ -151,3 +158,10 @@ def test_test_features_are_not_passed_in() -> None:
     assert {field.name for field in fields(FitTask)} == {"training", "validation", "recipe", "epochs", "seed", "base"}
     assert {field.name for field in fields(TrainingSet)} == {"directions", "lengths", "labels"}
     assert {field.name for field in fields(ValidationSet)} == {"image_features", "labels"}
+
+
+def test_the_largest_alpha_is_noticed() -> None:
+    tried = [Candidate(alpha, 2e-3, 5e-4, 50.0, 1.0) for alpha in (0.5, 1.0, 4.0)]
+    assert largest_alpha_won(tried[2], tried)
+    assert not largest_alpha_won(tried[1], tried)
+    assert not largest_alpha_won(tried[0], tried[:1])
