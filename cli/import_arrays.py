@@ -24,8 +24,10 @@ def import_arrays(
     Required in ARRAYS.npz: train_features (N, D), train_labels (N,), test_features, test_labels, classnames (C,), and
     text_features (C, D) or (C, T, D).
 
-    Optional: val_features, val_labels, templates (T,), class_ids (C,), and logit_scale (the multiplier, 100 by default,
-    not its logarithm). Other names are refused. An import of the same --name adds its splits to the earlier ones.
+    Optional: val_features, val_labels, templates (T,), class_ids (C,), logit_scale (the multiplier, 100 by default, not
+    its logarithm); train_pre_projection (also val, test) with image_projection and image_projection_bias; train_views
+    and train_views_narrow (N, V, D); prompts_NAME_texts, _labels and _features. Other names
+    are refused. An import of the same --name adds its splits to the earlier ones.
 
     Example: taskres import embeddings.npz --name birds
     """

@@ -24,6 +24,7 @@ from taskres_cache.caches.foreign.arrays import (
     templates,
     text_features,
 )
+from taskres_cache.caches.foreign.extras import parts_of_version_2, prompt_sets, with_text_projection
 from taskres_cache.caches.foreign.npz import REQUIRED, refuse_unknown
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
@@ -146,7 +147,12 @@ def contents_of_arrays(
     arrays : mapping of str to ndarray
         `{train,val,test}_features` (N, D), floating point, normalised or not; `{train,val,test}_labels` (N,), integer;
         `text_features` (C, D) or (C, T, D); `classnames` (C,). Optional: the val arrays, `templates` (T,),
-        `class_ids` (C,), with which class names may repeat, and `logit_scale`, the multiplier (default 100).
+        `class_ids` (C,), with which class names may repeat, and `logit_scale`, the multiplier (default 100). Also
+        optional, for methods that need them: `{train,val,test}_pre_projection` (N, I) with `image_projection` (I, D)
+        and `image_projection_bias` (D,); `train_views` and `train_views_narrow` (N, V, D), each with its
+        `..._pre_projection` (N, V, I); `text_pre_projection` (C, T, W) with `text_projection` (W, D); and sets of
+        prompts, `prompts_NAME_texts` and `prompts_NAME_labels` (P,), `prompts_NAME_features` (P, D) and, with a
+        text projection, `prompts_NAME_pre_projection` (P, W).
     options : ImportOptions
         Names and few-shot splits.
     earlier : sequence of (int, int), optional
@@ -156,7 +162,8 @@ def contents_of_arrays(
     ------
     ArraysError
         An array is missing or unknown, types or shapes do not match, a label is out of range, a class has no training
-        image, features are NaN, infinite, all zero or all equal, or the test images are training images.
+        image, features are NaN, infinite, all zero or all equal, the test images are training images, or
+        pre-projections times their projection are not the features.
     """
     refuse_unknown(arrays)
     missing = [name for name in REQUIRED if name not in arrays]
@@ -176,6 +183,7 @@ def contents_of_arrays(
     refuse_classes(classnames, class_ids, labels["train"])
     refuse_repeated(features)
     sizes = [len(labels[partition]) for partition in present]
+    text_bases = with_text_projection(arrays, TextBases(templates(arrays, text.shape[1]), text))
     return CacheContents(
         provenance=_provenance(options, logit_scale(arrays)),
         classnames=classnames,
@@ -184,9 +192,11 @@ def contents_of_arrays(
         labels=np.concatenate([labels[partition] for partition in present]),
         partitions=np.repeat([PARTITIONS.index(partition) for partition in present], sizes).astype(np.uint8),
         image_features=np.concatenate([features[partition] for partition in present]),
-        text=TextBases(templates(arrays, text.shape[1]), text),
+        text=text_bases,
         splits=_splits(labels, {(shots, seed) for shots in options.shots for seed in options.seeds}.union(earlier)),
         class_ids=class_ids,
+        prompts=prompt_sets(arrays, classnames, text_bases),
+        **parts_of_version_2(arrays, features),
     )
 
 

@@ -4,6 +4,7 @@ Axes: N images of a partition, C classes, T templates, D embedding.
 """
 
 import math
+import re
 import struct
 from collections.abc import Iterable
 from os import SEEK_END
@@ -16,7 +17,14 @@ from taskres_cache.errors import ArraysError, near_matches
 from taskres_cache.system.names import shown
 
 REQUIRED = ("train_features", "train_labels", "test_features", "test_labels", "text_features", "classnames")
-OPTIONAL = ("val_features", "val_labels", "templates", "class_ids", "logit_scale")
+OPTIONAL = (
+    "val_features", "val_labels", "templates", "class_ids", "logit_scale",
+    "train_pre_projection", "val_pre_projection", "test_pre_projection", "image_projection", "image_projection_bias",
+    "train_views", "train_views_pre_projection", "train_views_narrow", "train_views_narrow_pre_projection",
+    "text_pre_projection", "text_projection",
+)  # fmt: skip
+# The parts of a further set of prompts.
+PROMPTS = re.compile(r"prompts_([A-Za-z0-9][A-Za-z0-9._-]{0,63}?)_(texts|labels|features|pre_projection)")
 MOST_GROWTH = 10  # arrays may take this many times the file's size in memory, which compressed files need
 END_BYTES = 22 + (1 << 16)  # of a zip archive: its end record and the longest comment
 SLACK_BYTES = 1 << 24  # and this much more, for small files
@@ -35,13 +43,13 @@ PYTORCH = ("a PyTorch file", "load it with torch.load(FILE, weights_only=True), 
 
 def refuse_unknown(names: Iterable[str]) -> None:
     """Raise ArraysError if there is an array whose name is not known, with the nearest known name."""
-    unknown = next((name for name in names if name not in REQUIRED + OPTIONAL), None)
+    unknown = next((name for name in names if name not in REQUIRED + OPTIONAL and not PROMPTS.fullmatch(name)), None)
     if unknown is not None:
         near = near_matches(unknown, REQUIRED + OPTIONAL)[:1]
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ArraysError(
             f"unknown array {shown(unknown)}; {hint}rename or remove it (required: {', '.join(REQUIRED)}; optional: "
-            f"{', '.join(OPTIONAL)})"
+            f"{', '.join(OPTIONAL)}, prompts_NAME_texts)"
         )
 
 
