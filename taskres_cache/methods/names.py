@@ -9,13 +9,19 @@ ALL = "all"  # stands for every method
 TASKRES = "taskres"  # the task residual, which `runs.fitting.study` fits
 MODULES = MappingProxyType(
     {
+        "auto": "auto.auto",
         "linear-probe": "linear.linear_probe",
+        "tip-adapter": "memory.tip_adapter",
+        "tip-adapter-f": "memory.tip_adapter_f",
+        "lp++": "linear.lp_plus_plus",
+        "zs-lp": "cosine.zs_lp",
+        "clap": "cosine.clap",
         "gda": "linear.gda",
         "prolip": "image_side.prolip",
         "rla": "image_side.rla",
+        "ss-text": "cosine.ss_text",
         "p0": "image_side.p0",
         "proker": "memory.proker",
-        "auto": "auto.auto",
     }
 )
 

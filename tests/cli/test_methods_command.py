@@ -70,7 +70,7 @@ def test_mistakes_are_one_line(arguments: tuple[str, ...], message: str, in_digi
 
 def test_methods_are_listed(taskres: Taskres) -> None:
     listed = json.loads(taskres("methods", "--json").out)
-    assert [one["name"] for one in listed][:2] == ["taskres", "linear-probe"]
+    assert [one["name"] for one in listed][:3] == ["taskres", "auto", "linear-probe"]
     assert all(one[part] for one in listed for part in ("trains", "needs", "chooses", "paper"))
     prolip = next(one for one in listed if one["name"] == "prolip")
     assert "pre-projection" in prolip["needs"]
