@@ -1,7 +1,8 @@
 """LP++: a linear probe with a learned weight of the text per class, at learning rates computed from the features.
 
 Source: Huang et al., LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP, CVPR 2024;
-`methods/linear_probe_p2.py` of its code. f^, t^ are normalised image and text features, F^ the matrix of the N training images:
+`methods/linear_probe_p2.py` of its code. f^, t^ are normalised image and text features, F^ those of the N training
+images as a matrix:
 
     logits_ik = f^_i w_k + b_k + alpha_k <f^_i, t^_k>            # no temperature
     w_k = sum of f^ over class k, b ~ U(-1/sqrt(D), 1/sqrt(D)), alpha_k = 250 mean_k mean_{i in k} <f^_i, t^_k>
