@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from textwrap import TextWrapper
@@ -73,8 +74,8 @@ def print_table(table: Table) -> None:
     for position, column in enumerate(table.columns):
         words = position < table.left
         drawn.add_column(Text(column), justify="left" if words else "right", overflow="fold", no_wrap=not words)
-    for row in table.rows:
-        drawn.add_row(*map(Text, row))
+    for number, row in enumerate(table.rows):
+        drawn.add_row(*(Text(cell, "bold" if (number, place) in table.bold else "") for place, cell in enumerate(row)))
     columns = terminal_width()
     for line in _title_lines(table.title, columns or WIDTH_OF_TITLES):
         results().print(Text(line, "bold"), soft_wrap=True)
@@ -85,7 +86,7 @@ def _printable_table(table: Table) -> Table:
     """Return a table without escape sequences; line breaks in cells stay."""
     columns = tuple(map(printable_lines, table.columns))
     rows = tuple(tuple(map(printable_lines, row)) for row in table.rows)
-    return Table(printable_lines(table.title), columns, rows, table.left)
+    return replace(table, title=printable_lines(table.title), columns=columns, rows=rows)
 
 
 def _title_lines(title: str, width: int) -> list[str]:

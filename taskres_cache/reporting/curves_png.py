@@ -9,6 +9,7 @@ from taskres_cache.reporting.destinations import require_matplotlib
 from taskres_cache.reporting.studies import Study
 
 PANEL = (6.4, 4.4)  # inches
+NAMED = 0.1  # inches of a name in the legend below
 PANELS_PER_ROW = 3
 DPI = 160
 ZERO_SHOT = "#6b7280"
@@ -23,7 +24,8 @@ def as_png(studies: Sequence[Study]) -> bytes:
 
     columns = min(len(studies), PANELS_PER_ROW)
     rows = -(-len(studies) // columns)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
+    height = PANEL[1] + NAMED * max(len(study.methods) for study in studies)
+    figure = Figure(figsize=(PANEL[0] * columns, height * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for study, panel in zip(studies, panels, strict=False):
         _draw(panel, study)
@@ -50,7 +52,7 @@ def _draw(panel: Any, study: Study) -> None:
             panel.fill_between(shots, *edges, color=colour, alpha=0.15, linewidth=0)
         panel.plot(shots, means, color=colour, linestyle=dash, marker="o", markersize=5, linewidth=2, label=method)
     drawn = {row.shots for row in study.summaries}
-    for (method, name), found in published_points(study.published).items():
+    for (method, name), found in published_points(study.published if detailed else ()).items():
         points = sorted((one.ours.shots, one.accuracy) for one in found)
         style = {"color": colours[method], "marker": "D", "markerfacecolor": "white", "linestyle": ":"}
         panel.plot(*zip(*points, strict=True), **style, label=f"published: {name}")

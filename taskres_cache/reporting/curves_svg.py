@@ -31,7 +31,8 @@ from taskres_cache.runs.results import Summary
 from taskres_cache.runs.scores import Reliability
 
 SQUARE = 300.0
-MOST_DETAILED = 4  # curves that are drawn with bands and dots; of more, these would hide each other
+MOST_DETAILED = 4  # curves drawn with bands, dots and published results; of more, these would hide each other
+TALL = 560.0  # height of a chart of more curves
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,22 @@ class Curve:
 def accuracy_curves(curves: Sequence[Curve], published: Sequence[Compared]) -> str:
     """Return test accuracy over shots: mean, band of one deviation, one dot per run, zero-shot, published results.
 
-    Several curves have their names at their right ends. Many curves have no bands and dots.
+    Several curves have their names at their right ends. Of many curves, only the means are drawn.
     """
     shots = sorted({row.shots for curve in curves for row in curve.summaries})
-    diamonds = published_points(published)
     zero_shot = curves[0].summaries[0].zero_shot_accuracy
     detailed = len(curves) <= MOST_DETAILED
+    diamonds = published_points(published) if detailed else {}
+    height = HEIGHT if detailed else TALL
     dots = [y for curve in curves for _, y in curve.dots if detailed]
     edges = [edge for curve in curves for row in curve.summaries for edge in _band_of(row, detailed)]
     heights = [zero_shot, *dots, *edges, *(one.accuracy for points in diamonds.values() for one in points)]
     ticks = nice_ticks(min(heights), max(heights))
-    plane = Plane(shots, ticks, margin_of([curve.name for curve in curves]) if len(curves) > 1 else RIGHT)
-    chart = new_chart(WIDTH, HEIGHT, "Test accuracy over shots")
+    right = margin_of([curve.name for curve in curves]) if len(curves) > 1 else RIGHT
+    plane = Plane(shots, ticks, right, height)
+    chart = new_chart(WIDTH, height, "Test accuracy over shots")
     add_axes(chart, plane, shots, ticks)
-    add_label(chart, (LEFT + plane.right) / 2, HEIGHT - 8, "shots (images per class)", "middle")
+    add_label(chart, (LEFT + plane.right) / 2, height - 8, "shots (images per class)", "middle")
     add_level(chart, plane, zero_shot, "zero-shot")
     colours = {curve.name: series(curve.colour) for curve in curves}
     for (method, _), points in diamonds.items():
@@ -80,7 +83,7 @@ def accuracy_curves(curves: Sequence[Curve], published: Sequence[Compared]) -> s
     for curve in curves:
         _curve(chart, plane, curve, detailed)
     if len(curves) > 1:
-        add_names(chart, [_end_of(curve, plane) for curve in curves])
+        add_names(chart, plane, [_end_of(curve, plane) for curve in curves])
     return ElementTree.tostring(chart, encoding="unicode")
 
 

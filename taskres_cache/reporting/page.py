@@ -14,7 +14,15 @@ from markupsafe import Markup
 
 from taskres_cache.datasets.images import ImageSource
 from taskres_cache.reporting.analysis import Analysis, ClassGain
-from taskres_cache.reporting.curves_svg import Curve, accuracy_curves, published_points, reliability_diagram
+from taskres_cache.reporting.comparison.grid import Grid, grid_of, grids_over_datasets
+from taskres_cache.reporting.comparison.tables import chosen_table, comparison_tables, is_comparison
+from taskres_cache.reporting.curves_svg import (
+    MOST_DETAILED,
+    Curve,
+    accuracy_curves,
+    published_points,
+    reliability_diagram,
+)
 from taskres_cache.reporting.published.compared import Compared
 from taskres_cache.reporting.published.tables import compared_table, sources_table
 from taskres_cache.reporting.sections import (
@@ -57,11 +65,12 @@ def as_page(studies: Sequence[Study], title: str, root: Path | None, made_at: da
     seconds = sum(run.metrics.seconds.fit or 0.0 for study in studies for run in study.runs)
     return page.render(
         title=title,
-        lead=f"{runs} fits of a task residual on cached features, {seconds:.1f} s of training in total.",
+        lead=f"{runs} fits on cached features, {seconds:.1f} s of training in total.",
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         version=__version__,
         made_at=made_at.strftime("%d %B %Y"),
         overview=overview_table(studies),
+        averages=[found for grid in grids_over_datasets(studies) if (found := _comparison(grid))],
         studies=[_study_section(study, f"study-{number}", root) for number, study in enumerate(studies, start=1)],
     )
 
@@ -80,6 +89,9 @@ def _study_section(study: Study, anchor: str, root: Path | None) -> dict[str, An
         "facts": key_facts(study),
         "curves": Markup(accuracy_curves(curves, study.published)),
         "legend": _legend(study, curves),
+        "detailed": len(curves) <= MOST_DETAILED,
+        "comparison": _comparison(grid_of(study)),
+        "chosen": chosen_table(study),
         "tables": study_tables(study),
         "published": compared_table(study.published),
         "sources": sources_of(study.published),
@@ -87,6 +99,11 @@ def _study_section(study: Study, anchor: str, root: Path | None) -> dict[str, An
         "analysis": None if study.analysis is None else _analysis_sections(study.analysis, root),
         "every_run": every_run_table([study]),
     }
+
+
+def _comparison(grid: Grid) -> dict[str, Any] | None:
+    """Return the tables of a comparison; None for a single method."""
+    return {"tables": comparison_tables(grid), "notes": grid.notes} if is_comparison(grid) else None
 
 
 def curves_of(study: Study) -> list[Curve]:
@@ -105,18 +122,18 @@ def sources_of(published: Sequence[Compared]) -> Table | None:
 
 
 def _legend(study: Study, curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    line = '<line x1="0" x2="26" y1="6" y2="6" class="{}"/>'
-    mark = line + '<circle cx="13" cy="6" r="4.5" class="mean {}"/>'
+    line = '<line x1="0" x2="40" y1="6" y2="6" class="{}"/>'
+    mark = line + '<circle cx="20" cy="6" r="4.5" class="mean {}"/>'
     entries = [
         {"name": curve.name, "mark": Markup(mark.format(f"line {series(curve.colour)}", series(curve.colour)))}
         for curve in curves
     ]
     entries.append({"name": "zero-shot", "mark": Markup(line.format("zero-shot"))})
-    diamond = '<polygon points="13,0 19,6 13,12 7,6" class="published-mark {}"/>'
+    diamond = '<polygon points="20,0 26,6 20,12 14,6" class="published-mark {}"/>'
     colours = {curve.name: series(curve.colour) for curve in curves}
     published = [
         {"name": f"published: {name}", "mark": Markup(line.format(f"published {colour}") + diamond.format(colour))}
-        for (method, name) in published_points(study.published)
+        for (method, name) in (published_points(study.published) if len(curves) <= MOST_DETAILED else ())
         for colour in [colours[method]]
     ]
     return [*entries, *published]

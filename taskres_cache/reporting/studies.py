@@ -173,7 +173,7 @@ def _description(run: Run) -> dict[str, str]:
 
 def _study(runs: Sequence[Run], variant: str, cache_dir: Path, device: torch.device) -> Study:
     dataset, backbone, pretrained, _, half = _name(runs[0].metrics)
-    runs = sorted(runs, key=lambda run: run.metrics.base != "regular")  # the paper's method first
+    runs = sorted(runs, key=_order)
     summaries = tuple(summarise(run.metrics for run in runs))
     published = compared(measured(summaries), dataset, backbone, pretrained) if half == "all" else ()
     chosen, chosen_by = _chosen(summaries)
@@ -185,6 +185,11 @@ def _study(runs: Sequence[Run], variant: str, cache_dir: Path, device: torch.dev
         analysis_error = str(error)
     results = tuple(runs), summaries, published, analysis, analysis_error
     return Study(dataset, backbone, pretrained, half, *results, variant)
+
+
+def _order(run: Run) -> tuple[bool, bool]:
+    """Return a sort key: the paper's method, task residuals on other bases, other methods."""
+    return run.metrics.record is not None, run.metrics.base != "regular"
 
 
 def _chosen(summaries: Sequence[Summary]) -> tuple[Summary, str]:

@@ -5,6 +5,7 @@ Lengths are in units of the chart; the page scales it to its width.
 
 import math
 from collections.abc import Sequence
+from statistics import mean
 from xml.etree import ElementTree
 
 WIDTH, HEIGHT = 760.0, 400.0
@@ -26,14 +27,21 @@ class Plane:
         The marks of the vertical axis, see `nice_ticks`.
     right : float
         Width of the margin for names.
+    height : float
+        Height of the chart.
     logarithmic : bool
         Whether a doubling has one width, as for shots.
     """
 
     def __init__(
-        self, values: Sequence[float], ticks: Sequence[float], right: float = RIGHT, logarithmic: bool = True
+        self,
+        values: Sequence[float],
+        ticks: Sequence[float],
+        right: float = RIGHT,
+        height: float = HEIGHT,
+        logarithmic: bool = True,
     ) -> None:
-        self.right = WIDTH - right
+        self.right, self.floor = WIDTH - right, height - BOTTOM
         self._logarithmic = logarithmic
         self._first, self._lowest = self._scaled(values[0]), ticks[0]
         self._across = max(self._scaled(values[-1]) - self._first, 1e-9)
@@ -51,7 +59,7 @@ class Plane:
 
     def y(self, accuracy: float) -> float:
         """Return the y of an accuracy."""
-        return round(HEIGHT - BOTTOM - (accuracy - self._lowest) / self._up * (HEIGHT - TOP - BOTTOM), 2)
+        return round(self.floor - (accuracy - self._lowest) / self._up * (self.floor - TOP), 2)
 
 
 def nice_ticks(lowest: float, highest: float, about: int = 5) -> list[float]:
@@ -91,8 +99,8 @@ def add_axes(chart: ElementTree.Element, plane: Plane, values: Sequence[float], 
         add(chart, "line", {"x1": LEFT, "x2": plane.right, "y1": level, "y2": level, "class": "grid"})
         add_label(chart, LEFT - 10, level + 4, f"{tick:.{decimals}f}", "end")
     for value in values:
-        add_label(chart, plane.x(value), HEIGHT - BOTTOM + 22, f"{value:g}", "middle")
-    add_turned_label(chart, 18, (TOP + HEIGHT - BOTTOM) / 2, "test accuracy in %")
+        add_label(chart, plane.x(value), plane.floor + 22, f"{value:g}", "middle")
+    add_turned_label(chart, 18, (TOP + plane.floor) / 2, "test accuracy in %")
 
 
 def add_level(chart: ElementTree.Element, plane: Plane, accuracy: float, name: str, kind: str = "zero-shot") -> None:
@@ -104,13 +112,13 @@ def add_level(chart: ElementTree.Element, plane: Plane, accuracy: float, name: s
     add_label(chart, plane.right - 4, above, f"{name} {accuracy:.2f}", "end", "zero-shot-label")
 
 
-def add_names(chart: ElementTree.Element, names: Sequence[tuple[str, tuple[float, float], int]]) -> None:
+def add_names(chart: ElementTree.Element, plane: Plane, names: Sequence[tuple[str, tuple[float, float], int]]) -> None:
     """Add the name of each curve to the right of its last point, moved apart where they would overlap.
 
     `names` has a name, the last point and the number of each curve. A thin line leads from the point to the name.
     """
     ordered = sorted(names, key=lambda one: one[1][1])
-    levels = spread([y for _, (_, y), _ in ordered], LINE, TOP, HEIGHT - BOTTOM)
+    levels = spread([y for _, (_, y), _ in ordered], LINE, TOP, plane.floor)
     left = max(x for _, (x, _), _ in ordered) + 22
     for (name, (x, y), number), level in zip(ordered, levels, strict=True):
         places = join_points([(x + 5, y), (left - 4, level)])
@@ -128,14 +136,15 @@ def margin_of(names: Sequence[str]) -> float:
 def spread(levels: Sequence[float], gap: float, lowest: float, highest: float) -> list[float]:
     """Return ascending levels moved as little as needed to be `gap` apart, or less if there is no room for it."""
     gap = min(gap, (highest - lowest) / max(len(levels) - 1, 1))
-    moved: list[float] = []
-    for level in levels:
-        moved.append(max(level, moved[-1] + gap if moved else lowest))
-    ceiling = highest
-    for place in range(len(moved) - 1, -1, -1):
-        moved[place] = min(moved[place], ceiling)
-        ceiling = moved[place] - gap
-    return moved
+    groups: list[list[float]] = []  # of levels that touch, each less what its place in the row adds
+    for place, level in enumerate(levels):
+        groups.append([level - place * gap])
+        while len(groups) > 1 and mean(groups[-2]) > mean(groups[-1]):
+            last = groups.pop()
+            groups[-1] += last
+    starts = [mean(group) for group in groups for _ in group]
+    end = highest - gap * (len(levels) - 1)
+    return [min(max(start, lowest), end) + place * gap for place, start in enumerate(starts)]
 
 
 def add_label(chart: ElementTree.Element, x: float, y: float, text: str, anchor: str, kind: str = "label") -> None:

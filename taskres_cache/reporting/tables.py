@@ -1,9 +1,9 @@
-"""A table of text cells, as Markdown and CSV, and how accuracies are written in it."""
+"""A table of text cells, as Markdown, CSV and LaTeX, and how accuracies are written in it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from taskres_cache.system.text import as_csv, markdown
+from taskres_cache.system.text import as_csv, latex, markdown
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,40 @@ class Table:
         The cells, as many per row as there are columns.
     left : int
         Number of leading columns with words, aligned left; the others have numbers, aligned right.
+    bold : frozenset of (int, int)
+        Row and column of the cells in bold.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: int = 1
+    bold: frozenset[tuple[int, int]] = frozenset()
 
     def as_markdown(self) -> str:
         """Return the table in GitHub's Markdown, below its title as a heading."""
         rule = ["---" if position < self.left else "---:" for position in range(len(self.columns))]
-        lines = [_markdown_row(cells) for cells in (self.columns, rule, *self.rows)]
+        rows = [[f"**{cell}**" if bold else cell for cell, bold in row] for row in self._escaped(markdown)]
+        lines = [_row(cells) for cells in (map(markdown, self.columns), rule, *rows)]
         title = ", ".join(self.title.split("\n"))
         return "\n".join([f"## {markdown(title)}", "", *lines]) + "\n"
+
+    def as_latex(self) -> str:
+        """Return the table as a LaTeX `table` with the rules of the package booktabs; the title is the caption."""
+        columns = "l" * self.left + "r" * (len(self.columns) - self.left)
+        rows = [[rf"\textbf{{{cell}}}" if bold else cell for cell, bold in row] for row in self._escaped(latex)]
+        head, *body = (" & ".join(cells) + r" \\" for cells in (map(latex, self.columns), *rows))
+        caption = latex(": ".join(self.title.split("\n", 1)).replace("\n", ", "))
+        opening = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{columns}}}"]
+        lines = [*opening, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        return "\n".join(lines) + "\n"
+
+    def _escaped(self, escape: Callable[[str], str]) -> list[list[tuple[str, bool]]]:
+        """Return the cells of each row, escaped, and whether each is in bold."""
+        return [
+            [(escape(cell), (row, column) in self.bold) for column, cell in enumerate(cells)]
+            for row, cells in enumerate(self.rows)
+        ]
 
     def as_csv(self) -> str:
         """Return the table as comma-separated values with a header line."""
@@ -45,8 +66,8 @@ def percent(value: float | None) -> str:
 
 
 def signed(points: float) -> str:
-    """Return a difference of accuracies in percentage points, with its sign."""
-    return f"{points:+.2f}"
+    """Return a difference of accuracies in percentage points, with its sign; zero has a plus."""
+    return f"{points:+z.2f}"
 
 
 def with_deviation(mean: float, deviation: float | None) -> str:
@@ -59,5 +80,5 @@ def in_shots(count: int) -> str:
     return f"{count} shot" if count == 1 else f"{count} shots"
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(markdown, cells)) + " |"
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -19,6 +19,12 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uf
 SEPARATORS = frozenset("\r\t;")  # split a cell in some spreadsheets unless it is quoted
 MARKDOWN = re.compile(r"[\\`|<>\[\]*&~]|(?<![^\W_])_|_(?![^\W_])")  # underscores within words are no emphasis
 
+LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", '"': r"\textquotedbl{}",
+    **{letter: f"\\{letter}" for letter in "{}$&#_%"},
+}  # fmt: skip
+
 
 def printable(text: str) -> str:
     r"""Return text as one line for a terminal: letters of any script stay, everything else invisible is escaped.
@@ -67,6 +73,11 @@ def as_csv(rows: Iterable[Iterable[str | float]]) -> str:
 def markdown(text: str) -> str:
     """Return text as Markdown that shows it as it is, on one line: no tags, links, code, emphasis or table columns."""
     return MARKDOWN.sub(r"\\\g<0>", printable(text))
+
+
+def latex(text: str) -> str:
+    """Return text as LaTeX that shows it as it is, on one line; a sign outside of ASCII needs a font that has it."""
+    return "".join(LATEX.get(letter, letter) for letter in printable(text))
 
 
 def _without_middle(text: str, most: int) -> str:

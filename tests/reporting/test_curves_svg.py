@@ -120,8 +120,8 @@ def test_seventeen_curves_are_told_apart() -> None:
 
 def test_names_are_moved_as_little_as_needed() -> None:
     assert spread([10.0, 50.0], 14, 0, 100) == [10, 50]
-    assert spread([10.0, 12.0, 60.0], 14, 0, 100) == [10, 24, 60]
-    assert spread([90.0, 95.0], 14, 0, 100) == [86, 100]
+    assert spread([10.0, 12.0, 60.0], 14, 0, 100) == [4, 18, 60]
+    assert spread([90.0, 97.0], 14, 0, 100) == [86, 100]
     assert spread([1.0, 2.0, 3.0], 14, 0, 10) == [0, 5, 10]  # no room
 
 

@@ -111,7 +111,7 @@ def test_key_facts_are_of_the_most_shots(provenance: Provenance) -> None:
     ]
     assert ("fit time", "0.25 s", "3 runs in this study") in facts
     assert "24 November 2026" in page
-    assert "3 fits of a task residual on cached features, 0.8 s of training in total." in page
+    assert "3 fits on cached features, 0.8 s of training in total." in page
 
 
 def test_deviations_from_the_paper_are_marked(provenance: Provenance) -> None:
