@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo benchmark bench-extract bench-fit test check format docs train-glyph-clip clean
+.PHONY: help demo benchmark bench-extract bench-fit bench-methods test check format docs train-glyph-clip clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -32,6 +32,9 @@ bench-extract: $(INSTALLED) ## Time stage one against decoding and encoding alon
 
 bench-fit: $(INSTALLED) ## Time stage two against its two matrix products alone [DEVICE=cuda].
 	$(BIN)/python tests/bench_fit.py $(if $(DEVICE),--device $(DEVICE))
+
+bench-methods: $(INSTALLED) ## Time every method on the paper's shots and seeds, and some plain loops.
+	PYTHONPATH=. $(BIN)/python tests/bench_methods.py --plain
 
 # One thread per process: several processes share the cores.
 test: $(INSTALLED) ## Run the tests, one process per core.

@@ -22,6 +22,8 @@ MODULES = MappingProxyType(
         "ss-text": "cosine.ss_text",
         "p0": "image_side.p0",
         "proker": "memory.proker",
+        "timo": "linear.timo",
+        "ape-t": "memory.ape_t",
     }
 )
 
