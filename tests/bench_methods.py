@@ -1,8 +1,8 @@
 """`make bench-methods`: the time of every method on the paper's shots and seeds, at the size of Caltech101.
 
 Random features of 100 classes, 1,024 dimensions and four augmented views per image; 1, 2, 4, 8 and 16 shots, three
-seeds. Plain loops of some methods, written with autograd or scikit-learn as research code has them, run right before the same
-method's own fit, at 16 shots; the ratio is plain to ours.
+seeds. Plain loops of some methods, written with autograd or scikit-learn as research code has them, run right before
+the same method's own fit, at 16 shots; the ratio is plain to ours.
 """
 
 import argparse
