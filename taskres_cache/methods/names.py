@@ -13,6 +13,7 @@ MODULES = MappingProxyType(
         "linear-probe": "linear.linear_probe",
         "tip-adapter": "memory.tip_adapter",
         "tip-adapter-f": "memory.tip_adapter_f",
+        "clip-adapter": "image_side.clip_adapter",
         "lp++": "linear.lp_plus_plus",
         "zs-lp": "cosine.zs_lp",
         "clap": "cosine.clap",
