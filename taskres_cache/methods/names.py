@@ -18,6 +18,7 @@ MODULES = MappingProxyType(
         "zs-lp": "cosine.zs_lp",
         "clap": "cosine.clap",
         "gda": "linear.gda",
+        "cross-modal": "linear.cross_modal",
         "prolip": "image_side.prolip",
         "rla": "image_side.rla",
         "ss-text": "cosine.ss_text",
