@@ -116,12 +116,13 @@ class _BestEpoch:
     """The parameters with the best validation accuracy, the last ones of equals; without validation, the last ones."""
 
     def __init__(self, task: FewShotTask, text: Tensor) -> None:
-        self._text, self._val, self._accuracy = text, task.val, -1.0
+        self._text, self._accuracy = text, -1.0
+        self._val = task.val if task.val is not None and len(task.val) else None
         self.parameters: _Parameters | None = None
         self.epoch = 0
-        if task.val is not None:
-            self._images = normalise(torch.from_numpy(task.val.image_features).to(text))  # (M, D)
-            self._labels = torch.from_numpy(task.val.labels).to(text.device)
+        if self._val is not None:
+            self._images = normalise(torch.from_numpy(self._val.image_features).to(text))  # (M, D)
+            self._labels = torch.from_numpy(self._val.labels).to(text.device)
 
     def see(self, current: _Parameters, epoch: int) -> None:
         """Keep a copy of the parameters if they are as good as the best so far."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from taskres_cache.heads.kinds import LinearHead
-from taskres_cache.methods.few_shot import FewShotTask
+from taskres_cache.methods.few_shot import FewShotTask, Images
 from taskres_cache.methods.linear.lp_plus_plus import METHOD, LpPlusPlusOptions, fit
 from tests.methods.tasks import random_task, without_images_of
 
@@ -80,6 +80,12 @@ def test_the_two_gradients_of_alpha_differ() -> None:
 def test_the_last_of_equally_good_epochs_is_kept() -> None:
     task = random_task(val_per_class=0)
     assert fit(task, OPTIONS).chosen["epoch"] == OPTIONS.epochs
+
+
+def test_empty_validation_images_are_none() -> None:
+    task = random_task(val_per_class=0)
+    empty = Images(np.empty((0, 12)), np.empty(0, np.int64))
+    assert fit(replace(task, val=empty), OPTIONS).chosen == fit(task, OPTIONS).chosen
 
 
 @pytest.mark.parametrize(
