@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo benchmark bench-extract bench-fit bench-methods test check format docs train-glyph-clip clean
+.PHONY: help demo benchmark ablations bench-extract bench-fit bench-methods test check format docs train-glyph-clip clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -26,6 +26,10 @@ BENCHMARK_OPTIONS = $(if $(ROOT),--root "$(ROOT)") $(if $(DATASETS),--datasets "
 
 benchmark: $(INSTALLED) ## Reproduce the paper's tables: ROOT=/data [BACKBONE=RN50] [PRETRAINED=openai] [DATASETS="..."] [SHOTS=...] [SEEDS=...].
 	$(BIN)/taskres benchmark $(strip $(BENCHMARK_OPTIONS))
+
+ablations: $(INSTALLED) ## The paper's ablations on a cache, by default the bundled digits: [CACHE=digits] [SHOTS=...] [SEEDS=...].
+	$(if $(CACHE),,$(BIN)/taskres extract digits)
+	$(BIN)/taskres ablations "$(or $(CACHE),digits)" $(if $(SHOTS),--shots "$(SHOTS)") $(if $(SEEDS),--seeds "$(SEEDS)")
 
 bench-extract: $(INSTALLED) ## Time stage one against decoding and encoding alone [DEVICE=cuda].
 	$(BIN)/python tests/bench_extract.py $(if $(DEVICE),--device $(DEVICE))

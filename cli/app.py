@@ -6,6 +6,7 @@ import typer
 
 from taskres_cache.system.version import __version__
 
+from .ablations import ablations
 from .benchmark import benchmark
 from .datasets import datasets
 from .doctor import doctor
@@ -57,6 +58,7 @@ def _taskres(
 app.command("extract", rich_help_panel=STAGE_ONE)(extract)
 app.command("import", rich_help_panel=STAGE_ONE)(import_arrays)
 app.command("fit", rich_help_panel=STAGE_TWO)(fit)
+app.command("ablations", rich_help_panel=STAGE_TWO)(ablations)
 app.command("benchmark", rich_help_panel=BOTH_STAGES)(benchmark)
 app.command("eval", rich_help_panel=USING_A_RUN)(evaluate)
 app.command("predict", rich_help_panel=USING_A_RUN)(predict)

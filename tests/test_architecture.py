@@ -70,7 +70,7 @@ MAY_IMPORT = {
     "estimator": {"runs", "methods", "caches", "heads", "recipe"},
     "exporting": {"runs", "caches", "encoders", "heads"},
     "reporting": {"runs", "caches", "datasets", "recipe"},
-    "benchmark": {"extraction", "runs", "methods", "caches", "datasets", "encoders", "reporting"},
+    "benchmark": {"extraction", "runs", "methods", "caches", "datasets", "encoders", "recipe", "reporting"},
 }
 
 

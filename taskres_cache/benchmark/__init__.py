@@ -1,1 +1,1 @@
-"""Both stages over every data set below a root, and the paper's tables."""
+"""Both stages over every data set below a root, the paper's tables, and its ablations."""

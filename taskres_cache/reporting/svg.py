@@ -5,6 +5,7 @@ Lengths are in units of the chart; the page scales it to its width.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean
 from xml.etree import ElementTree
 
@@ -14,6 +15,7 @@ INSET = 18.0
 SERIES, DASHES = 8, 3  # colours and dashes in page.css
 LETTER, LINE = 6.6, 14.0  # width of a letter and height of a line of a curve's name
 LONGEST_NAME = 26
+STYLE = Path(__file__).with_name("page.css")
 
 
 class Plane:
@@ -82,6 +84,17 @@ def new_chart(width: float, height: float, title: str) -> ElementTree.Element:
     return ElementTree.Element("svg", {"viewBox": box, "role": "img", "aria-label": title, "class": "chart"})
 
 
+def standalone(chart: ElementTree.Element) -> str:
+    """Return a chart as an SVG file, with the style sheet of the page in it."""
+    box = chart.get("viewBox", "").split()
+    chart.attrib |= {"xmlns": "http://www.w3.org/2000/svg", "width": box[2], "height": box[3]}
+    paper = ElementTree.Element("rect", {"width": "100%", "height": "100%", "style": "fill: var(--paper)"})
+    style = ElementTree.Element("style")
+    style.text = f"{STYLE.read_text(encoding='utf-8')}\n.chart {{ font-family: system-ui, sans-serif; }}\n"
+    chart[:0] = [style, paper]
+    return ElementTree.tostring(chart, encoding="unicode") + "\n"
+
+
 def add(chart: ElementTree.Element, name: str, attributes: dict[str, object], tooltip: str = "") -> ElementTree.Element:
     """Add an element, with a tooltip if there is one."""
     plain = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in attributes.items()}
@@ -119,7 +132,7 @@ def add_names(chart: ElementTree.Element, plane: Plane, names: Sequence[tuple[st
     """
     ordered = sorted(names, key=lambda one: one[1][1])
     levels = spread([y for _, (_, y), _ in ordered], LINE, TOP, plane.floor)
-    left = max(x for _, (x, _), _ in ordered) + 22
+    left = plane.right + 4
     for (name, (x, y), number), level in zip(ordered, levels, strict=True):
         places = join_points([(x + 5, y), (left - 4, level)])
         add(chart, "polyline", {"points": places, "class": f"leader {series(number)}"})
