@@ -147,7 +147,7 @@ def _write_tables(outcomes: "list[Outcome]", title: str, folder: Path) -> None:
 
     from .console import print_table, say
 
-    for table in (*benchmark_tables(outcomes, title), *method_tables(outcomes, title)):
+    for table in (*benchmark_tables(outcomes, title), *method_tables(outcomes)):
         print_table(table)
     for file in write_benchmark(outcomes, title, folder):
         say(f"written: {file}")

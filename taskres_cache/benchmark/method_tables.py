@@ -1,22 +1,24 @@
 """Tables of the methods of a benchmark: one per data set, and averages over data sets."""
 
-import statistics
 from collections.abc import Sequence
 
 from taskres_cache.benchmark.pipeline import DatasetResult, Outcome
-from taskres_cache.reporting.tables import Table, in_shots, percent, with_deviation
+from taskres_cache.reporting.comparison.grid import grid_of, grids_over_datasets
+from taskres_cache.reporting.comparison.tables import comparison_tables
+from taskres_cache.reporting.studies import Study
+from taskres_cache.reporting.tables import Table
 from taskres_cache.runs.results import Summary
 
 
-def method_tables(outcomes: Sequence[Outcome], title: str) -> list[Table]:
-    """Return a table of methods and shots for each data set with further methods, and one of averages.
+def method_tables(outcomes: Sequence[Outcome]) -> list[Table]:
+    """Return the comparison of methods for each data set with further methods, and over all of these data sets.
 
-    A method's average is over all data sets; a method that is missing on one of them, or has other seeds there, has
-    none: averages over unlike runs are not comparable.
+    Accuracy, gain over zero-shot and paired differences to TaskRes are over the same data sets and seeds for all
+    methods; a method that misses one of them has a dash.
     """
-    results = [outcome for outcome in outcomes if isinstance(outcome, DatasetResult) and outcome.others]
-    tables = [_dataset_table(result, title) for result in results]
-    return [*tables, _average_table(results, title)] if len(results) > 1 else tables
+    studies = [_study(one) for one in outcomes if isinstance(one, DatasetResult) and one.others]
+    grids = [*map(grid_of, studies), *grids_over_datasets(studies)]
+    return [table for grid in grids for table in comparison_tables(grid)]
 
 
 def method_records(outcomes: Sequence[Outcome]) -> Table:
@@ -31,48 +33,11 @@ def method_records(outcomes: Sequence[Outcome]) -> Table:
     return Table("methods", columns, rows, left=2)
 
 
-def _dataset_table(result: DatasetResult, title: str) -> Table:
-    """Return mean and deviation over seeds for each method of a data set; zero-shot comes first."""
-    shots = [row.shots for row in result.summaries]
-    zero_shot = ("zero-shot", *(percent(row.zero_shot_accuracy) for row in result.summaries))
-    rows = [
-        (method, *(_cell(by_shots.get(count)) for count in shots))
-        for method, by_shots in _by_method([result])[result.name].items()
-    ]
-    heading = f"{title}, {result.name}: test accuracy of each method in %, mean and standard deviation over seeds"
-    return Table(heading, ("method", *map(in_shots, shots)), (zero_shot, *rows))
-
-
-def _average_table(results: Sequence[DatasetResult], title: str) -> Table:
-    """Return the average over data sets for each method that has the same shots and seeds on all of them."""
-    shots, named = [row.shots for row in results[0].summaries], _by_method(results)
-    seeds = {row.shots: row.seeds for row in results[0].summaries}
-    methods = dict.fromkeys(method for by_method in named.values() for method in by_method)
-    rows = []
-    for method in methods:
-        cells = []
-        for count in shots:
-            found = [named[result.name].get(method, {}).get(count) for result in results]
-            alike = [row for row in found if row is not None and row.seeds == seeds[count]]
-            complete = len(alike) == len(results)
-            cells.append(percent(statistics.mean(row.mean_test_accuracy for row in alike)) if complete else "-")
-        rows.append((method, *cells))
-    heading = f"{title}: average over {len(results)} data sets in %"
-    return Table(heading, ("method", *map(in_shots, shots)), tuple(rows))
-
-
-def _by_method(results: Sequence[DatasetResult]) -> dict[str, dict[str, dict[int, Summary]]]:
-    """Return the summaries by data set, method and shots; the data set's own task residual is called taskres."""
-    named: dict[str, dict[str, dict[int, Summary]]] = {}
-    for result in results:
-        by_method = named.setdefault(result.name, {"taskres": {row.shots: row for row in result.summaries}})
-        for row in result.others:
-            by_method.setdefault(row.method, {})[row.shots] = row
-    return named
-
-
-def _cell(row: Summary | None) -> str:
-    return "-" if row is None else with_deviation(row.mean_test_accuracy, row.std_test_accuracy)
+def _study(result: DatasetResult) -> Study:
+    """Return the runs of a data set as a study, without an analysis."""
+    metrics = result.runs[0].metrics
+    summaries = (*result.summaries, *result.others)
+    return Study(result.name, metrics.backbone, metrics.pretrained, metrics.classes, result.runs, summaries, (), None)
 
 
 def _record(name: str, row: Summary) -> tuple[str, ...]:

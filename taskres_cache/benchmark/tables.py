@@ -51,7 +51,7 @@ def benchmark_markdown(outcomes: Sequence[Outcome], title: str) -> str:
     left_out = [
         f"- {markdown(f'{outcome.name}: {outcome.reason}')}" for outcome in outcomes if isinstance(outcome, LeftOut)
     ]
-    tables = (*benchmark_tables(outcomes, title), *method_tables(outcomes, title))
+    tables = (*benchmark_tables(outcomes, title), *method_tables(outcomes))
     parts = [f"# {markdown(title)}\n", weights, *(table.as_markdown() for table in tables)]
     for heading, lines in (("Notes", notes), ("Left out", left_out)):
         parts += ["\n".join([f"## {heading}", "", *lines]) + "\n"] if lines else []
@@ -64,7 +64,7 @@ def write_benchmark(outcomes: Sequence[Outcome], title: str, folder: Path) -> li
         "benchmark.md": benchmark_markdown(outcomes, title),
         "benchmark.csv": benchmark_records(outcomes).as_csv(),
     }
-    if method_tables(outcomes, title):
+    if method_tables(outcomes):
         contents["benchmark-methods.csv"] = method_records(outcomes).as_csv()
     for name, content in contents.items():
         with replaced(folder / name) as temporary:
@@ -120,7 +120,7 @@ def _published_tables(results: Sequence[DatasetResult], shifted: Sequence[ShiftR
     if not results:
         return
     metrics = results[0].runs[0].metrics
-    ours = {result.name: measured(result.summaries) for result in results} | {
+    ours = {result.name: measured((*result.summaries, *result.others)) for result in results} | {
         one.name: _measured(one) for one in shifted
     }
     found = {name: compared(rows, name, metrics.backbone, metrics.pretrained) for name, rows in ours.items()}

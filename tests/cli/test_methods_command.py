@@ -85,7 +85,8 @@ def test_benchmark_fits_methods_once(here: Path, taskres: Taskres) -> None:
     assert "12 runs, 12 of them reused" in second.err
     rows = Path("runs/glyph-clip-bundled/benchmark-methods.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * 2
+    markdown = Path("runs/glyph-clip-bundled/benchmark.md").read_text()
     assert (
-        "## glyph-clip (bundled), digits: test accuracy of each method"
-        in Path("runs/glyph-clip-bundled/benchmark.md").read_text()
+        "## digits, glyph-clip (bundled), test accuracy in %, mean and standard deviation over seeds 1, 2" in markdown
     )
+    assert "paired difference to taskres-regular-alpha2" in markdown
