@@ -15,9 +15,9 @@ LABELS = {
     "classnames_form": "class names",
     "augmented_views": "views",
     "views": "view settings",
-    "view_families": "families of views",
-    "prompt_sets": "sets of prompts",
-    "pre_projection": "pre-projections",
+    "view_families": "view families",
+    "prompt_sets": "prompt sets",
+    "pre_projection": "pre-projection",
 }
 
 

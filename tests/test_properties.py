@@ -25,7 +25,7 @@ from taskres_cache.caches.foreign.npz import OPTIONAL, REQUIRED, read_arrays
 from taskres_cache.datasets.paper.listing import read_split_file
 from taskres_cache.errors import OptionError, TaskresError
 from taskres_cache.recipe import CHOICES, Recipe
-from taskres_cache.runs.classifier import recipe_of
+from taskres_cache.runs.classifier_file import recipe_of
 from taskres_cache.runs.fitting.base_files import read_base
 from taskres_cache.runs.fitting.study import fit_each
 from taskres_cache.runs.run import load_run

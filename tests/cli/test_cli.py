@@ -301,7 +301,7 @@ def test_the_installed_command_runs() -> None:
 def test_full_disk_loses_no_finished_block(here: Path) -> None:
     """A limit on file sizes simulates the disk: blocks fit, the finished cache does not."""
     command = [str(Path(sys.executable).with_name("taskres")), "extract", "digits", "--device", "cpu"]
-    limited = ["bash", "-c", 'ulimit -f 200; exec "$@"', "limited", *command]
+    limited = ["bash", "-c", 'ulimit -f 1200; exec "$@"', "limited", *command]
     failed = subprocess.run(limited, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert "digits.h5 cannot be written" in failed.stderr.splitlines()[-1]
