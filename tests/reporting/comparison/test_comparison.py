@@ -257,3 +257,11 @@ def test_the_command(here: Path, taskres: Taskres) -> None:
     assert page.status == 0
     assert "paired difference to taskres-regular-alpha2 in points" in (here / "report.html").read_text()
     assert "What each method chose" in (here / "report.html").read_text()
+
+
+def test_a_deviation_needs_every_seed_on_every_data_set() -> None:
+    first = study(*(run(name, 4, seed, 70.0 + seed) for name in (TASKRES, "gda") for seed in (1, 2)))
+    second = study(*(run(name, 4, 1, 80.0) for name in (TASKRES, "gda")), dataset="eurosat")
+    (grid,) = grids_over_datasets([first, second])
+    assert grid.methods["gda"][4].mean == 75.75  # of 71.5 and 80
+    assert grid.methods["gda"][4].deviation is None
