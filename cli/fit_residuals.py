@@ -46,7 +46,7 @@ class Residuals:
         from taskres_cache.recipe import Recipe
 
         given = {"views": cache.views} | {name: value for name, value in self.fields.items() if value is not None}
-        for fields in map(_placeholder, self._bases()):
+        for fields in map(_unread_base, self._bases()):
             self._recipes(Recipe().changed(**(given | fields)))
 
     def runs(
@@ -67,7 +67,7 @@ class Residuals:
         return _recipes(recipe, joined(self.alpha), joined(self.lr), joined(self.weight_decay), self.search)
 
 
-def _placeholder(base: str) -> dict[str, Any]:
+def _unread_base(base: str) -> dict[str, Any]:
     """Return the recipe fields of a base, without reading its file."""
     from taskres_cache.recipe import BUILT_BASES
 
