@@ -1,10 +1,10 @@
 """A folder of images: `folder/<class>/**`, split 60/20/20 here, or `folder/{train,val,test}/<class>/**`."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
+from taskres_cache.datasets.class_names import Classes, listed, matched_classes, note_similar
 from taskres_cache.datasets.dataset import GIVEN_SPLIT, PARTITIONS, Dataset, Item
 from taskres_cache.datasets.images import ImageSource
 from taskres_cache.datasets.splitting import split_class, split_rule
@@ -17,9 +17,6 @@ PARTITION_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-MOST_NAMES = 5
-
-Classes = dict[str, list[str]]  # class name -> paths
 
 
 def read_folder(
@@ -119,9 +116,9 @@ class _Reading:
 
     def split_here(self, seed: int) -> Dataset:
         """Return the data set of class folders, split by a hash."""
-        merged = _matched({"train": self._classes(self.below)}, self.notes)
+        merged = matched_classes({"train": self._classes(self.below)}, self.notes)
         by_class = merged.get("train", {})
-        _note_similar(by_class, self.notes)
+        note_similar(by_class, self.notes)
         items: dict[str, list[Item]] = {partition: [] for partition in PARTITIONS}
         borrowed = []
         for label, classname in enumerate(sorted(by_class)):
@@ -134,7 +131,7 @@ class _Reading:
                 self.notes.append(f"class {classname!r} has fewer than 3 images, too few for train, val and test")
         if borrowed:
             self.notes.append(
-                f"{_listed(borrowed)}: too few images for an even split by file name; one image per empty partition is "
+                f"{listed(borrowed)}: too few images for an even split by file name; one image per empty partition is "
                 "borrowed and may change its place when the class grows"
             )
         return self._dataset(sorted(by_class), items, split_rule(seed))
@@ -152,7 +149,7 @@ class _Reading:
                 f"{self.source.location} has {' and '.join(found)} folders but no test/<class>/ folder; add one, "
                 "rename the val folder to test, or pass one folder per class to have it split"
             )
-        merged = _matched(found, self.notes)
+        merged = matched_classes(found, self.notes)
         classnames = sorted({classname for classes in merged.values() for classname in classes})
         items = {
             partition: [
@@ -176,7 +173,7 @@ class _Reading:
         empty = [name for name, paths in classes.items() if not paths]
         if empty:
             raise DatasetError(
-                f"{self.source.location} has no image in {_listed('/'.join([*parts, name]) for name in empty)}; add "
+                f"{self.source.location} has no image in {listed('/'.join([*parts, name]) for name in empty)}; add "
                 f"images, or move the folder elsewhere if it is no class{self._found_instead()}"
             )
         return classes
@@ -204,46 +201,3 @@ class _Reading:
     def _depth(self, split: str) -> int:
         """Return the number of parts of the path of an image directly in a class folder."""
         return len(PurePosixPath(self.below).parts) + (3 if split == GIVEN_SPLIT else 2)
-
-
-def _matched(found: Mapping[str, Classes], notes: list[str]) -> dict[str, Classes]:
-    """Return the classes of each partition under one name each.
-
-    Unicode has two forms of accented letters, and systems differ in which they write; names in both forms are one
-    class. Names that differ in case are one class across partitions, unless a partition has both.
-    """
-    spelled = {partition: Counter(map(_folded, classes)) for partition, classes in found.items()}
-    ambiguous = {
-        key
-        for partition, classes in found.items()
-        for key in spelled[partition]
-        if len({unicodedata.normalize("NFC", name) for name in classes if _folded(name) == key}) > 1
-    }
-    chosen: dict[str, str] = {}
-    merged: dict[str, Classes] = {}
-    for partition in PARTITIONS:
-        for name in sorted(found.get(partition, {})):
-            key = unicodedata.normalize("NFC", name) if _folded(name) in ambiguous else _folded(name)
-            first = chosen.setdefault(key, name)
-            if first != name:
-                notes.append(f"class folders {first!r} and {name!a} in {partition} are taken as one class, {first!r}")
-            merged.setdefault(partition, {}).setdefault(first, []).extend(found[partition][name])
-    return merged
-
-
-def _note_similar(classes: Iterable[str], notes: list[str]) -> None:
-    """Add a note on classes whose names differ only in case."""
-    by_key: dict[str, list[str]] = {}
-    for name in classes:
-        by_key.setdefault(_folded(name), []).append(name)
-    notes += [f"classes {_listed(names)} differ only in case" for names in by_key.values() if len(names) > 1]
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _listed(names: Iterable[str]) -> str:
-    shown = [repr(name) for name in names]
-    more = f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else ""
-    return ", ".join(shown[:MOST_NAMES]) + more

@@ -1,0 +1,55 @@
+"""The forms in which labelled pictures come, and which of them a name refers to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskres_cache.datasets.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class FormOptions:
+    """How a data set in another form than class folders is read.
+
+    Parameters
+    ----------
+    name : str or None
+        Name for the data set. Defaults to the name of the file or folder.
+    split_seed : int
+        Seed of the 60/20/20 split of images without a part.
+    path_column, label_column, split_column : str or None
+        Names of the columns (or keys) of a list or table. Found by their usual names if None.
+    """
+
+    name: str | None = None
+    split_seed: int = 0
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of input.
+
+    Parameters
+    ----------
+    title : str
+        What it is, for messages and help.
+    recognises : callable
+        Takes the text that the user typed; returns True if it refers to this form. Reads no more than a file's start.
+    read : callable
+        Takes that text and the options; returns the data set; raises DatasetError.
+    """
+
+    title: str
+    recognises: Callable[[str], bool]
+    read: Callable[[str, FormOptions], Dataset]
+
+
+def default_name(typed: str) -> str:
+    """Return the name of a data set from the text that the user typed: the file's name without its suffixes."""
+    stem = Path(typed).name
+    while Path(stem).suffix and len(Path(stem).suffix) <= 8:
+        stem = Path(stem).stem
+    return stem or "dataset"

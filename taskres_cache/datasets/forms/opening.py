@@ -1,0 +1,18 @@
+"""All forms of input, in the order in which they are tried."""
+
+from taskres_cache.datasets.dataset import Dataset
+from taskres_cache.datasets.forms.form import Form, FormOptions
+
+FORMS: tuple[Form, ...] = ()  # the first that recognises the text reads it
+
+
+def read_form(typed: str, options: FormOptions) -> Dataset | None:
+    """Return the data set that a text refers to, or None if no form recognises it.
+
+    Raises
+    ------
+    DatasetError
+        A form recognises it and cannot read it.
+    """
+    form = next((form for form in FORMS if form.recognises(typed)), None)
+    return None if form is None else form.read(typed, options)
