@@ -60,6 +60,7 @@ def _run() -> int:
 
     from .app import app
     from .console import StoppedEarly, refuse_undecodable
+    from .conventions import usage_message
 
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command != "predict":  # which reads files of any name
@@ -70,11 +71,11 @@ def _run() -> int:
     except StoppedEarly as stop:
         return _interrupted(str(stop))
     except usage_error as error:
-        message, context = str(error.format_message()), getattr(error, "ctx", None)  # type: ignore[attr-defined]
+        message, context = usage_message(error), getattr(error, "ctx", None)
         if not message:  # `taskres` alone has printed its help
             return WRONG_USAGE
         page = context.command_path if context else "taskres"
-        return _failed(f"{message.rstrip('.')} (see {page} --help)", status=WRONG_USAGE)
+        return _failed(f"{message} (see {page} --help)", status=WRONG_USAGE)
     return _interrupted() if status == INTERRUPTED else status  # Typer turns Ctrl-C into this status
 
 

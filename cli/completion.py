@@ -122,7 +122,7 @@ def methods(context: typer.Context, incomplete: str) -> Iterable[Offer]:
 @quiet
 def caches(context: typer.Context, incomplete: str) -> Iterable[Offer]:
     """Offer the names of cached data sets, with the checkpoints they are cached for."""
-    folder = Path(context.params.get("cache_dir") or "cache")
+    folder = Path(context.params.get("cache_dir") or os.environ.get("TASKRES_CACHE_DIR") or "cache")
     checkpoints: dict[str, list[str]] = {}
     for file in sorted(folder.glob("*/*.h5")):
         checkpoints.setdefault(file.stem, []).append(file.parent.name)

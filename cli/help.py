@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from .conventions import Command
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 EXAMPLE = "Example: "
@@ -28,6 +30,7 @@ class App(typer.Typer):
         """Return a decorator that registers a command, as Typer's own does."""
 
         def register(function: Function) -> Function:
+            settings.setdefault("cls", Command)
             return super(App, self).command(name, **help_of(function), **settings)(function)
 
         return register

@@ -3,6 +3,7 @@
 Choices are repeated here where their module would load torch or numpy for `--help`; a test compares them.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +39,11 @@ Run = Annotated[
     typer.Argument(metavar="RUN", help="A run folder, written by `taskres fit`.", autocompletion=completion.runs),
 ]
 DEFAULT_CACHE_DIR = Path("cache")
-CacheDir = Annotated[Path, typer.Option("--cache-dir", callback=checks.folder, help="Folder of the caches.")]
+CACHE_DIR_VARIABLE = "TASKRES_CACHE_DIR"
+CacheDir = Annotated[
+    Path,
+    typer.Option("--cache-dir", envvar=CACHE_DIR_VARIABLE, callback=checks.folder, help="Folder of the caches."),
+]
 Out = Annotated[Path, typer.Option("--out", callback=checks.folder, help="Folder of the runs.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder that contains the known data sets.")]
 Device = Annotated[
@@ -190,4 +195,5 @@ def decimals(option: str, text: str) -> tuple[float, ...]:
 
 def repeated_cache_dir(cache_dir: Path) -> list[str | Path]:
     """Return the words with which another command finds the same caches; none for the default folder."""
-    return [] if cache_dir == DEFAULT_CACHE_DIR else ["--cache-dir", cache_dir]
+    default = Path(os.environ.get(CACHE_DIR_VARIABLE) or DEFAULT_CACHE_DIR)
+    return [] if cache_dir == default else ["--cache-dir", cache_dir]

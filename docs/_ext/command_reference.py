@@ -54,9 +54,11 @@ def _parameter(parameter: Any, context: typer.Context) -> list[str]:
     record = parameter.get_help_record(context)
     if record is None or "--help" in record[0]:
         return []
-    text, _, default = record[1].removesuffix("]").removesuffix("  [required").partition("  [default: ")
+    text, _, facts = record[1].removesuffix("]").removesuffix("  [required").partition("  [")
+    variable, _, default = facts.rpartition("default: ")
     in_words = default.startswith("(")
     shown = f" *Default: {default[1:-1]}.*" if in_words else f" *Default:* `{default}`" if default else ""
+    shown += f" *Environment variable:* `{variable.removeprefix('env var: ').removesuffix('; ')}`" if variable else ""
     if parameter.param_type_name == "argument":
         return [f"`{record[0].partition(' <')[0]}`", f": {_plain(text)}", ""]
     return [f":::{{option}} {record[0]}", "", _plain(text) + shown, ":::", ""]
