@@ -16,10 +16,13 @@ from taskres_cache.methods.method import Trial
 from taskres_cache.methods.search import Candidate
 from taskres_cache.recipe import Recipe
 
-OMITTED_IF_NONE = ("base_tuning", "base_file", "chosen", "candidates", "record", "settings", "trials")
+UNCERTAINTY = ("accuracy_interval", "mean_class_accuracy", "mean_class_accuracy_interval", "against_zero_shot")
+OMITTED_IF_NONE = ("base_tuning", "base_file", "chosen", "candidates", "record", "settings", "trials", *UNCERTAINTY)
 DIGEST = "content_sha256"  # of all other fields of the file
 
 Percent = Annotated[float, Meta(ge=0, le=100.001)]  # a mean of errors may exceed 100 by a rounding
+Points = Annotated[float, Meta(ge=-100.001, le=100.001)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Epochs = Annotated[int, Meta(ge=0, lt=2**31)]
 Duration = Annotated[float, Meta(ge=0)]
@@ -41,6 +44,25 @@ class Tuning:
 
     epoch_losses: tuple[float, ...]
     kept_epochs: Epochs
+
+
+@dataclass(frozen=True)
+class AgainstZeroShot:
+    """A classifier compared with zero-shot on the same test images.
+
+    Parameters
+    ----------
+    difference : float
+        Accuracy above zero-shot in percentage points.
+    interval : (float, float)
+        Its 95 % interval.
+    p_value : float
+        Probability of a difference as large or larger by chance; the exact test of McNemar.
+    """
+
+    difference: Points
+    interval: tuple[Points, Points]
+    p_value: Probability
 
 
 @dataclass(frozen=True)
@@ -100,6 +122,12 @@ class Metrics:
         On the test images: the text classifier, the base, and base + residual.
     top5_accuracy, calibration_error, untempered_calibration_error : float
         On the test images, for base + residual; the calibration error with the temperature and without.
+    accuracy_interval : (float, float), optional
+        95 % interval of `test_accuracy`; None in runs of earlier versions, as the next three.
+    mean_class_accuracy, mean_class_accuracy_interval : float, (float, float), optional
+        Mean of the accuracies per class on the test images, and its 95 % interval.
+    against_zero_shot : AgainstZeroShot, optional
+        How much more accurate than zero-shot, and whether that may be chance.
     zero_shot_class_accuracies, class_accuracies : tuple of float or None, of length C
         On the test images of each class; None for a class without test images.
     zero_shot_val_accuracy, base_val_accuracy, val_accuracy : float or None
@@ -149,6 +177,10 @@ class Metrics:
     zero_shot_accuracy: Percent
     base_accuracy: Percent | None = None
     test_accuracy: Percent
+    accuracy_interval: tuple[Percent, Percent] | None = None
+    mean_class_accuracy: Percent | None = None
+    mean_class_accuracy_interval: tuple[Percent, Percent] | None = None
+    against_zero_shot: AgainstZeroShot | None = None
     top5_accuracy: Percent | None = None
     calibration_error: Percent | None = None
     untempered_calibration_error: Percent | None = None

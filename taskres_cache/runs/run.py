@@ -4,7 +4,7 @@ Axes: N images, C classes, D embedding, W width of the text tower.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from json import JSONDecodeError
 from pathlib import Path
@@ -20,6 +20,7 @@ from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.classifier_file import as_safetensors, read_safetensors, recorded_digest
 from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, find_run
 from taskres_cache.runs.metrics import Metrics
+from taskres_cache.runs.scores import ImageHits
 from taskres_cache.system.files import replaced
 
 
@@ -35,11 +36,14 @@ class Run:
         The content of `metrics.json`.
     kept : Path, optional
         Folder of a run of other inputs, which this run would have replaced; set by a fit.
+    tested : ImageHits, optional
+        Which test images are classified correctly; set by a fit, and not stored.
     """
 
     folder: Path
     metrics: Metrics
     kept: Path | None = None
+    tested: ImageHits | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def classifier(self) -> Classifier:

@@ -50,6 +50,23 @@ class Predictions:
         return percentage(self.in_top5)
 
 
+@dataclass(frozen=True)
+class ImageHits:
+    """Which test images a fit classifies correctly; kept in memory only.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (N,), int64
+        True classes.
+    correct, zero_shot_correct : ndarray of shape (N,), bool
+        True where the fit, or zero-shot, is correct.
+    """
+
+    labels: np.ndarray
+    correct: np.ndarray
+    zero_shot_correct: np.ndarray
+
+
 def percentage(correct: np.ndarray) -> float:
     """Return the percentage of true values."""
     return 100.0 * int(correct.sum()) / len(correct)

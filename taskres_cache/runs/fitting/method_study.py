@@ -1,7 +1,7 @@
 """Fit, measure and write one run per split and method of a cache; `study` does the same for task residuals, faster."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -31,6 +31,7 @@ from taskres_cache.runs.fitting.recording import (
     path_from,
     place_run,
     refuse_unusable,
+    tested_images,
 )
 from taskres_cache.runs.metrics import Metrics, Seconds
 from taskres_cache.runs.run import Run
@@ -199,4 +200,4 @@ def _written(reader: TaskReader, fitted: Sequence[_FittedMethod], device: torch.
             device=str(device),
             seconds=Seconds(None, one.seconds, seconds),
         )
-        yield place_run(folder, one.classifier, metrics)
+        yield replace(place_run(folder, one.classifier, metrics), tested=tested_images(predictions[0], adapted))

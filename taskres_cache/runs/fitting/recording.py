@@ -31,9 +31,16 @@ from taskres_cache.runs.classifier import Classifier, ResidualClassifier
 from taskres_cache.runs.evaluation import calibration_errors, percent_correct
 from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, UNFINISHED, folders_of_run, is_unfinished
 from taskres_cache.runs.fitting.inputs import StartingBase
-from taskres_cache.runs.metrics import ImageCounts, Metrics, Tuning
+from taskres_cache.runs.metrics import AgainstZeroShot, ImageCounts, Metrics, Tuning
 from taskres_cache.runs.run import Run, read_classifier, read_metrics, recorded_inputs, write_run
-from taskres_cache.runs.scores import Predictions, class_accuracies
+from taskres_cache.runs.scores import ImageHits, Predictions, class_accuracies
+from taskres_cache.runs.statistics.intervals import (
+    Hits,
+    accuracy_interval,
+    mean_class_accuracy,
+    mean_class_accuracy_interval,
+    paired_difference,
+)
 
 DIGITS = 8  # of inputs_sha256 in the name of a folder
 SECONDS_UNTIL_LEFTOVER = 3600.0  # a run is written in less than a second
@@ -142,7 +149,25 @@ def accuracies_on_test(zero_shot: Predictions, base: Predictions, adapted: Predi
         "untempered_calibration_error": untempered,
         "zero_shot_class_accuracies": tuple(class_accuracies(zero_shot, classes)),
         "class_accuracies": tuple(class_accuracies(adapted, classes)),
+        **_uncertainty(zero_shot, adapted),
     }
+
+
+def _uncertainty(zero_shot: Predictions, adapted: Predictions) -> dict[str, Any]:
+    """Return the intervals of the test accuracies, and the comparison with zero-shot."""
+    hits, labels = Hits.of_fits([adapted.correct]), adapted.labels
+    against = paired_difference(hits, Hits.of_fits([zero_shot.correct]))
+    return {
+        "accuracy_interval": accuracy_interval(hits),
+        "mean_class_accuracy": mean_class_accuracy(hits, labels),
+        "mean_class_accuracy_interval": mean_class_accuracy_interval(hits, labels),
+        "against_zero_shot": AgainstZeroShot(against.difference, against.interval, against.p_value),
+    }
+
+
+def tested_images(zero_shot: Predictions, adapted: Predictions) -> ImageHits:
+    """Return which test images a fit and zero-shot classify correctly."""
+    return ImageHits(adapted.labels, adapted.correct, zero_shot.correct)
 
 
 def accuracies_on_val(

@@ -1,6 +1,7 @@
 """Stage two: fit, measure and write one run per split and recipe of a cache."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -36,6 +37,7 @@ from taskres_cache.runs.fitting.recording import (
     place_run,
     recipe_fields,
     refuse_unusable,
+    tested_images,
 )
 from taskres_cache.runs.metrics import Metrics, Seconds
 from taskres_cache.runs.results import FitResults
@@ -240,7 +242,7 @@ def _written(
             device=str(device),
             seconds=Seconds(one.start.seconds, one.fit.seconds, seconds),
         )
-        yield place_run(folder, classifier, metrics)
+        yield replace(place_run(folder, classifier, metrics), tested=tested_images(zero_shot, adapted))
 
 
 def _predictions_on_test(
