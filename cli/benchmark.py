@@ -127,6 +127,7 @@ def _conclude(outcomes: "list[Outcome]", encoder: "Callable[[], LoadedBackbone]"
 def _outcome_lines(outcome: "Outcome") -> list[str]:
     """Return the result of a data set as one line, and a line per note."""
     from taskres_cache.benchmark.pipeline import DatasetResult, LeftOut
+    from taskres_cache.reporting.tables import in_shots
 
     if isinstance(outcome, LeftOut):
         return [f"{outcome.name}: left out{', failed' if outcome.failed else ''}: {outcome.reason}"]
@@ -134,7 +135,7 @@ def _outcome_lines(outcome: "Outcome") -> list[str]:
         best = outcome.summaries[-1]
         summary = (
             f"{outcome.name}: {len(outcome.runs)} runs, {outcome.reused} of them reused; "
-            f"{best.shots} shots: {best.mean_test_accuracy:.2f} %, zero-shot {best.zero_shot_accuracy:.2f} %"
+            f"{in_shots(best.shots)}: {best.mean_test_accuracy:.2f} %, zero-shot {best.zero_shot_accuracy:.2f} %"
         )
         return [summary, *(f"  note: {note}" for note in outcome.notes)]
     return [f"{outcome.name}: {outcome.mean_test_accuracy:.2f} %, zero-shot {outcome.zero_shot_accuracy:.2f} %"]

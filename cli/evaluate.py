@@ -188,17 +188,20 @@ def _variants(folders: Sequence[Path]) -> list[str]:
 
 def _method_folder(folder: Path, classifier: "Classifier") -> Path:
     """Return the folder of all shots and seeds of a run's method; the run's own folder if it was moved."""
-    below = (f"shots_{classifier.shots}", f"seed_{classifier.seed}")
+    from taskres_cache.datasets import shots_text
+
+    below = (f"shots_{shots_text(classifier.shots)}", f"seed_{classifier.seed}")
     return folder.parents[1] if (*folder.parts[-2:-1], folder.name.partition("-")[0]) == below else folder
 
 
 def _row(classifier: "Classifier", result: "Evaluation") -> tuple[str, ...]:
+    from taskres_cache.datasets import shots_text
     from taskres_cache.reporting.tables import percent
 
     accuracies = (result.zero_shot_accuracy, result.base_accuracy, result.test_accuracy, result.top5_accuracy)
     halves = (result.base_half_accuracy, result.harmonic_mean)
     numbers = map(percent, (*accuracies, result.calibration_error, *halves))
-    return (result.dataset, str(classifier.shots), str(classifier.seed), *numbers)
+    return (result.dataset, shots_text(classifier.shots), str(classifier.seed), *numbers)
 
 
 def _evaluate_zero_shot(caches: Sequence[str], classes: str, cache_dir: Path, device: str, as_json: bool) -> None:

@@ -29,7 +29,7 @@ from .fit_options import (
 from .fit_output import announced, print_results, print_results_json, say_notes
 from .fit_residuals import Residuals
 from .methods import asked_methods, asked_settings, method_runs, refuse_taskres_options
-from .options import DEFAULT_CACHE_DIR, Cache, CacheDir, Classes, Device, Json, Out, joined, numbers
+from .options import DEFAULT_CACHE_DIR, Cache, CacheDir, Classes, Device, Json, Out, joined, seed_numbers, shot_counts
 
 
 def fit(
@@ -81,7 +81,7 @@ def fit(
         "precision": precision,
     }
     refuse_taskres_options(methods, own | training | {"views_average": views_average})
-    counts, draws = numbers("--shots", joined(shots, ONE_SHOTS)), numbers("--seeds", joined(seeds, ONE_SEED))
+    counts, draws = shot_counts(joined(shots, ONE_SHOTS)), seed_numbers(joined(seeds, ONE_SEED))
     splits = [(count, seed) for count in counts for seed in draws]
     features = open_cache(find_cache(cache, cache_dir), classes)
     asked.check(features)

@@ -12,14 +12,15 @@ ONE_SHOTS, ONE_SEED = "16", "1"
 Shots = Annotated[
     list[str] | None,
     typer.Option(
-        "--shots", metavar=LIST, help="Training images per class, such as 16 or 1,2,4,8,16.", show_default=ONE_SHOTS
+        "--shots",
+        metavar=LIST,
+        help="Training images per class, such as 16, 1-16 (1,2,4,8,16) or all.",
+        show_default=ONE_SHOTS,
     ),
 ]
 Seeds = Annotated[
     list[str] | None,
-    typer.Option(
-        "--seeds", metavar=LIST, help="Seeds of the few-shot split, such as 1 or 1,2,3.", show_default=ONE_SEED
-    ),
+    typer.Option("--seeds", metavar=LIST, help="Seeds of the few-shot split, such as 1 or 1-3.", show_default=ONE_SEED),
 ]
 Alpha = Annotated[
     list[str] | None,

@@ -1,7 +1,6 @@
 """What `taskres fit` prints: notes, a line per run, tables, or one JSON document."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +62,7 @@ def print_results_json(cache: "FeatureCache", results: "Sequence[Run]") -> None:
 
     from .console import print_json
 
-    summaries = [asdict(summary) for summary in summarise(result.metrics for result in results)]
+    summaries = [summary.to_json() for summary in summarise(result.metrics for result in results)]
     runs = [{"folder": str(result.folder), **result.metrics.to_json()} for result in results]
     print_json({"cache": str(cache.path), "summary": summaries, "runs": runs})
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from taskres_cache.datasets import shots_text
 from taskres_cache.reporting.notes import untested_classes
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ def left_out_of(cache: "FeatureCache") -> dict[str, Any]:
 
 def calibration_notes(cache: "FeatureCache", splits: "Sequence[SplitName]") -> list[str]:
     """Return a note if splits have no validation images to fit a temperature on."""
-    without = [f"{shots} shots, seed {seed}" for shots, seed in splits if len(cache.split(shots, seed).val) == 0]
+    without = [
+        f"{shots_text(shots)} shots, seed {seed}" for shots, seed in splits if len(cache.split(shots, seed).val) == 0
+    ]
     if not without:
         return []
     of = "" if len(without) == len(splits) else f" for {'; '.join(without)}"

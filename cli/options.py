@@ -4,6 +4,7 @@ Choices are repeated here where their module would load torch or numpy for `--he
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -61,7 +62,7 @@ Shots = Annotated[
     typer.Option(
         "--shots",
         metavar=LIST,
-        help="Training images per class, such as 16 or 1,2,4,8,16.",
+        help="Training images per class, such as 16, 1-16 (1,2,4,8,16) or all.",
         show_default=PAPER_SHOTS,
     ),
 ]
@@ -70,7 +71,7 @@ Seeds = Annotated[
     typer.Option(
         "--seeds",
         metavar=LIST,
-        help="Seeds of the few-shot split, such as 1 or 1,2,3.",
+        help="Seeds of the few-shot split, such as 1 or 1-3.",
         show_default=PAPER_SEEDS,
     ),
 ]
@@ -167,22 +168,61 @@ Workers = Annotated[
 ]
 
 
+MOST_OF_A_RANGE = 1000
+RANGE = re.compile(r"(\d+)-(\d+)")
+
+
 def split_numbers(shots: Sequence[str] | None, seeds: Sequence[str] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return `--shots` and `--seeds` as numbers, by default the paper's."""
-    return numbers("--shots", joined(shots, PAPER_SHOTS)), numbers("--seeds", joined(seeds, PAPER_SEEDS))
+    return shot_counts(joined(shots, PAPER_SHOTS)), seed_numbers(joined(seeds, PAPER_SEEDS))
+
+
+def shot_counts(text: str, option: str = "--shots") -> tuple[int, ...]:
+    """Return comma-separated shot counts without duplicates: numbers, `all`, and `1-16` for 1, 2, 4, 8, 16."""
+    from taskres_cache.datasets.sampling import ALL, ALL_SHOTS
+
+    expected = "expected numbers, all, or a range of powers of two, such as 1,2,4 or 1-16,all"
+    found: list[int] = []
+    for part in (one.strip() for one in text.split(",")):
+        ends = _range_ends(part)
+        if ends and (0 in ends or any(end & (end - 1) for end in ends) or ends[0] > ends[1]):
+            raise OptionError(f"{option} {part!r}: a range goes up from a power of two to another; {expected}")
+        if ends:
+            found += [1 << power for power in range(ends[0].bit_length() - 1, ends[1].bit_length())]
+        else:
+            found.append(ALL_SHOTS if part == ALL else _integer(option, part, expected))
+    return tuple(dict.fromkeys(found))
+
+
+def seed_numbers(text: str) -> tuple[int, ...]:
+    """Return comma-separated seeds without duplicates: numbers, and `1-3` for 1, 2, 3."""
+    expected = "expected comma-separated integers or ranges, such as 1,2,3 or 1-10"
+    found: list[int] = []
+    for part in (one.strip() for one in text.split(",")):
+        ends = _range_ends(part)
+        if ends and not 0 <= ends[1] - ends[0] < MOST_OF_A_RANGE:
+            raise OptionError(f"--seeds {part!r}: a range goes up, by at most {MOST_OF_A_RANGE} seeds; {expected}")
+        found += range(ends[0], ends[1] + 1) if ends else [_integer("--seeds", part, expected)]
+    return tuple(dict.fromkeys(found))
+
+
+def _range_ends(part: str) -> tuple[int, int] | None:
+    """Return the ends of a range such as `1-16`; None for anything else."""
+    matched = RANGE.fullmatch(part)
+    return None if matched is None else (int(matched[1]), int(matched[2]))
+
+
+def _integer(option: str, part: str, expected: str) -> int:
+    """Return a number; raises OptionError for anything else."""
+    try:
+        return int(part)
+    except ValueError:
+        raise OptionError(f"{option} {part!r}: {expected}") from None
 
 
 def joined(values: Sequence[str] | None, default: str = "") -> str:
     """Return the values of a repeated option as one comma-separated list, or the default if it was not given."""
     return ",".join(dict.fromkeys(values)) if values else default
-
-
-def numbers(option: str, text: str) -> tuple[int, ...]:
-    """Return comma-separated integers without duplicates; raises OptionError for anything else."""
-    try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise OptionError(f"{option} {text!r}: expected comma-separated integers, such as 1,2,4") from None
 
 
 def decimals(option: str, text: str) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .options import LIST, Json, joined, numbers
+from .options import LIST, Json, joined, shot_counts
 
 
 def published(
@@ -35,7 +35,7 @@ def published(
 
     from .console import print_json, print_table, show
 
-    counts = numbers("--shots", joined(shots)) if shots else ()
+    counts = shot_counts(joined(shots)) if shots and "all" not in shots else ()
     found = select(read_figures(), dataset, method, backbone, counts)
     if as_json:
         print_json(figures_json(found))

@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "runs": {"methods", "caches", "encoders", "datasets", "heads", "recipe"},
     "doctor": set(),
     "estimator": {"runs", "methods", "caches", "heads", "recipe"},
-    "exporting": {"runs", "caches", "encoders", "heads"},
+    "exporting": {"runs", "caches", "encoders", "datasets", "heads"},
     "reporting": {"runs", "caches", "datasets", "recipe"},
     "benchmark": {"extraction", "runs", "methods", "caches", "datasets", "encoders", "recipe", "reporting"},
 }

@@ -14,6 +14,7 @@ import torch
 from taskres_cache.benchmark.alpha_chart import AlphaCurve, AlphaPoint, alpha_chart
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.datasets import shots_text
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.tables import Table, in_shots, signed, with_deviation
 from taskres_cache.runs.finding import checkpoint_folder
@@ -160,7 +161,14 @@ def ablation_tables(found: Ablations) -> list[Table]:
 def ablation_records(found: Ablations) -> Table:
     """Return one row per variant and shot count with all numbers; other programs read it as CSV."""
     rows = [
-        (row.base, row.residual, row.alpha, str(one.shots), " ".join(map(str, one.seeds)), *map(_number, _numbers(one)))
+        (
+            row.base,
+            row.residual,
+            row.alpha,
+            shots_text(one.shots),
+            " ".join(map(str, one.seeds)),
+            *map(_number, _numbers(one)),
+        )
         for row, ones in found.rows
         for one in ones
     ]

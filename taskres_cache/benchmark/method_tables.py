@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from taskres_cache.benchmark.pipeline import DatasetResult, Outcome
+from taskres_cache.datasets import shots_text
 from taskres_cache.reporting.comparison.grid import grid_of, grids_over_datasets
 from taskres_cache.reporting.comparison.tables import comparison_tables
 from taskres_cache.reporting.studies import Study
@@ -43,4 +44,10 @@ def _study(result: DatasetResult) -> Study:
 def _record(name: str, row: Summary) -> tuple[str, ...]:
     seeds = " ".join(map(str, row.seeds))
     numbers = (row.zero_shot_accuracy, row.mean_test_accuracy, row.std_test_accuracy, row.gain, row.mean_fit_seconds)
-    return (name, row.method, str(row.shots), seeds, *("" if number is None else f"{number:.4f}" for number in numbers))
+    return (
+        name,
+        row.method,
+        shots_text(row.shots),
+        seeds,
+        *("" if number is None else f"{number:.4f}" for number in numbers),
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from taskres_cache.benchmark.method_tables import method_records, method_tables
 from taskres_cache.benchmark.pipeline import SHIFT_SOURCE, DatasetResult, LeftOut, Outcome, ShiftResult
+from taskres_cache.datasets import shots_text
 from taskres_cache.reporting.published.compared import Measured, compared, measured
 from taskres_cache.reporting.published.tables import compared_table, sources_table
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
@@ -75,7 +76,13 @@ def write_benchmark(outcomes: Sequence[Outcome], title: str, folder: Path) -> li
 def _record(name: str, trained_on: str, row: Summary | ShiftResult, val: float | None) -> tuple[str, ...]:
     seeds = " ".join(map(str, row.seeds))
     numbers = (row.zero_shot_accuracy, val, row.mean_test_accuracy, row.std_test_accuracy, row.gain)
-    return (name, trained_on, str(row.shots), seeds, *("" if number is None else f"{number:.4f}" for number in numbers))
+    return (
+        name,
+        trained_on,
+        shots_text(row.shots),
+        seeds,
+        *("" if number is None else f"{number:.4f}" for number in numbers),
+    )
 
 
 def _accuracy_table(results: Sequence[DatasetResult], title: str) -> Table:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from taskres_cache.caches.provenance import Provenance
+from taskres_cache.datasets import shots_text
 
 SplitName = tuple[int, int]  # (shots, seed)
 WIDE = "wide"  # the family of views that format 1 has: TaskRes's own crops
@@ -228,9 +229,8 @@ def listed_splits(splits: Mapping[SplitName, Split]) -> str:
     shots_by_seeds: dict[tuple[int, ...], list[int]] = {}
     for shots, seeds in seeds_by_shots.items():
         shots_by_seeds.setdefault(tuple(seeds), []).append(shots)
-    phrases = [f"shots {_joined(shots)} with seeds {_joined(seeds)}" for seeds, shots in shots_by_seeds.items()]
+    phrases = [
+        f"shots {', '.join(map(shots_text, shots))} with seeds {', '.join(map(str, seeds))}"
+        for seeds, shots in shots_by_seeds.items()
+    ]
     return "; ".join(phrases) or "none"
-
-
-def _joined(numbers: Any) -> str:
-    return ", ".join(str(number) for number in numbers)

@@ -18,7 +18,7 @@ import numpy as np
 
 from taskres_cache.caches.contents import CacheContents, Rows, Split, SplitName
 from taskres_cache.caches.header import Header, check_header
-from taskres_cache.caches.layout import arrays_by_path, arrays_of_version_2
+from taskres_cache.caches.layout import arrays_by_path, arrays_of_version_2, split_array
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
 from taskres_cache.caches.schema import (
     REMEDY,
@@ -30,6 +30,7 @@ from taskres_cache.caches.schema import (
     group_names,
     is_of_version_2,
 )
+from taskres_cache.datasets import shots_of
 from taskres_cache.errors import CacheDamagedError, CacheError
 from taskres_cache.system.files import replaced
 from taskres_cache.system.names import shown
@@ -43,7 +44,7 @@ MOST_GROWTH = 10  # arrays may take this many times the file's size in memory, w
 SLACK_BYTES = 1 << 20  # and this much more, for small files
 UNTRUSTED = "do not use this file unless you know where it comes from"
 FEWEST_STRINGS = 8  # strings of variable length that are read at once
-SPLIT_NAME = re.compile(r"splits/shots_(\d{1,9})/seed_(-?\d{1,18})/(train|val)")
+SPLIT_NAME = re.compile(r"splits/shots_(\d{1,9}|all)/seed_(-?\d{1,18})/(train|val)")
 
 
 def write_cache(path: Path, contents: CacheContents) -> None:
@@ -368,11 +369,11 @@ def _read_splits(path: Path, file: h5py.File, found: Mapping[str, FoundArray]) -
         if matched is None and name.startswith("splits/"):
             raise CacheError(f"{path}: unexpected array {name}, expected splits/shots_K/seed_S/train and val")
         if matched is not None:
-            parts.setdefault((int(matched[1]), int(matched[2])), {})[matched[3]] = _integers(file[name])
-    for (shots, seed), arrays in parts.items():
+            parts.setdefault((shots_of(matched[1]), int(matched[2])), {})[matched[3]] = _integers(file[name])
+    for split_name, arrays in parts.items():
         if len(arrays) < 2:
             missing = "train" if "val" in arrays else "val"
-            raise CacheError(f"{path} has no array splits/shots_{shots}/seed_{seed}/{missing}; {REMEDY}")
+            raise CacheError(f"{path} has no array {split_array(split_name, missing)}; {REMEDY}")
     return {name: Split(parts[name]["train"], parts[name]["val"]) for name in sorted(parts)}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from taskres_cache.caches.contents import Split, SplitName
+from taskres_cache.caches.layout import split_array
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.caches.schema import REMEDY
 from taskres_cache.datasets import PARTITIONS
@@ -105,8 +106,8 @@ def _check_partitions(path: Path, header: Header) -> None:
     """Raise CacheError if training or validation rows are rows of another partition, such as test images."""
     taken = [("features/augmented_rows", "train", header.augmented_rows)]
     taken += [(f"views/{name}/rows", "train", rows) for name, rows in header.family_rows.items()]
-    for (shots, seed), split in header.splits.items():
-        taken += [(f"splits/shots_{shots}/seed_{seed}/{part}", part, getattr(split, part)) for part in ("train", "val")]
+    for split_name, split in header.splits.items():
+        taken += [(split_array(split_name, part), part, getattr(split, part)) for part in ("train", "val")]
     for name, part, rows in taken:
         others = header.partitions[rows] != PARTITIONS.index(part)
         if others.any():

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from taskres_cache.caches.contents import Split, SplitName, listed_splits
-from taskres_cache.datasets import PARTITIONS
+from taskres_cache.datasets import PARTITIONS, shots_text
 from taskres_cache.errors import CacheError, OptionError
 
 Array = TypeVar("Array")
@@ -63,7 +63,7 @@ class LabelledImages(ABC):
         Parameters
         ----------
         shots, seed : int
-            Training images per class, and the seed of the draw.
+            Training images per class, ALL_SHOTS for all, and the seed of the draw.
 
         Returns
         -------
@@ -77,7 +77,7 @@ class LabelledImages(ABC):
         CacheError
             None of the split's training images could be read.
         """
-        split = self.splits.get((shots, seed))
+        split, count = self.splits.get((shots, seed)), shots_text(shots)
         if split is None and len(self.rows("train")) == 0:
             raise OptionError(
                 f"{self.path} has test images only and cannot be fitted; fit on another cache and evaluate the run on "
@@ -85,13 +85,13 @@ class LabelledImages(ABC):
             )
         if split is None:
             raise OptionError(
-                f"{self.path} has no split with {shots} shots and seed {seed} (available: "
-                f"{listed_splits(self.splits)}); add it: run the command that made the cache with --shots {shots} "
+                f"{self.path} has no split with {count} shots and seed {seed} (available: "
+                f"{listed_splits(self.splits)}); add it: run the command that made the cache with --shots {count} "
                 f"--seeds {seed}"
             )
         if len(split.train) == 0:
             raise CacheError(
-                f"{self.path}: none of the training images with {shots} shots and seed {seed} could be read; fix the "
+                f"{self.path}: none of the training images with {count} shots and seed {seed} could be read; fix the "
                 "images and run the command that made the cache again"
             )
         return split
@@ -106,7 +106,7 @@ class LabelledImages(ABC):
         Parameters
         ----------
         shots, seed : int
-            Training images per class, and the seed of the draw.
+            Training images per class, ALL_SHOTS for all, and the seed of the draw.
         into : callable, optional
             Conversion that is applied to both arrays, such as `torch.from_numpy`, which copies nothing.
 

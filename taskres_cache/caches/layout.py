@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from taskres_cache.caches.contents import WIDE, CacheContents
+from taskres_cache.caches.contents import WIDE, CacheContents, SplitName
+from taskres_cache.datasets import shots_text
 
 # Array names of the families of views and sets of prompts; the family WIDE has the place that format 1 gave it.
 WIDE_ARRAYS = {
@@ -21,6 +22,12 @@ WIDE_ARRAYS = {
 def family_array(family: str, part: str) -> str:
     """Return the path of a part of a family of views: `features`, `rows` or `pre_projection`."""
     return WIDE_ARRAYS[part] if family == WIDE else f"views/{family}/{part}"
+
+
+def split_array(name: SplitName, part: str) -> str:
+    """Return the path of a part of a few-shot split: `train` or `val`."""
+    shots, seed = name
+    return f"splits/shots_{shots_text(shots)}/seed_{seed}/{part}"
 
 
 def arrays_by_path(contents: CacheContents) -> dict[str, Any]:
@@ -46,9 +53,9 @@ def arrays_by_path(contents: CacheContents) -> dict[str, Any]:
     if text.pre_projection is not None and text.projection is not None:
         arrays["text/pre_projection"] = text.pre_projection.astype(np.float32)
         arrays["text/projection"] = text.projection.astype(np.float32)
-    for (shots, seed), split in contents.splits.items():
-        arrays[f"splits/shots_{shots}/seed_{seed}/train"] = split.train.astype(np.int64)
-        arrays[f"splits/shots_{shots}/seed_{seed}/val"] = split.val.astype(np.int64)
+    for name, split in contents.splits.items():
+        arrays[split_array(name, "train")] = split.train.astype(np.int64)
+        arrays[split_array(name, "val")] = split.val.astype(np.int64)
     return arrays | arrays_of_version_2(contents)
 
 

@@ -11,16 +11,22 @@ from taskres_cache.datasets.registry import (
     published_counts,
 )
 from taskres_cache.datasets.sampling import (
+    ALL_SHOTS,
     PAPER_SEEDS,
     PAPER_SHOTS,
     FewShotSplit,
+    images_per_class,
     refuse_unusable_splits,
     sample_few_shot,
     shortage_notes,
+    shots_json,
+    shots_of,
+    shots_text,
 )
 from taskres_cache.datasets.verify import Verification, verify_dataset
 
 __all__ = [
+    "ALL_SHOTS",
     "ENTRIES",
     "GIVEN_SPLIT",
     "PAPER_SEEDS",
@@ -34,11 +40,15 @@ __all__ = [
     "Verification",
     "dataset_name",
     "default_backbone",
+    "images_per_class",
     "labels_of",
     "load_dataset",
     "published_counts",
     "refuse_unusable_splits",
     "sample_few_shot",
     "shortage_notes",
+    "shots_json",
+    "shots_of",
+    "shots_text",
     "verify_dataset",
 ]

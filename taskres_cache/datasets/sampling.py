@@ -3,7 +3,7 @@
 Axes: N items of a list; samples are positions in that list.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -11,6 +11,8 @@ from taskres_cache.errors import OptionError
 
 PAPER_SHOTS = (1, 2, 4, 8, 16)
 PAPER_SEEDS = (1, 2, 3)
+ALL_SHOTS = 2**31 - 1  # more images than any class has: every image is drawn, in list order
+ALL = "all"  # how people and files see ALL_SHOTS
 VAL_SHOTS_AT_MOST = 4  # the protocol gives a few-shot method at most four validation images per class
 
 
@@ -36,7 +38,7 @@ def sample_few_shot(train_labels: Sequence[int], val_labels: Sequence[int], shot
     train_labels, val_labels : sequence of int
         Label of each item, in list order; val may be empty (ImageNet has no val split).
     shots : int
-        Train items per class.
+        Train items per class; ALL_SHOTS for all.
     seed : int
         Seed of `random.Random`. The val draw continues with the generator of the train draw.
 
@@ -59,7 +61,28 @@ def sample_few_shot(train_labels: Sequence[int], val_labels: Sequence[int], shot
 def refuse_unusable_splits(shots: Sequence[int], seeds: Sequence[int]) -> None:
     """Raise OptionError unless there are shots and seeds, and all shots are positive."""
     if not shots or not seeds or min(shots) < 1:
-        raise OptionError(f"shots must be positive and seeds given, got shots {tuple(shots)} and seeds {tuple(seeds)}")
+        counts = ", ".join(map(shots_text, shots))
+        raise OptionError(f"shots must be positive and seeds given, got shots ({counts}) and seeds {tuple(seeds)}")
+
+
+def shots_text(shots: int) -> str:
+    """Return a shot count as people read it and as names of folders have it: `all` for ALL_SHOTS."""
+    return ALL if shots == ALL_SHOTS else str(shots)
+
+
+def shots_json(shots: int) -> int | str:
+    """Return a shot count as JSON has it: a number, or `all`."""
+    return ALL if shots == ALL_SHOTS else shots
+
+
+def shots_of(written: int | str) -> int:
+    """Return the shot count that `shots_text` or `shots_json` wrote; raises ValueError for other text."""
+    return ALL_SHOTS if written == ALL else int(written)
+
+
+def images_per_class(shots: int, images: int, classes: int) -> int:
+    """Return the shots of a split of `images` training images: for ALL_SHOTS their mean over classes, at least 1."""
+    return max(1, round(images / classes)) if shots == ALL_SHOTS else shots
 
 
 def short_classes(train_labels: Sequence[int], shots: int) -> dict[int, int]:
@@ -68,11 +91,12 @@ def short_classes(train_labels: Sequence[int], shots: int) -> dict[int, int]:
     return {label: count for label, count in counts.items() if count < shots}
 
 
-def shortage_notes(classnames: Sequence[str], train_labels: Sequence[int], shots: int) -> tuple[str, ...]:
-    """Return one line for each class with fewer than `shots` train items."""
+def shortage_notes(classnames: Sequence[str], train_labels: Sequence[int], shots: Iterable[int]) -> tuple[str, ...]:
+    """Return one line for each class with fewer train items than the most `shots`, of which ALL_SHOTS is none."""
+    most = max((count for count in shots if count != ALL_SHOTS), default=0)
     return tuple(
-        f"class {classnames[label]!r} has {count} train images, fewer than {shots} shots; all are used"
-        for label, count in short_classes(train_labels, shots).items()
+        f"class {classnames[label]!r} has {count} train images, fewer than {most} shots; all are used"
+        for label, count in short_classes(train_labels, most).items()
     )
 
 

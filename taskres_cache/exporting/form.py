@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from taskres_cache.datasets import shots_json
 from taskres_cache.heads.head import Head
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.classifier import Classifier
@@ -86,7 +87,7 @@ def metadata(classifier: Classifier, how_to_use: str) -> dict[str, Any]:
         "weights_sha256": source.weights_sha256,
         "preprocess": source.preprocess,
         "method": classifier.method,
-        "shots": classifier.shots,
+        "shots": shots_json(classifier.shots),
         "seed": classifier.seed,
         "how_to_use": how_to_use,
     }

@@ -339,7 +339,6 @@ def _raise_failures(shares: Sequence[EncodedShare]) -> None:
 
 def _notes(dataset: Dataset, splits: Iterable[SplitName], unreadable: dict[str, str]) -> tuple[str, ...]:
     """Return notes on how the data set was read, classes with too few images, and skipped images."""
-    most_shots = max((shots for shots, _ in splits), default=0)
-    shortages = shortage_notes(dataset.classnames, labels_of(dataset.train), most_shots)
+    shortages = shortage_notes(dataset.classnames, labels_of(dataset.train), (shots for shots, _ in splits))
     skips = [f"skipped {path}: {reason}" for path, reason in unreadable.items()]
     return (*dataset.notes, *shortages, *skips)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from taskres_cache.datasets import shots_text
 from taskres_cache.reporting.tables import Table, in_shots, percent
 from taskres_cache.runs.metrics import Metrics
 
@@ -17,7 +18,7 @@ def settings_table(all_metrics: Sequence[Metrics], title: str) -> Table | None:
         return None
     rows = tuple(
         (
-            str(metrics.shots),
+            shots_text(metrics.shots),
             str(metrics.seed),
             *(_shown((metrics.settings or {}).get(name)) for name in names),
             percent(metrics.val_accuracy),

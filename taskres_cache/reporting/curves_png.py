@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from taskres_cache.reporting.curves_svg import MOST_DETAILED, published_points
+from taskres_cache.datasets import shots_text
+from taskres_cache.reporting.curves_svg import MOST_DETAILED, published_points, shot_places
 from taskres_cache.reporting.destinations import require_matplotlib
 from taskres_cache.reporting.studies import Study
 
@@ -40,24 +41,23 @@ def _draw(panel: Any, study: Study) -> None:
     """Draw the methods of a study, zero-shot and published results."""
     zero_shot = study.summaries[0].zero_shot_accuracy
     panel.axhline(zero_shot, color=ZERO_SHOT, linestyle="--", linewidth=1.2, label="zero-shot")
-    detailed, colours = len(study.methods) <= MOST_DETAILED, {}
+    detailed, colours, places = len(study.methods) <= MOST_DETAILED, {}, shot_places(study.summaries)
     for number, (method, rows) in enumerate(study.methods.items()):
         colours[method] = colour = COLOURS[number % len(COLOURS)]
         dash = DASHES[number // len(COLOURS) % len(DASHES)]
-        shots = [row.shots for row in rows]
+        shots = [places[row.shots] for row in rows]
         means = [row.mean_test_accuracy for row in rows]
         deviations = [row.std_test_accuracy or 0.0 for row in rows]
         edges = [[mean + sign * one for mean, one in zip(means, deviations, strict=True)] for sign in (-1, 1)]
         if detailed:
             panel.fill_between(shots, *edges, color=colour, alpha=0.15, linewidth=0)
         panel.plot(shots, means, color=colour, linestyle=dash, marker="o", markersize=5, linewidth=2, label=method)
-    drawn = {row.shots for row in study.summaries}
     for (method, name), found in published_points(study.published if detailed else ()).items():
         points = sorted((one.ours.shots, one.accuracy) for one in found)
         style = {"color": colours[method], "marker": "D", "markerfacecolor": "white", "linestyle": ":"}
         panel.plot(*zip(*points, strict=True), **style, label=f"published: {name}")
     panel.set_xscale("log", base=2)
-    panel.set_xticks(sorted(drawn), labels=[str(shots) for shots in sorted(drawn)])
+    panel.set_xticks(list(places.values()), labels=[shots_text(shots) for shots in places])
     panel.set(title=f"{study.title}, {study.backbone} ({study.pretrained})")
     panel.set(xlabel="shots (images per class)", ylabel="test accuracy in %")
     panel.grid(axis="y", color="#e3e6eb")

@@ -1,10 +1,11 @@
 """The charts of a report as SVG: accuracy over shots, and accuracy over confidence."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from taskres_cache.datasets import ALL_SHOTS, shots_text
 from taskres_cache.reporting.published.compared import Compared
 from taskres_cache.reporting.svg import (
     BOTTOM,
@@ -32,6 +33,7 @@ from taskres_cache.runs.scores import Reliability
 
 SQUARE = 300.0
 MOST_DETAILED = 4  # curves drawn with bands, dots and published results; of more, these would hide each other
+APART = 1.5  # least ratio of the position of all shots to that of the most other shots
 TALL = 560.0  # height of a chart of more curves
 
 
@@ -62,7 +64,7 @@ def accuracy_curves(curves: Sequence[Curve], published: Sequence[Compared]) -> s
 
     Several curves have their names at their right ends. Of many curves, only the means are drawn.
     """
-    shots = sorted({row.shots for curve in curves for row in curve.summaries})
+    places = shot_places([row for curve in curves for row in curve.summaries])
     zero_shot = curves[0].summaries[0].zero_shot_accuracy
     detailed = len(curves) <= MOST_DETAILED
     diamonds = published_points(published) if detailed else {}
@@ -72,9 +74,9 @@ def accuracy_curves(curves: Sequence[Curve], published: Sequence[Compared]) -> s
     heights = [zero_shot, *dots, *edges, *(one.accuracy for points in diamonds.values() for one in points)]
     ticks = nice_ticks(min(heights), max(heights))
     right = margin_of([curve.name for curve in curves]) if len(curves) > 1 else RIGHT
-    plane = Plane(shots, ticks, right, height)
+    plane = ShotPlane(places, ticks, right, height)
     chart = new_chart(WIDTH, height, "Test accuracy over shots")
-    add_axes(chart, plane, shots, ticks)
+    add_axes(chart, plane, {shots: shots_text(shots) for shots in places}, ticks)
     add_label(chart, (LEFT + plane.right) / 2, height - 8, "shots (images per class)", "middle")
     add_level(chart, plane, zero_shot, "zero-shot")
     colours = {curve.name: series(curve.colour) for curve in curves}
@@ -85,6 +87,31 @@ def accuracy_curves(curves: Sequence[Curve], published: Sequence[Compared]) -> s
     if len(curves) > 1:
         add_names(chart, plane, [_end_of(curve, plane) for curve in curves])
     return ElementTree.tostring(chart, encoding="unicode")
+
+
+def shot_places(rows: Sequence[Summary]) -> dict[int, float]:
+    """Return shots -> position on the horizontal axis, ascending: the shots themselves.
+
+    All shots lie at the mean number of training images per class, but far enough to the right for labels of their own.
+    """
+    places = {shots: float(shots) for shots in sorted({row.shots for row in rows})}
+    if ALL_SHOTS in places:
+        most = max((place for shots, place in places.items() if shots != ALL_SHOTS), default=1.0)
+        means = [row.images_per_class or 0.0 for row in rows if row.shots == ALL_SHOTS]
+        places[ALL_SHOTS] = max(*means, APART * most)
+    return places
+
+
+class ShotPlane(Plane):
+    """Positions of shots and accuracies in a chart; `places` is what `shot_places` returns."""
+
+    def __init__(self, places: Mapping[int, float], ticks: Sequence[float], right: float, height: float) -> None:
+        super().__init__(list(places.values()), ticks, right, height)
+        self._places = places
+
+    def x(self, value: float) -> float:
+        """Return the x of a shot count."""
+        return super().x(self._places.get(int(value), value))
 
 
 def published_points(published: Sequence[Compared]) -> dict[tuple[str, str], list[Compared]]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from taskres_cache.datasets import shots_text
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.analysis import ClassGain, ConfusedPair, Misclassification
 from taskres_cache.reporting.studies import Study
@@ -69,7 +70,7 @@ def overview_table(studies: Sequence[Study]) -> Table:
             study.title,
             f"{study.backbone} ({study.pretrained})",
             method,
-            str(summaries[-1].shots),
+            shots_text(summaries[-1].shots),
             percent(summaries[-1].zero_shot_accuracy),
             _test_accuracy(summaries[-1]),
             signed(summaries[-1].gain),
@@ -96,7 +97,7 @@ def _method_table(method: str, summaries: Sequence[Summary]) -> Table:
     has_base = summaries[0].base != "regular"
     rows = tuple(
         (
-            str(row.shots),
+            shots_text(row.shots),
             ", ".join(map(str, row.seeds)),
             *([percent(row.mean_base_accuracy)] if has_base else []),
             percent(row.mean_val_accuracy),
@@ -119,7 +120,7 @@ def method_table(summaries: Sequence[Summary], title: str) -> Table:
     base = ["base %"] if has_base else []
     rows = tuple(
         (
-            str(row.shots),
+            shots_text(row.shots),
             ",".join(map(str, row.seeds)),
             percent(row.zero_shot_accuracy),
             *([percent(row.mean_base_accuracy)] if has_base else []),
@@ -138,7 +139,7 @@ def choice_table(all_metrics: Sequence[Metrics], title: str) -> Table:
     """Return what validation accuracy chose for each shot count and seed, and from how many candidates."""
     rows = tuple(
         (
-            str(metrics.shots),
+            shots_text(metrics.shots),
             str(metrics.seed),
             *(f"{value:g}" for value in (metrics.chosen.alpha, metrics.chosen.lr, metrics.chosen.weight_decay)),
             str(len(metrics.candidates or ())),
@@ -197,7 +198,7 @@ def _run_row(study: Study, metrics: Metrics, folder: str) -> tuple[str, ...]:
     )  # fmt: skip
     names = (study.dataset, study.backbone, study.pretrained, study.half, metrics.method)
     cells = ("" if number is None else f"{number:.4f}" for number in numbers)
-    return (*names, str(metrics.shots), str(metrics.seed), *cells, folder)
+    return (*names, shots_text(metrics.shots), str(metrics.seed), *cells, folder)
 
 
 def recipe_and_provenance(classifier: Classifier) -> list[Fact]:

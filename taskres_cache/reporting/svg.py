@@ -4,7 +4,7 @@ Lengths are in units of the chart; the page scales it to its width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from xml.etree import ElementTree
@@ -104,15 +104,18 @@ def add(chart: ElementTree.Element, name: str, attributes: dict[str, object], to
     return added
 
 
-def add_axes(chart: ElementTree.Element, plane: Plane, values: Sequence[float], ticks: Sequence[float]) -> None:
-    """Add a line per tick, and the numbers of both axes."""
+def add_axes(
+    chart: ElementTree.Element, plane: Plane, values: Mapping[float, str] | Sequence[float], ticks: Sequence[float]
+) -> None:
+    """Add a line per tick, and the numbers of both axes; a mapping has other labels for the values."""
+    labels = values if isinstance(values, Mapping) else {value: f"{value:g}" for value in values}
     decimals = 0 if all(tick == round(tick) for tick in ticks) else 1
     for tick in ticks:
         level = plane.y(tick)
         add(chart, "line", {"x1": LEFT, "x2": plane.right, "y1": level, "y2": level, "class": "grid"})
         add_label(chart, LEFT - 10, level + 4, f"{tick:.{decimals}f}", "end")
-    for value in values:
-        add_label(chart, plane.x(value), plane.floor + 22, f"{value:g}", "middle")
+    for value, label in labels.items():
+        add_label(chart, plane.x(value), plane.floor + 22, label, "middle")
     add_turned_label(chart, 18, (TOP + plane.floor) / 2, "test accuracy in %")
 
 

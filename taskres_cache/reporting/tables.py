@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from taskres_cache.datasets import shots_text
 from taskres_cache.system.text import as_csv, latex, markdown
 
 
@@ -76,8 +77,8 @@ def with_deviation(mean: float, deviation: float | None) -> str:
 
 
 def in_shots(count: int) -> str:
-    """Return "1 shot", "2 shots" and so on."""
-    return f"{count} shot" if count == 1 else f"{count} shots"
+    """Return "1 shot", "2 shots" and so on, and "all shots"."""
+    return "1 shot" if count == 1 else f"{shots_text(count)} shots"
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from taskres_cache.caches.provenance import DICTIONARIES, Provenance
 from taskres_cache.caches.schema import GREATEST_LOGIT_SCALE
+from taskres_cache.datasets import shots_json, shots_of
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.heads.kinds import head_of
 from taskres_cache.methods.choice import MethodRecord
@@ -31,7 +32,7 @@ DIGEST, INPUTS = "content_sha256", "inputs_sha256"
 COMMON: dict[str, Any] = {  # fields of the metadata, stored as JSON
     "classnames": Annotated[tuple[str, ...], Meta(min_length=1)],
     "templates": tuple[str, ...],
-    "shots": Annotated[int, Meta(ge=0)],
+    "shots": Annotated[int, Meta(ge=0)] | Literal["all"],
     "seed": int,
     "class_ids": tuple[str, ...] | None,
     "half": Literal["all", "base", "new"],
@@ -135,6 +136,7 @@ def _as_metadata(classifier: Classifier) -> dict[str, str]:
     """Return everything but the tensors as text; `recipe` is that of the run, not of the data set."""
     plain = classifier.provenance.as_plain()
     fields: dict[str, Any] = {name: getattr(classifier, name) for name in COMMON}
+    fields["shots"] = shots_json(classifier.shots)
     if isinstance(classifier, MethodClassifier):
         plain |= {"format": "taskres-run", "format_version": "2"}
         fields |= {"kind": classifier.head.kind, "settings": classifier.head.settings()}
@@ -152,6 +154,7 @@ def _from_metadata(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> 
     _check_provenance(provenance)
     stored = {**DEFAULTS, **metadata}
     common = {name: _decoded(name, stored[name], kind) for name, kind in COMMON.items()}
+    common["shots"] = shots_of(common["shots"])
     if "kind" in metadata:
         return _of_method(tensors, stored, common, provenance)
     values: dict[str, Any] = common | {name: tensors[name] for name in TENSORS}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from taskres_cache.caches.provenance import Provenance
+from taskres_cache.datasets import shots_text
 from taskres_cache.errors import OptionError, RunError
 
 CLASSIFIER_FILE = "classifier.safetensors"
@@ -18,7 +19,9 @@ def checkpoint_folder(above: Path, provenance: Provenance) -> Path:
 def run_folder(out: Path, provenance: Provenance, method: str, half: str, shots: int, seed: int) -> Path:
     """Return the folder of a run; its path contains everything that distinguishes fits of one cache."""
     name = method + ("" if half == "all" else f"-{half}-classes")
-    return checkpoint_folder(out, provenance) / provenance.dataset / name / f"shots_{shots}" / f"seed_{seed}"
+    return (
+        checkpoint_folder(out, provenance) / provenance.dataset / name / f"shots_{shots_text(shots)}" / f"seed_{seed}"
+    )
 
 
 def find_runs(path: Path) -> list[Path]:
@@ -60,6 +63,6 @@ def find_run(path: Path) -> Path:
 
 
 def _as_number(part: str) -> tuple[str, int]:
-    """Return a folder name as a sort key that puts `shots_16` after `shots_8`."""
+    """Return a folder name as a sort key that puts `shots_16` after `shots_8`, and `shots_all` last."""
     word, _, number = part.rpartition("_")
     return (word, int(number)) if number.isdigit() else (part, 0)

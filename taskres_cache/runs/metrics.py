@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from taskres_cache.datasets import shots_json, shots_of
 from taskres_cache.methods.choice import MethodRecord
 from taskres_cache.methods.method import Trial
 from taskres_cache.methods.search import Candidate
@@ -24,6 +25,7 @@ Percent = Annotated[float, Meta(ge=0, le=100.001)]  # a mean of errors may excee
 Points = Annotated[float, Meta(ge=-100.001, le=100.001)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Shots = Annotated[int, Meta(ge=1)] | Literal["all"]  # as in the file; in memory, `all` is ALL_SHOTS
 Epochs = Annotated[int, Meta(ge=0, lt=2**31)]
 Duration = Annotated[float, Meta(ge=0)]
 Temperature = Annotated[float, Meta(gt=0)]
@@ -160,7 +162,7 @@ class Metrics:
     backbone: str
     pretrained: str
     weights_sha256: str = ""
-    shots: Annotated[int, Meta(ge=1)]
+    shots: int
     seed: int
     classes: Literal["all", "base", "new"] = "all"
     method: str
@@ -217,12 +219,23 @@ class Metrics:
         """Test accuracy of the base; in runs of versions that had only the regular base, that of zero-shot."""
         return self.zero_shot_accuracy if self.base_accuracy is None else self.base_accuracy
 
+    @property
+    def images_per_class(self) -> float | None:
+        """Mean number of training images per class; None in runs of versions that did not record it."""
+        images, classes = self.images.train, len(self.class_accuracies or ())
+        return images / classes if images is not None and classes else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the metrics as plain values for JSON, in the order of the file; the last is a digest of the others."""
         values = asdict(self)
         plain = {name: value for name, value in values.items() if value is not None or name not in OMITTED_IF_NONE}
         recipe = None if self.recipe is None else self.recipe.as_dict()
-        plain |= {"recipe": recipe, "images": _without_none(self.images), "seconds": _without_none(self.seconds)}
+        plain |= {
+            "shots": shots_json(self.shots),
+            "recipe": recipe,
+            "images": _without_none(self.images),
+            "seconds": _without_none(self.seconds),
+        }
         text = json.dumps(plain, allow_nan=False)
         listed: dict[str, Any] = json.loads(text)  # tuples become lists, as in the file
         return {**listed, DIGEST: _digest(_fields_of(text.encode()))}
@@ -240,7 +253,7 @@ class Metrics:
             A recipe that no fit can use.
         """
         raw = _fields_of(text)
-        types = get_type_hints(cls, include_extras=True)
+        types = get_type_hints(cls, include_extras=True) | {"shots": Shots}
         absent = {name for name in ("images", "seconds") if name in raw and bytes(raw[name]) == b"null"}
         known = {name: types[name] for name in raw if name in types and name not in absent}
         required = {one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING}
@@ -249,7 +262,8 @@ class Metrics:
             raise ValueError(f"has a wrong or missing field: no field {', '.join(missing)}")
         if "recipe" in known:
             _refuse_newer_recipe(raw["recipe"])
-        metrics = cls(**{name: _decoded(name, raw[name], kind) for name, kind in known.items()})
+        values = {name: _decoded(name, raw[name], kind) for name, kind in known.items()}
+        metrics = cls(**values | {"shots": shots_of(values["shots"])})
         _check_digest(raw)
         return metrics
 

@@ -2,11 +2,12 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
 from typing import Any, overload
 
+from taskres_cache.datasets import shots_json, shots_text
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.run import Run
 from taskres_cache.system.text import printable
@@ -34,6 +35,8 @@ class Summary:
         Means over seeds; None if all runs are of an earlier version that did not record them.
     base : str
         Kind of base, see `Recipe.base`.
+    images_per_class : float or None
+        Mean number of training images per class; None if all runs are of an earlier version.
     """
 
     method: str
@@ -48,6 +51,11 @@ class Summary:
     mean_calibration_error: float | None = None
     mean_fit_seconds: float | None = None
     base: str = "regular"
+    images_per_class: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as plain values for JSON."""
+        return {**asdict(self), "shots": shots_json(self.shots)}
 
     @property
     def gain(self) -> float:
@@ -80,6 +88,7 @@ def _summary(method: str, shots: int, runs: list[Metrics]) -> Summary:
         _mean(run.calibration_error for run in runs),
         _mean(run.seconds.fit for run in runs),
         runs[0].base,
+        _mean(run.images_per_class for run in runs),
     )
 
 
@@ -145,7 +154,7 @@ class FitResults(Sequence[Run]):
         return [
             (
                 row.method,
-                str(row.shots),
+                shots_text(row.shots),
                 ", ".join(map(str, row.seeds)),
                 f"{row.zero_shot_accuracy:.2f}",
                 _percent(row.mean_val_accuracy),

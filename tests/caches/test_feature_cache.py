@@ -14,6 +14,7 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.finding import find_cache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
+from taskres_cache.datasets import ALL_SHOTS
 from taskres_cache.errors import CacheDamagedError, CacheError, CacheMismatchError, OptionError, UnknownNameError
 
 
@@ -156,6 +157,18 @@ def test_a_missing_split_names_the_available_ones_and_the_remedy(cache_file: Pat
         FeatureCache(cache_file).split(16, 3)
     assert "no split with 16 shots and seed 3 (available: shots 1, 4 with seeds 1, 2)" in str(error.value)
     assert "--shots 16 --seeds 3" in str(error.value)
+
+
+def test_a_split_of_all_images_is_stored_under_its_word(tmp_path: Path, contents: CacheContents) -> None:
+    path, split = tmp_path / "all.h5", contents.splits[4, 1]
+    write_cache(path, replace(contents, splits={**contents.splits, (ALL_SHOTS, 1): split}))
+    with h5py.File(path) as file:
+        assert set(file["splits"]) == {"shots_1", "shots_4", "shots_all"}
+    cache = FeatureCache(path)
+    assert np.array_equal(cache.split(ALL_SHOTS, 1).train, split.train)
+    assert list(cache.splits)[-1] == (ALL_SHOTS, 1)
+    with pytest.raises(OptionError, match=r"no split with all shots and seed 5 .*shots all with seeds 1.*--shots all"):
+        cache.split(ALL_SHOTS, 5)
 
 
 def test_expectations_list_every_differing_field(cache_file: Path, provenance: Provenance) -> None:

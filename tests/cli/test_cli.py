@@ -163,7 +163,7 @@ def test_unreadable_images_are_listed_on_standard_error(here: Path, photos: Path
         (("extract", "digits", "--backbone", "glyf-clip"), 2, "did you mean 'glyph-clip'"),
         (("extract", "digits", "--backbone", "RN50", "--pretrained", "opena1"), 2, "did you mean 'openai'"),
         (("extract", "digits", "--backbone", "RN50", "--pretrained", "lost/weights.pt"), 1, "does not exist"),
-        (("extract", "digits", "--shots", "four"), 2, "--shots 'four': expected comma-separated integers"),
+        (("extract", "digits", "--shots", "four"), 2, "--shots 'four': expected numbers, all, or a range"),
         (("extract", "digits", "--shots", "0"), 2, "shots must be positive"),
         (("extract", "digits", "--precision", "fp8"), 2, "precision must be"),
         (("extract", "digits", "--device", "cuda:9"), 2, "device 'cuda:9' cannot be used here"),

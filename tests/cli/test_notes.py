@@ -9,7 +9,9 @@ import pytest
 
 from taskres_cache.caches.contents import CacheContents
 from taskres_cache.caches.hdf5 import write_cache
-from taskres_cache.cli.options import joined, split_numbers
+from taskres_cache.cli.options import joined, seed_numbers, shot_counts, split_numbers
+from taskres_cache.datasets import ALL_SHOTS
+from taskres_cache.errors import OptionError
 from tests.conftest import Taskres, one_line
 
 
@@ -91,7 +93,7 @@ def test_repeated_options_add_up(cache_file: Path, here: Path, taskres: Taskres)
     ("options", "expected"),
     [
         ("--alpha auto --alpha 1", "--alpha 'auto,1': expected comma-separated numbers"),
-        ("--shots 1 --shots x", "--shots '1,x': expected comma-separated integers"),
+        ("--shots 1 --shots x", "--shots 'x': expected numbers, all, or a range of powers of two"),
         ("--base toy.h5 --base nothing", "unknown base 'toy.h5'"),
         ("--base cache --base .", "--base takes one file, got cache and ."),
     ],
@@ -118,3 +120,21 @@ def test_a_logit_scale_that_is_a_logarithm_is_noted(
     ):
         found = [note.split(";")[0] for note in notes(taskres(*arguments).err)]
         assert found == (expected if noted else [])
+
+
+def test_lists_of_shots_and_seeds_may_have_ranges() -> None:
+    assert shot_counts("1-16") == (1, 2, 4, 8, 16)
+    assert shot_counts("4-4,3,2-8, all") == (4, 3, 2, 8, ALL_SHOTS)
+    assert seed_numbers("1-3,2,7,-1") == (1, 2, 3, 7, -1)
+
+
+@pytest.mark.parametrize("text", ["16-1", "1-20", "0-4", "3-8", "1-", "all-16", "", "ALL"])
+def test_ranges_of_shots_go_from_one_power_of_two_up_to_another(text: str) -> None:
+    with pytest.raises(OptionError, match="range of powers of two, such as 1,2,4 or 1-16,all"):
+        shot_counts(text)
+
+
+@pytest.mark.parametrize("text", ["3-1", "1-1001", "all"])
+def test_ranges_of_seeds_go_up_by_at_most_a_thousand(text: str) -> None:
+    with pytest.raises(OptionError, match="--seeds '.*such as 1,2,3 or 1-10"):
+        seed_numbers(text)

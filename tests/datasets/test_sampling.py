@@ -6,7 +6,16 @@ from random import Random
 
 import pytest
 
-from taskres_cache.datasets.sampling import sample_few_shot, short_classes
+from taskres_cache.datasets.sampling import (
+    ALL_SHOTS,
+    images_per_class,
+    sample_few_shot,
+    short_classes,
+    shortage_notes,
+    shots_json,
+    shots_of,
+    shots_text,
+)
 from tests.conftest import as_the_protocol_says
 
 # A small split file in CoOp's format: [path, label, class name], classes not in the order of their labels.
@@ -63,3 +72,33 @@ def test_a_class_with_too_few_images_is_used_whole_without_a_draw() -> None:
     assert drawn.train[:2] == (0, 1)
     assert drawn.train[2:] == tuple(2 + n for n in Random(1).sample(range(5), 4))
     assert short_classes([0, 0, 1, 1, 1, 1, 1], 4) == {0: 2}
+
+
+def test_all_shots_are_every_train_image_in_list_order_of_each_class() -> None:
+    drawn = sample_few_shot([7, 3, 7, 3, 3], [3, 7, 3], ALL_SHOTS, 1)
+    assert drawn.train == (0, 2, 1, 3, 4)
+    assert drawn.val == (0, 2, 1)
+    assert drawn == sample_few_shot([7, 3, 7, 3, 3], [3, 7, 3], ALL_SHOTS, 2)
+
+
+def test_all_shots_are_written_as_a_word_and_sort_last() -> None:
+    assert (shots_text(16), shots_text(ALL_SHOTS)) == ("16", "all")
+    assert (shots_json(16), shots_json(ALL_SHOTS)) == (16, "all")
+    assert [shots_of(written) for written in ("16", 16, "all")] == [16, 16, ALL_SHOTS]
+    assert sorted([ALL_SHOTS, 1, 16]) == [1, 16, ALL_SHOTS]
+    with pytest.raises(ValueError, match="many"):
+        shots_of("many")
+
+
+def test_shots_of_a_split_of_all_images_are_their_mean_per_class() -> None:
+    assert images_per_class(16, 90, 10) == 16
+    assert images_per_class(ALL_SHOTS, 96, 10) == 10
+    assert images_per_class(ALL_SHOTS, 1, 10) == 1
+
+
+def test_only_counted_shots_can_be_short() -> None:
+    labels = [0, 0, 1, 1, 1]
+    assert shortage_notes(["a", "b"], labels, [ALL_SHOTS]) == ()
+    assert shortage_notes(["a", "b"], labels, [1, 3, ALL_SHOTS]) == (
+        "class 'a' has 2 train images, fewer than 3 shots; all are used",
+    )

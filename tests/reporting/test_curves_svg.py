@@ -1,5 +1,6 @@
 """Positions in charts, worked out by hand."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
@@ -7,7 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from taskres_cache.reporting.curves_svg import Curve, accuracy_curves, reliability_diagram
+from taskres_cache.datasets import ALL_SHOTS
+from taskres_cache.reporting.curves_svg import Curve, accuracy_curves, reliability_diagram, shot_places
 from taskres_cache.reporting.published.compared import Compared, Measured
 from taskres_cache.reporting.published.figures import Figure, Source
 from taskres_cache.reporting.svg import nice_ticks, spread
@@ -63,6 +65,26 @@ def test_positions_of_means_and_of_shots_by_their_logarithm() -> None:
     assert y[0] - upper == pytest.approx(lower - y[0])
     assert lower - upper == pytest.approx((y[0] - y[1]) * 2 / 5)
     assert float(of_kind(chart, "dot")[0].get("cy", "")) == y[0]
+
+
+def test_all_shots_lie_at_the_mean_number_of_images_per_class() -> None:
+    rows = [
+        summary(1, 70.0, None),
+        summary(4, 75.0, None),
+        replace(summary(ALL_SHOTS, 80.0, None), images_per_class=64),
+    ]
+    chart = drawn(Curve("m", rows, [(ALL_SHOTS, 80.0)], 0))
+    x = [float(mean.get("cx", "")) for mean in of_kind(chart, "mean")]
+    assert x[2] - x[1] == pytest.approx(2 * (x[1] - x[0]), abs=0.02)  # 4 to 64 is twice as many doublings as 1 to 4
+    assert float(of_kind(chart, "dot")[0].get("cx", "")) == x[2]
+    assert [label.text for label in of_kind(chart, "label") if float(label.get("x", "")) in x] == ["1", "4", "all"]
+    assert of_kind(chart, "mean")[2][0].text == "m, all shots: 80.00 % (seeds 1, 2)"
+
+
+def test_the_label_of_all_shots_does_not_cover_another() -> None:
+    few = replace(summary(ALL_SHOTS, 80.0, None), images_per_class=3.0)  # some classes have fewer than 4 images
+    assert shot_places([summary(4, 75.0, None), few]) == {4: 4.0, ALL_SHOTS: 6.0}
+    assert shot_places([few]) == {ALL_SHOTS: 3.0}
 
 
 def test_one_seed_has_no_band_and_one_shot_count_is_in_the_middle() -> None:

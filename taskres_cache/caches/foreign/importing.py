@@ -205,8 +205,8 @@ def _notes(contents: CacheContents, earlier: FeatureCache | None) -> tuple[str, 
     parts = {name: contents.partitions == number for number, name in enumerate(PARTITIONS)}
     features = np.asarray(contents.image_features[:])
     repeated = repeated_rows({name: features[rows] for name, rows in parts.items() if rows.any()})
-    most_shots = max(shots for shots, _ in contents.splits)
-    notes = [*shortage_notes(contents.classnames, contents.labels[parts["train"]].tolist(), most_shots)]
+    train = contents.labels[parts["train"]].tolist()
+    notes = [*shortage_notes(contents.classnames, train, (shots for shots, _ in contents.splits))]
     notes += [
         f"{count} rows of {part}_features are also in train_features" for part, count in repeated.items() if count
     ]

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 
+from taskres_cache.datasets import shots_text
 from taskres_cache.reporting.comparison.grid import ZERO_SHOT, Cell, Grid
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
@@ -96,7 +97,7 @@ def chosen_table(study: Study) -> Table | None:
         return None
     order = list(dict.fromkeys(method for method, _ in rows))
     ascending = sorted(rows, key=lambda row: (order.index(row[0]), row[1]))
-    cells = tuple((method, str(shots), _over_seeds(rows[method, shots])) for method, shots in ascending)
+    cells = tuple((method, shots_text(shots), _over_seeds(rows[method, shots])) for method, shots in ascending)
     title = f"{study.title}, {study.backbone} ({study.pretrained})\nwhat each method chose, never by test images"
     return Table(title, ("method", "shots", "chosen"), cells, left=3)
 
@@ -137,7 +138,7 @@ def _record(grid: Grid, name: str, shots: int, cell: Cell) -> tuple[str, ...]:
     numbers = (cell.mean, cell.deviation, cell.gain, cell.rank)
     others = (cell.seconds, None if difference is None else difference.mean, low, high)
     pairs = "" if difference is None else str(difference.pairs)
-    head = (grid.title, str(len(grid.datasets)), fits, name, str(shots))
+    head = (grid.title, str(len(grid.datasets)), fits, name, shots_text(shots))
     return (*head, *map(_number, numbers), "yes" if cell.best else "no", *map(_number, others), pairs)
 
 

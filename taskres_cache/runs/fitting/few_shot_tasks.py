@@ -12,6 +12,7 @@ import torch
 
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.datasets import images_per_class
 from taskres_cache.errors import OptionError
 from taskres_cache.methods.choice import MethodChoice
 from taskres_cache.methods.few_shot import FewShotTask, ImageProjection, Images, Text, Views
@@ -53,7 +54,7 @@ class TaskReader:
             train=self._images(split.train, before),
             text=self._text,
             logit_scale=self.cache.provenance.logit_scale,
-            shots=name[0],
+            shots=images_per_class(name[0], len(split.train), len(self.cache.classnames)),
             seed=name[1],
             val=val if len(val) else None,
             views=self._views(split.train, choice, before) if choice.views else None,

@@ -11,6 +11,7 @@ import torch
 
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.datasets import shots_text
 from taskres_cache.errors import FitError, TaskresError
 from taskres_cache.heads.head import Head
 from taskres_cache.methods.choice import MethodChoice
@@ -170,8 +171,8 @@ def _refuse_infinite(adapted: Adapted, choice: MethodChoice, name: SplitName) ->
     for tensor, values in adapted.head.tensors().items():
         if not np.isfinite(values).all():
             raise FitError(
-                f"method {choice.method.name} with {name[0]} shots and seed {name[1]}: {tensor} has values that are "
-                "not finite; lower its learning rate"
+                f"method {choice.method.name} with {shots_text(name[0])} shots and seed {name[1]}: {tensor} has values "
+                "that are not finite; lower its learning rate"
             )
 
 

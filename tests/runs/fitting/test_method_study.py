@@ -11,7 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from taskres_cache.caches.contents import CacheContents, Split
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.hdf5 import write_cache
+from taskres_cache.datasets import ALL_SHOTS
 from taskres_cache.errors import FitError, OptionError, RunError, UnknownNameError
 from taskres_cache.estimator import TaskResClassifier
 from taskres_cache.heads.head import Head
@@ -25,6 +28,7 @@ from taskres_cache.runs.classifier import MethodClassifier
 from taskres_cache.runs.evaluation import evaluate_run
 from taskres_cache.runs.fitting.choices import choices_for, suited
 from taskres_cache.runs.fitting.method_study import finished_method_runs, fit_methods
+from taskres_cache.runs.fitting.study import fit
 from taskres_cache.runs.run import Run, load_run, read_classifier
 
 CPU = torch.device("cpu")
@@ -95,6 +99,32 @@ def test_a_run_of_every_kind_of_head_is_read_as_it_was_written(kind: str, cache:
     columns = np.argsort(np.array(cache.classnames))
     expected = run.probabilities(features)[:, columns]
     assert estimator.predict_proba(features) == pytest.approx(expected, abs=1e-6)
+
+
+def test_methods_see_the_mean_images_per_class_of_all_shots(tmp_path: Path, contents: CacheContents) -> None:
+    path = tmp_path / "toy.h5"
+    all_but_one = Split(np.arange(11), np.array([12, 13, 14]))  # 11 images of 3 classes: 4 per class
+    write_cache(path, replace(contents, splits={(ALL_SHOTS, 1): all_but_one}))
+    cache = FeatureCache(path)
+    seen: list[int] = []
+
+    def spied(task: FewShotTask, options: Options) -> Adapted:
+        seen.append(task.shots)
+        return fit_means(task, options)
+
+    spy = Method("spy", spied, Options(), "class means", "fixed", "a test")
+    (of_method,) = fit_methods(cache, [(ALL_SHOTS, 1)], [MethodChoice(spy, Options())], CPU, tmp_path)
+    (residual,) = fit(cache, device="cpu", out=tmp_path)
+    assert seen == [4]
+    for run in (of_method, residual):
+        assert run.folder.parts[-2:] == ("shots_all", "seed_1")
+        assert json.loads((run.folder / "metrics.json").read_text())["shots"] == "all"
+        with safe_open(run.folder / "classifier.safetensors", framework="numpy") as stored:
+            assert json.loads(stored.metadata()["shots"]) == "all"
+        assert load_run(run.folder).metrics.shots == read_classifier(run.folder).shots == ALL_SHOTS
+        assert run.metrics.images_per_class == pytest.approx(11 / 3)
+    assert residual.metrics.epochs == 200
+    assert fit(cache, device="cpu", out=tmp_path).summaries[0].to_json()["shots"] == "all"
 
 
 def test_the_folder_names_every_option_that_differs(cache: FeatureCache, tmp_path: Path) -> None:
