@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.reporting.notes import untested_classes
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 from taskres_cache.benchmark.alpha_chart import AlphaCurve, AlphaPoint, alpha_chart
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.tables import Table, in_shots, signed, with_deviation
 from taskres_cache.runs.finding import checkpoint_folder

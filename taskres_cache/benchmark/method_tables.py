@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from taskres_cache.benchmark.pipeline import DatasetResult, Outcome
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.reporting.comparison.grid import grid_of, grids_over_datasets
 from taskres_cache.reporting.comparison.tables import comparison_tables
 from taskres_cache.reporting.studies import Study

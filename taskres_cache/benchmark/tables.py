@@ -7,7 +7,7 @@ from pathlib import Path
 
 from taskres_cache.benchmark.method_tables import method_records, method_tables
 from taskres_cache.benchmark.pipeline import SHIFT_SOURCE, DatasetResult, LeftOut, Outcome, ShiftResult
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.reporting.published.compared import Measured, compared, measured
 from taskres_cache.reporting.published.tables import compared_table, sources_table
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation

@@ -30,7 +30,7 @@ from taskres_cache.caches.schema import (
     group_names,
     is_of_version_2,
 )
-from taskres_cache.datasets import shots_of
+from taskres_cache.datasets.sampling import shots_of
 from taskres_cache.errors import CacheDamagedError, CacheError
 from taskres_cache.system.files import replaced
 from taskres_cache.system.names import shown

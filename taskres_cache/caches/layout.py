@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from taskres_cache.caches.contents import WIDE, CacheContents, SplitName
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 
 # Array names of the families of views and sets of prompts; the family WIDE has the place that format 1 gave it.
 WIDE_ARRAYS = {

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from taskres_cache.datasets import shots_json
+from taskres_cache.datasets.sampling import shots_json
 from taskres_cache.heads.head import Head
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.runs.classifier import Classifier

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.reporting.tables import Table, in_shots, percent
 from taskres_cache.runs.metrics import Metrics
 

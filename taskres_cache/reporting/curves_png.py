@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.reporting.curves_svg import MOST_DETAILED, published_points, shot_places
 from taskres_cache.reporting.destinations import require_matplotlib
 from taskres_cache.reporting.studies import Study

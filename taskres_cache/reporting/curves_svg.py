@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from taskres_cache.datasets import ALL_SHOTS, shots_text
+from taskres_cache.datasets.sampling import ALL_SHOTS, shots_text
 from taskres_cache.reporting.published.compared import Compared
 from taskres_cache.reporting.svg import (
     BOTTOM,

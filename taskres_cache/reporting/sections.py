@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.analysis import ClassGain, ConfusedPair, Misclassification
 from taskres_cache.reporting.studies import Study

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from taskres_cache.caches.provenance import DICTIONARIES, Provenance
 from taskres_cache.caches.schema import GREATEST_LOGIT_SCALE
-from taskres_cache.datasets import shots_json, shots_of
+from taskres_cache.datasets.sampling import shots_json, shots_of
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.heads.kinds import head_of
 from taskres_cache.methods.choice import MethodRecord

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from taskres_cache.caches.provenance import Provenance
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.errors import OptionError, RunError
 
 CLASSIFIER_FILE = "classifier.safetensors"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from taskres_cache.datasets import shots_json, shots_of
+from taskres_cache.datasets.sampling import shots_json, shots_of
 from taskres_cache.methods.choice import MethodRecord
 from taskres_cache.methods.method import Trial
 from taskres_cache.methods.search import Candidate

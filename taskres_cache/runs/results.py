@@ -7,7 +7,7 @@ from functools import cached_property
 from html import escape
 from typing import Any, overload
 
-from taskres_cache.datasets import shots_json, shots_text
+from taskres_cache.datasets.sampling import shots_json, shots_text
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.run import Run
 from taskres_cache.system.text import printable

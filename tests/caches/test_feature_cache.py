@@ -14,7 +14,7 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.finding import find_cache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
-from taskres_cache.datasets import ALL_SHOTS
+from taskres_cache.datasets.sampling import ALL_SHOTS
 from taskres_cache.errors import CacheDamagedError, CacheError, CacheMismatchError, OptionError, UnknownNameError
 
 

@@ -10,7 +10,7 @@ import pytest
 from taskres_cache.caches.contents import CacheContents
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.cli.options import joined, seed_numbers, shot_counts, split_numbers
-from taskres_cache.datasets import ALL_SHOTS
+from taskres_cache.datasets.sampling import ALL_SHOTS
 from taskres_cache.errors import OptionError
 from tests.conftest import Taskres, one_line
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from taskres_cache.datasets import ALL_SHOTS
+from taskres_cache.datasets.sampling import ALL_SHOTS
 from taskres_cache.reporting.curves_svg import Curve, accuracy_curves, reliability_diagram, shot_places
 from taskres_cache.reporting.published.compared import Compared, Measured
 from taskres_cache.reporting.published.figures import Figure, Source

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.reporting.comparison.grid import ZERO_SHOT, Cell, Grid
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation

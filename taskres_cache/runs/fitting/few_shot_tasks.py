@@ -12,7 +12,7 @@ import torch
 
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.datasets import images_per_class
+from taskres_cache.datasets.sampling import images_per_class
 from taskres_cache.errors import OptionError
 from taskres_cache.methods.choice import MethodChoice
 from taskres_cache.methods.few_shot import FewShotTask, ImageProjection, Images, Text, Views

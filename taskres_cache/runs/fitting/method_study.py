@@ -11,7 +11,7 @@ import torch
 
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.datasets import shots_text
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.errors import FitError, TaskresError
 from taskres_cache.heads.head import Head
 from taskres_cache.methods.choice import MethodChoice

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from taskres_cache.caches.contents import CacheContents, Split
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
-from taskres_cache.datasets import ALL_SHOTS
+from taskres_cache.datasets.sampling import ALL_SHOTS
 from taskres_cache.errors import FitError, OptionError, RunError, UnknownNameError
 from taskres_cache.estimator import TaskResClassifier
 from taskres_cache.heads.head import Head
