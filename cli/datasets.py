@@ -10,7 +10,7 @@ import typer
 
 from . import completion
 from .help import App
-from .options import Json, Root
+from .options import ImagesRoot, Json, LabelColumn, PathColumn, SplitColumn
 
 if TYPE_CHECKING:
     from taskres_cache.datasets import Counts, Entry, Verification
@@ -21,10 +21,11 @@ datasets = App(invoke_without_command=True)
 
 
 @datasets.callback()
-def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json = False) -> None:
+def list_datasets(context: typer.Context, root: ImagesRoot = None, as_json: Json = False) -> None:
     """List the known data sets and how to get them.
 
-    Any folder with one subfolder of images per class works too: pass its path to `taskres extract`.
+    Any folder with one subfolder of images per class works too, and any list of images and classes: pass its path to
+    `taskres extract`.
 
     Example: taskres datasets --root /data
     """
@@ -37,6 +38,7 @@ def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json 
 
     from .console import print_json, print_table, show
 
+    root = root or Path(".")
     found = [_described(entry, root) for entry in ENTRIES.values()]
     if as_json:
         print_json(found)
@@ -46,16 +48,23 @@ def list_datasets(context: typer.Context, root: Root = Path("."), as_json: Json 
     for line in chain.from_iterable(map(_remarks, found)):
         show(line)
     print("Or any folder of images: folder/<class>/*, which is split at random,")
-    print("or folder/{train,val,test}/<class>/*")
+    print("or folder/{train,val,test}/<class>/*; or a CSV, TSV or JSONL list of images and")
+    print("classes, or an export of Label Studio or in the COCO form")
 
 
 @datasets.command("verify")
 def verify(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A known data set, or a folder.", autocompletion=completion.datasets)
+        str,
+        typer.Argument(
+            metavar="NAME", help="A known data set, a folder, or a list.", autocompletion=completion.datasets
+        ),
     ],
-    root: Annotated[Path | None, typer.Option("--root", help="Folder that contains the known data sets.")] = None,
+    root: ImagesRoot = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     as_json: Json = False,
 ) -> None:
     """Open every listed image of a data set; compare the counts with the published ones.
@@ -66,7 +75,13 @@ def verify(
 
     from .console import print_json, progress, say
 
-    dataset = load_dataset(name, root or context.obj)  # --root may come before or after `verify`
+    dataset = load_dataset(
+        name,
+        root or context.obj,  # --root may come before or after `verify`
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+    )
     for note in dataset.notes:
         say(f"note: {note}")
     with progress() as display:

@@ -16,13 +16,16 @@ from .options import (
     CacheDir,
     DatasetName,
     Device,
+    ImagesRoot,
+    LabelColumn,
+    PathColumn,
     Precision,
     PreProjection,
     Pretrained,
     PretrainedLike,
-    Root,
     Seeds,
     Shots,
+    SplitColumn,
     Templates,
     ViewFamily,
     Views,
@@ -34,6 +37,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from taskres_cache.datasets import Dataset
+    from taskres_cache.datasets.forms.form import FormOptions
     from taskres_cache.encoders.backbone import Backbone as LoadedBackbone
     from taskres_cache.extraction.extract import Extraction
     from taskres_cache.extraction.options import ExtractOptions
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
 
 def extract(
     dataset: DatasetName,
-    root: Root = Path("."),
+    root: ImagesRoot = None,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
     pretrained_like: PretrainedLike = None,
@@ -59,9 +63,12 @@ def extract(
     templates: Templates = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Name for the data set.", show_default="the folder's name"),
+        typer.Option(help="Name for the data set.", show_default="that of the folder or file"),
     ] = None,
     split_seed: Annotated[int, typer.Option(help="Seed of the random 60/20/20 split of a folder.")] = 0,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     prompts_name: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +104,7 @@ def extract(
     Example: taskres extract photos --backbone ViT-B-16 --views 10
     """
     from taskres_cache.datasets import default_backbone
+    from taskres_cache.datasets.forms.form import FormOptions
 
     if prompts_name is not None or prompts is not None:
         checkpoint = None if backbone is None else (backbone, pretrained)
@@ -104,7 +112,8 @@ def extract(
         return
     counts, draws = split_numbers(shots, seeds)
     checks.splits(counts, draws)
-    images = _dataset(dataset, root, split_seed, name, templates)
+    listed = FormOptions(name, split_seed, root, path_column, label_column, split_column)
+    images = _dataset(dataset, listed, templates)
     default = default_backbone(images.name)
     checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)
     checks.checkpoint(*checkpoint)
@@ -196,12 +205,20 @@ def _add_prompts(
         say(f"{done.path}: {done.prompts} prompts {name!r}, {state}")
 
 
-def _dataset(name_or_folder: str, root: Path, split_seed: int, name: str | None, templates: str | None) -> "Dataset":
+def _dataset(name_or_folder: str, options: "FormOptions", templates: str | None) -> "Dataset":
     """Return the data set, with the prompts of `--templates` if there are any."""
     from taskres_cache.datasets import load_dataset
     from taskres_cache.datasets.prompts import read_templates
 
-    dataset = load_dataset(name_or_folder, root, split_seed, name)
+    dataset = load_dataset(
+        name_or_folder,
+        options.root,
+        options.split_seed,
+        options.name,
+        path_column=options.path_column,
+        label_column=options.label_column,
+        split_column=options.split_column,
+    )
     return dataset if templates is None else replace(dataset, templates=read_templates(templates))
 
 

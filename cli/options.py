@@ -25,7 +25,7 @@ DatasetName = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="A known data set, or a folder with one subfolder of images per class.",
+        help="A known data set, a folder with one subfolder of images per class, or a list of images and labels.",
         autocompletion=completion.datasets,
     ),
 ]
@@ -47,6 +47,35 @@ CacheDir = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", callback=checks.folder, help="Folder of the runs.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder that contains the known data sets.")]
+ImagesRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        help="Folder that contains the known data sets; of a list, the folder of its images.",
+        show_default="the current folder; a list's own",
+    ),
+]
+PathColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--path-column", metavar="NAME", help="Column of a list with the images.", show_default="by usual names"
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column", metavar="NAME", help="Column of a list with the classes.", show_default="by usual names"
+    ),
+]
+SplitColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--split-column",
+        metavar="NAME",
+        help="Column of a list with train, val or test; '' for none.",
+        show_default="by usual names",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

@@ -1,13 +1,15 @@
 """The data sets that are known by name; to add one, add an entry here."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taskres_cache.bundled import DIGITS_ARCHIVE
 from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.folder import read_folder
+from taskres_cache.datasets.forms.form import FormOptions
+from taskres_cache.datasets.forms.opening import FORMS, read_form
 from taskres_cache.datasets.images import ON_WHITE, ImageArchive, ImageFolder
 from taskres_cache.datasets.paper.descriptions import PAPER_DATASETS
 from taskres_cache.datasets.paper.paper_dataset import Counts, PaperDataset
@@ -101,23 +103,33 @@ ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (DIGITS, *map(_entry
 
 
 def load_dataset(
-    name_or_folder: str, root: str | Path = ".", split_seed: int = 0, rename: str | None = None
+    name_or_folder: str,
+    root: str | Path | None = None,
+    split_seed: int = 0,
+    rename: str | None = None,
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
 ) -> Dataset:
-    """Load a known data set by name, or the images in a folder.
+    """Load a known data set by name, or the images in a folder or in another form, such as a list.
 
     Only lists are read, no images.
 
     Parameters
     ----------
     name_or_folder : str
-        Name of a known data set (`taskres datasets` lists them), or path of a folder with one folder of images per
-        class. "digits" is the data set, "./digits" a folder.
+        Name of a known data set (`taskres datasets` lists them), path of a folder with one folder of images per
+        class, or path of a list, archive or export. "digits" is the data set, "./digits" a folder.
     root : str or Path, optional
-        Folder of the known data sets. Not used for folders and for the bundled "digits".
+        Folder of the known data sets, by default the current one; for a list, the folder of its images, by default
+        that of the list. Not used for folders and for the bundled "digits".
     split_seed : int, optional
-        Seed of the 60/20/20 split of a folder without train, val and test folders.
+        Seed of the 60/20/20 split of images that have no part.
     rename : str, optional
-        Name for the data set in a folder. Defaults to the folder's name.
+        Name for the data set in a folder or file. Defaults to the name of the folder or file.
+    path_column, label_column, split_column : str, optional
+        Columns or keys of a list. Found by their usual names; an empty `split_column` means that there is none.
 
     Returns
     -------
@@ -128,11 +140,12 @@ def load_dataset(
     Raises
     ------
     UnknownNameError
-        `name_or_folder` is neither a known name nor a folder.
+        `name_or_folder` is neither a known name, nor a folder, nor another form.
     OptionError
-        `rename` was given for a known data set, or cannot be a file name.
+        `rename` or a column was given for a known data set, `rename` cannot be a file name, or a column was given for
+        a folder.
     DatasetError
-        Files of the data set are missing or invalid, or a folder has fewer than two classes or an empty one.
+        Files of the data set are missing or invalid, or it has fewer than two classes or an empty one.
 
     Examples
     --------
@@ -148,17 +161,37 @@ def load_dataset(
     >>> dataset.source.read(item.path).size
     (8, 8)
     """
+    columns = (path_column, label_column, split_column)
     if name_or_folder in ENTRIES:
         if rename is not None:
             raise OptionError(f"{name_or_folder!r} is a known data set and keeps its name; --name is for folders")
-        return ENTRIES[name_or_folder].read(Path(root))
+        _refuse_columns(columns, name_or_folder)
+        return ENTRIES[name_or_folder].read(Path(root or "."))
+    name = None if rename is None else dataset_name(rename)
+    options = FormOptions(name, split_seed, None if root is None else Path(root), *columns)
+    dataset = read_form(name_or_folder, options)
+    if dataset is not None:
+        usable = dataset_name(dataset.name)
+        return dataset if usable == dataset.name else replace(dataset, name=usable)
+    _refuse_columns(columns, name_or_folder)
     folder = Path(name_or_folder)
     if not folder.is_dir():
         if folder.exists():
-            raise DatasetError(f"{folder} is a file; pass a folder with one folder of images per class")
+            raise DatasetError(
+                f"{folder} is a file of no known form; pass a folder with one folder of images per class, or "
+                f"{' or '.join(form.title for form in FORMS)}"
+            )
         raise UnknownNameError("data set", name_or_folder, ENTRIES, "pass a name from `taskres datasets`, or a folder")
     source = ImageFolder(folder, ON_WHITE)
     return read_folder(source, dataset_name(rename or folder.resolve().name), split_seed)
+
+
+def _refuse_columns(columns: Iterable[str | None], name: str) -> None:
+    """Raise OptionError if a column was named for a data set without columns."""
+    if any(column is not None for column in columns):
+        raise OptionError(
+            f"{name!r} has no columns; --path-column, --label-column and --split-column are for lists and tables"
+        )
 
 
 def default_backbone(name: str) -> DefaultBackbone:

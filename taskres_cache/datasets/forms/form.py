@@ -17,12 +17,16 @@ class FormOptions:
         Name for the data set. Defaults to the name of the file or folder.
     split_seed : int
         Seed of the 60/20/20 split of images without a part.
+    root : Path or None
+        Folder of the images of a list. Defaults to the folder of the list.
     path_column, label_column, split_column : str or None
-        Names of the columns (or keys) of a list or table. Found by their usual names if None.
+        Names of the columns (or keys) of a list or table. Found by their usual names if None; an empty
+        `split_column` means that there is none.
     """
 
     name: str | None = None
     split_seed: int = 0
+    root: Path | None = None
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
