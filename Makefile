@@ -37,7 +37,7 @@ bench-extract: $(INSTALLED) ## Time stage one against decoding and encoding alon
 bench-fit: $(INSTALLED) ## Time stage two against its two matrix products alone [DEVICE=cuda].
 	$(BIN)/python tests/bench_fit.py $(if $(DEVICE),--device $(DEVICE))
 
-bench-methods: $(INSTALLED) ## Time every method on the paper's shots and seeds, and some plain loops.
+bench-methods: $(INSTALLED) ## Time every method on the paper's shots and seeds, and next to a plain loop.
 	PYTHONPATH=. $(BIN)/python tests/bench_methods.py --plain
 
 # One thread per process: several processes share the cores.

@@ -49,14 +49,14 @@ class P0Options:
         Values of lambda that are tried with the first learning rate.
     steps : int, default 300
         Steps of Adam.
-    images_per_step : int, default 256
+    images_per_step : int, default 128
         At most that many images per step.
     """
 
     learning_rates: tuple[float, ...] = (1e-3, 1e-4, 1e-2)
     penalties: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
     steps: int = 300
-    images_per_step: int = 256
+    images_per_step: int = 128
 
 
 def fit(task: FewShotTask, options: P0Options) -> Adapted:

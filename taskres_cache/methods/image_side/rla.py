@@ -40,14 +40,14 @@ class RlaOptions:
         Divided by the shots, the weight of the squared distance from the identity.
     steps : int, default 300
         Steps of Adam.
-    images_per_step : int, default 256
+    images_per_step : int, default 128
         At most that many images per step.
     """
 
     learning_rate: float = 1e-3
     penalty: float = 1.0
     steps: int = 300
-    images_per_step: int = 256
+    images_per_step: int = 128
 
 
 def fit(task: FewShotTask, options: RlaOptions) -> Adapted:
