@@ -19,6 +19,8 @@ Deviations:
   chosen one on DTD, and 2 below it on EuroSAT.
 - Text is the normalised mean of all prompts; the authors have one prompt per class.
 - A step sees at most `images_per_step` images; with that many or fewer it is the authors' full batch.
+  On the validation images of four sets, batches of an eighth of the images gave the same accuracy (RLA and P0, 4 and
+  16 shots: at most 0.9 points either way, and 0.02 in loss).
 
 Axes: V views, N images, C classes, D embedding, W size of h, r rank of the texts, B combinations.
 """
