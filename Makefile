@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo benchmark ablations bench-extract bench-fit bench-methods test check format docs train-glyph-clip clean
+.PHONY: help demo benchmark ablations bench-extract bench-fit bench-methods clip-sizes test check format docs train-glyph-clip clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,6 +39,9 @@ bench-fit: $(INSTALLED) ## Time stage two against its two matrix products alone 
 
 bench-methods: $(INSTALLED) ## Time every method on the paper's shots and seeds, and next to a plain loop.
 	PYTHONPATH=. $(BIN)/python tests/bench_methods.py --plain
+
+clip-sizes: $(INSTALLED) ## Count the parameters of open_clip's models again, after a new release.
+	$(BIN)/python -m taskres_cache.encoders.sizes
 
 # One thread per process: several processes share the cores.
 test: $(INSTALLED) ## Run the tests, one process per core.

@@ -7,6 +7,7 @@ import typer
 from taskres_cache.system.version import __version__
 
 from .ablations import ablations
+from .backbones import backbones
 from .benchmark import benchmark
 from .datasets import datasets
 from .doctor import doctor
@@ -65,6 +66,7 @@ app.command("predict", rich_help_panel=USING_A_RUN)(predict)
 app.command("export", rich_help_panel=USING_A_RUN)(export)
 app.command("report", rich_help_panel=USING_A_RUN)(report)
 app.command("published", rich_help_panel=LOOKING_AROUND)(published)
+app.command("backbones", rich_help_panel=LOOKING_AROUND)(backbones)
 app.command("inspect", rich_help_panel=LOOKING_AROUND)(inspect_cache)
 app.command("methods", rich_help_panel=LOOKING_AROUND)(list_methods)
 app.command("doctor", rich_help_panel=LOOKING_AROUND)(doctor)

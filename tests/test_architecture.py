@@ -70,6 +70,7 @@ MAY_IMPORT = {
     "estimator": {"runs", "methods", "caches", "heads", "recipe"},
     "exporting": {"runs", "caches", "encoders", "datasets", "heads"},
     "reporting": {"runs", "caches", "datasets", "recipe"},
+    "choosing": {"runs", "methods", "caches", "encoders", "datasets", "heads", "reporting"},
     "benchmark": {"extraction", "runs", "methods", "caches", "datasets", "encoders", "recipe", "reporting"},
 }
 

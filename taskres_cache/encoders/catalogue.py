@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from taskres_cache.bundled import GLYPH_CLIP_CONFIG, GLYPH_CLIP_WEIGHTS
 from taskres_cache.encoders.file_settings import CONFIG_FILE, SETTINGS, has_quick_gelu, settings_of_file
@@ -18,6 +19,8 @@ from taskres_cache.errors import OptionError, UnknownNameError, WeightsError
 BUNDLED_TAG = "bundled"
 OPENAI_TAG = "openai"
 FINETUNED = "finetuned"  # part of the tags of weights that were tuned to another task, such as captions
+DOWNLOADS = Path("~/.cache/clip").expanduser()  # open_clip's folder for weights that are not on the hub
+IMAGE_SIZE = 224  # of configs that leave it out
 HUB, LOCAL = "hf-hub:", "local-dir:"  # prefixes of open_clip for models that bring their own config
 
 open_clip.add_model_config(GLYPH_CLIP_CONFIG)
@@ -109,6 +112,19 @@ def has_own_config(config: str) -> bool:
     return config.startswith((HUB, LOCAL))
 
 
+def model_names() -> list[str]:
+    """Return the names of open_clip's models and the bundled model."""
+    names: list[str] = open_clip.list_models()
+    return names
+
+
+def input_and_output(name: str) -> tuple[int, int]:
+    """Return the side of the images that a model reads, in pixels, and its embedding size."""
+    config: dict[str, Any] = open_clip.get_model_config(name) or {}
+    size = config["vision_cfg"].get("image_size", IMAGE_SIZE)
+    return max(size) if isinstance(size, list | tuple) else size, config["embed_dim"]
+
+
 def tags_of(name: str) -> list[str]:
     """Return the tags of a model, in open_clip's order."""
     return [BUNDLED_TAG] if name == GLYPH_CLIP_CONFIG.stem else open_clip.list_pretrained_tags_by_model(name)
@@ -118,6 +134,23 @@ def has_tag(name: str, tag: str) -> bool:
     """Return True if a backbone has weights under that tag; the stem of a local file is no tag."""
     bundled = name == GLYPH_CLIP_CONFIG.stem and tag == BUNDLED_TAG
     return bundled or bool(open_clip.is_pretrained_cfg(name, tag))
+
+
+def weight_files(name: str, tag: str) -> tuple[str, tuple[str, ...]]:
+    """Return the hub's repository of a tag, and the files of which open_clip loads the first that exists.
+
+    The repository is empty for a file on this machine, or one that open_clip downloads from an address of its own.
+    """
+    if name == GLYPH_CLIP_CONFIG.stem:
+        return "", (str(GLYPH_CLIP_WEIGHTS),)
+    known = open_clip.get_pretrained_cfg(name, tag)
+    repository, _, file = known.get("hf_hub", "").rpartition("/")
+    if not repository:
+        return "", (str(DOWNLOADS / known.get("url", "").rpartition("/")[2]),)
+    if not file:
+        return repository, (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
+    safe = f"{Path(file).stem}.safetensors"
+    return repository, (safe, file) if Path(file).suffix in (".bin", ".pth") else (file,)
 
 
 def default_tag(name: str) -> tuple[str, str]:

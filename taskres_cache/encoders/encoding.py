@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ import torch
 from taskres_cache.datasets.images import ImageSource
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.decoding import DecodedBatch, Decoding, WantedImage, decoded_batches
+from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import OptionError
 from taskres_cache.system.devices import available_cores, freed_memory_kept
+from taskres_cache.system.progress import Progress, default_progress
 
 BLOCK_ROWS = 256  # the most that a killed run loses: seconds to a minute of encoding on a CPU
 LANES_ON_GPU = 2
@@ -153,6 +156,57 @@ def encoded(
     with decoded_batches([batch for block in batches for batch in block], how) as decoded, lanes(backbone) as threads:
         done = _encoded_in_order(decoded, threads, encode, lane_count(backbone) + 1)
         yield (_joined(list(islice(done, len(block)))) for block in batches)
+
+
+def encoded_images(
+    what: str,
+    paths: Sequence[str],
+    source: ImageSource,
+    backbone: Backbone,
+    options: EncodingOptions,
+    progress: Progress | None = None,
+) -> EncodedBlock:
+    """Return the features of images, all in memory, without augmented views.
+
+    Parameters
+    ----------
+    what : str
+        Name of the work in the progress.
+    paths : sequence of str
+        The images.
+    source : ImageSource
+        Reads the images.
+    backbone : Backbone
+        The frozen encoder.
+    options : EncodingOptions
+        Batch size and decoding processes; by default no process for a single batch.
+    progress : Progress, optional
+        Called after each block of images. Defaults to a progress bar on a terminal or in a notebook.
+
+    Raises
+    ------
+    DecodingError
+        A decoding process died, for example because it ran out of memory.
+    """
+    images, parts = [WantedImage(path, (CENTER,)) for path in paths], []
+    options = without_needless_workers(options, len(images), backbone)
+    with default_progress() if progress is None else nullcontext(progress) as shown:
+        shown.begin(what, len(images), 0)
+        with encoded(in_blocks(images, BLOCK_ROWS), source, backbone, options) as blocks:
+            for block in blocks:
+                parts.append(block)
+                shown.advance(len(block.images) + len(block.unreadable))
+    return _joined(parts)
+
+
+Options = TypeVar("Options", bound=EncodingOptions)
+
+
+def without_needless_workers(options: Options, images: int, backbone: Backbone) -> Options:
+    """Return options that start no process for a single batch: decoding a batch is faster than starting a process."""
+    size = options.batch_size or default_batch_size(backbone)
+    is_one_batch = images <= min(size, BLOCK_ROWS)
+    return replace(options, batch_size=size, workers=0 if is_one_batch and options.workers is None else options.workers)
 
 
 def default_batch_size(backbone: Backbone) -> int:

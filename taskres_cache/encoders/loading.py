@@ -143,6 +143,13 @@ def untrained_model(config_name: str, seed: int) -> tuple[nn.Module, Tokenizer]:
     return model, _tokenizer(config_name)
 
 
+def model_without_values(config_name: str, **replaced: Any) -> nn.Module:
+    """Return a model of an open_clip config that has shapes but no values; `replaced` are parts of the config."""
+    with torch.device("meta"), _quiet():
+        model: nn.Module = open_clip.create_model(config_name, None, device="meta", pretrained_text=False, **replaced)
+    return model
+
+
 def plain_preprocess(model: nn.Module) -> dict[str, Any]:
     """Return the model's preprocessing as plain JSON values."""
     preprocess = open_clip.get_model_preprocess_cfg(model)

@@ -19,9 +19,9 @@ from taskres_cache.encoders.encoding import (
     BLOCK_ROWS,
     EncodedBlock,
     EncodingOptions,
-    default_batch_size,
     encoded,
     in_blocks,
+    without_needless_workers,
 )
 from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import OptionError
@@ -141,7 +141,7 @@ def predict_images(
     """
     options = options or PredictOptions()
     images = [WantedImage(path, (CENTER,)) for path in dict.fromkeys(paths)]
-    options = _without_needless_workers(options, len(images), backbone)
+    options = without_needless_workers(options, len(images), backbone)
     source = NamedFiles(Path(), classifier.provenance.preprocess.get("orientation", "exif"))
     predictor = _Predictor.of(classifier, options.top_k)
     parts = []
@@ -152,13 +152,6 @@ def predict_images(
                 parts.append(predictor.predicted(block))
                 shown.advance(len(block.images) + len(block.unreadable))
     return predictor.joined(parts)
-
-
-def _without_needless_workers(options: PredictOptions, images: int, backbone: Backbone) -> PredictOptions:
-    """Return options that start no process for a single batch: decoding a batch is faster than starting a process."""
-    size = options.batch_size or default_batch_size(backbone)
-    is_one_batch = images <= min(size, BLOCK_ROWS)
-    return replace(options, batch_size=size, workers=0 if is_one_batch and options.workers is None else options.workers)
 
 
 @dataclass(frozen=True)
