@@ -85,7 +85,7 @@ def _walk(top: Path) -> Survey:
             if is_image_name(name):
                 images.append((relative / name).as_posix())
             elif not is_system_name(name):
-                others[_kind(name)] += 1
+                others[kind_of_file(name)] += 1
     return Survey(tuple(sorted(images)), tuple(sorted(folders)), others)
 
 
@@ -105,7 +105,8 @@ def _is_own(top: Path, name: str) -> bool:
     return name in OWN_FOLDERS and next((top / name).glob(OWN_FOLDERS[name]), None) is not None
 
 
-def _kind(name: str) -> str:
+def kind_of_file(name: str) -> str:
+    """Return the kind of a file that is not used, by its suffix, for messages."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in HEIC_SUFFIXES:
         return f"{suffix} (to read them: pip install 'taskres-cache[heic]')"

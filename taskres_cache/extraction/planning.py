@@ -21,6 +21,7 @@ from taskres_cache.extraction.known_rows import Rendering
 
 SHUFFLED = "60/20/20 of each class, seed "  # the split of a folder by earlier versions
 PRE_PROJECTIONS = ("none", "images", "all")  # ascending: a cache keeps what it has
+SHOWN = 5  # missing images in a message
 DECISIVE = ("weights_sha256", "model_config", "preprocess", "precision", "classnames_form", "split")
 
 
@@ -172,15 +173,14 @@ def refuse_other_dataset(existing: FeatureCache, stamps: dict[str, str]) -> None
 
 
 def refuse_absent(plan: Plan) -> None:
-    """Raise DatasetError naming the first missing image, and where it is listed."""
+    """Raise DatasetError naming the first missing images, and where they are listed."""
     absent = [item for _, item in plan.needed if plan.stamps[item.path] == ABSENT]
     if absent:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        listed = f" ({absent[0].where})" if absent[0].where else ""
+        first = ", ".join(f"{item.path} ({item.where})" if item.where else item.path for item in absent[:SHOWN])
+        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
         raise DatasetError(
-            f"data set {plan.dataset.name!r}: {absent[0].path}{listed}{more} not found below "
-            f"{plan.dataset.source.location}; unpack the images again (`taskres datasets verify` lists all missing "
-            "ones), or pass --skip-unreadable"
+            f"data set {plan.dataset.name!r}: {first}{more} not found below {plan.dataset.source.location}; put the "
+            "images there (`taskres datasets verify` lists all missing ones), or pass --skip-unreadable"
         )
 
 

@@ -175,7 +175,8 @@ def test_missing_images_are_reported_before_encoding(
     for item in dataset.test[:2]:
         (photos / item.path).unlink()
     recorder = Recorder()
-    with pytest.raises(DatasetError, match=f"{dataset.test[0].path} and 1 more not found below {photos}"):
+    both = f"{dataset.test[0].path}, {dataset.test[1].path}"
+    with pytest.raises(DatasetError, match=f"{both} not found below {photos}"):
         extract(dataset, glyph_clip, OPTIONS, path, recorder)
     assert recorder.begun == []
     skipping = extract(dataset, glyph_clip, replace(OPTIONS, unreadable="skip"), path)

@@ -68,11 +68,30 @@ def dataset_of_rows(
     else:
         parts, split = _split_here(rows, split_seed, gathered), split_rule(split_seed)
     classnames = _sorted_names({row.classname for chosen in parts.values() for row in chosen})
+    _refuse_unusable(source, name, classnames, parts)
     label_of = {classname: label for label, classname in enumerate(classnames)}
     train, val, test = (
         tuple(Item(row.path, label_of[row.classname], row.where) for row in parts[part]) for part in PARTITIONS
     )
     return Dataset(name, source, classnames, GENERAL_TEMPLATES, train, val, test, split=split, notes=tuple(gathered))
+
+
+def _refuse_unusable(
+    source: ImageSource, name: str, classnames: Sequence[str], parts: Mapping[str, Sequence[Row]]
+) -> None:
+    """Raise DatasetError for a single class, or a class that is only in val or test, unless all rows are test rows."""
+    if len(classnames) < 2:
+        raise DatasetError(
+            f"data set {name!r}: all rows have one class, {classnames[0]!r}, expected at least 2; add rows of other "
+            f"classes ({source.location})"
+        )
+    trained = {row.classname for row in parts["train"]}
+    missing = [classname for classname in classnames if classname not in trained]
+    if missing and (parts["train"] or parts["val"]):
+        raise DatasetError(
+            f"data set {name!r} has no train row of {listed(missing)}; add some, or remove all rows of the class "
+            f"({source.location})"
+        )
 
 
 def _given_parts(source: ImageSource, rows: Sequence[Row], notes: list[str]) -> dict[str, list[Row]]:
@@ -113,13 +132,18 @@ def _split_here(rows: Sequence[Row], seed: int, notes: list[str]) -> dict[str, l
             parts[part] += [members[key] for key in getattr(split, part)]
         few += [classname] if len(members) < 3 else []
         borrowed += [classname] if split.moved and len(members) >= 3 else []
-    notes += [f"class {name!r} has fewer than 3 images, too few for train, val and test" for name in few]
+    if few:
+        notes.append(f"{_classes(few)} fewer than 3 images, too few for train, val and test: {listed(few)}")
     if borrowed:
         notes.append(
             f"{listed(borrowed)}: too few images for an even split by file name; one image per empty part is "
             "borrowed and may change its place when the class grows"
         )
     return parts
+
+
+def _classes(names: Sequence[str]) -> str:
+    return "1 class has" if len(names) == 1 else f"{len(names)} classes have"
 
 
 def _key(row: Row) -> str:

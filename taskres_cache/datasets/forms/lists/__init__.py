@@ -1,0 +1,1 @@
+"""Lists of images and classes: CSV, TSV and JSON Lines, exports of Label Studio, COCO, and rows in memory."""
