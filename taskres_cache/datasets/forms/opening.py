@@ -2,9 +2,9 @@
 
 from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.forms.form import Form, FormOptions
-from taskres_cache.datasets.forms.lists.listed import LIST
+from taskres_cache.datasets.forms.lists.files import EXPORT, LIST
 
-FORMS: tuple[Form, ...] = (LIST,)  # the first that recognises the text reads it
+FORMS: tuple[Form, ...] = (LIST, EXPORT)  # the first that recognises the text reads it
 
 
 def read_form(typed: str, options: FormOptions) -> Dataset | None:

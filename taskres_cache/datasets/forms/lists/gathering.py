@@ -55,6 +55,14 @@ def text_of(value: object, column: str, where: str) -> str:
     return text
 
 
+def not_used(thing: str, others: Counter[str]) -> tuple[str, ...]:
+    """Return one line that counts what is not used by reason, or nothing."""
+    if not others:
+        return ()
+    things = thing if others.total() == 1 else f"{thing}s"
+    return (f"{others.total()} {things} not used: {', '.join(f'{n} {reason}' for reason, n in others.most_common())}",)
+
+
 @dataclass
 class Gathering:
     """Rows while they are read.

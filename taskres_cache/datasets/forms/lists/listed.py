@@ -1,30 +1,17 @@
-"""A CSV, TSV or JSON Lines file with one row per image: path, class and, if it has one, part."""
+"""Rows that a file lists become a data set; the images are below its folder, or below another one."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from taskres_cache.datasets.dataset import Dataset
-from taskres_cache.datasets.forms.form import Form, FormOptions, default_name
+from taskres_cache.datasets.forms.form import FormOptions, default_name
 from taskres_cache.datasets.forms.lists.columns import find_columns
 from taskres_cache.datasets.forms.lists.gathering import Gathering, Listed, listed_in
 from taskres_cache.datasets.forms.lists.paths import ImageFolderOfList
-from taskres_cache.datasets.forms.lists.tables import TABLE_SUFFIXES, Table, open_table
+from taskres_cache.datasets.forms.lists.tables import Table
 from taskres_cache.datasets.images import ON_WHITE, ImageFolder
 from taskres_cache.errors import DatasetError
-
-
-def read_list(typed: str, options: FormOptions) -> Dataset:
-    """Read a list; images are below its folder, or below `options.root`.
-
-    Raises
-    ------
-    DatasetError
-        The list or one of its rows cannot be read, or none of its images exists.
-    """
-    file = Path(typed)
-    given = (options.path_column, options.label_column, options.split_column)
-    return dataset_of_table(file, open_table(file, filter(None, given)), options)
 
 
 def dataset_of_table(file: Path, table: Table, options: FormOptions) -> Dataset:
@@ -33,8 +20,27 @@ def dataset_of_table(file: Path, table: Table, options: FormOptions) -> Dataset:
     return dataset_of_listed(file, listed_in(table, columns), options, columns.notes)
 
 
-def dataset_of_listed(file: Path, rows: Iterable[Listed], options: FormOptions, notes: Sequence[str] = ()) -> Dataset:
+def dataset_of_listed(
+    file: Path,
+    rows: Iterable[Listed],
+    options: FormOptions,
+    notes: Sequence[str] = (),
+    stored: Callable[[str], str] = str,
+) -> Dataset:
     """Return the data set of rows that a file lists.
+
+    Parameters
+    ----------
+    file : Path
+        The file.
+    rows : iterable of Listed
+        Its rows.
+    options : FormOptions
+        Name, folder of the images and seed of the split.
+    notes : sequence of str
+        What was left out while the rows were read.
+    stored : callable
+        Takes a path as it is listed; returns that of the file.
 
     Raises
     ------
@@ -44,7 +50,8 @@ def dataset_of_listed(file: Path, rows: Iterable[Listed], options: FormOptions, 
     folder = options.root or file.parent
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; pass the folder that contains the images with --root")
-    gathering = Gathering(str(file), ImageFolderOfList(folder, file.parent).relative)
+    base = ImageFolderOfList(folder, file.parent)
+    gathering = Gathering(str(file), lambda written: base.relative(stored(written)))
     for row in rows:
         gathering.add(row)
     _refuse_wrong_folder(file, folder, gathering)
@@ -61,10 +68,3 @@ def _refuse_wrong_folder(file: Path, folder: Path, gathering: Gathering) -> None
             f"none of the {len(rows)} images of {file} is below {folder}, such as {first.path} ({first.where}); paths "
             "are relative to the list, or to the folder that you pass with --root"
         )
-
-
-LIST = Form(
-    "a CSV, TSV or JSONL list of images and classes",
-    lambda typed: typed.lower().endswith(TABLE_SUFFIXES) and not os.path.isdir(typed),
-    read_list,
-)
