@@ -20,7 +20,11 @@ PARTITION_NAMES = {
 
 
 def read_folder(
-    source: ImageSource, name: str, split_seed: int = 0, templates: tuple[str, ...] = GENERAL_TEMPLATES
+    source: ImageSource,
+    name: str,
+    split_seed: int = 0,
+    templates: tuple[str, ...] = GENERAL_TEMPLATES,
+    survey: Survey | None = None,
 ) -> Dataset:
     """Read the data set in a folder or archive; class names are the sorted folder names.
 
@@ -37,6 +41,8 @@ def read_folder(
         Seed of the 60/20/20 split; not used if the folder is split already.
     templates : tuple of str
         Prompts with one `{}` each.
+    survey : Survey, optional
+        What is in the folder or archive. Defaults to what `survey_of` finds.
 
     Raises
     ------
@@ -46,7 +52,7 @@ def read_folder(
     """
     if not source.location.exists():
         raise DatasetError(f"{source.location} does not exist; pass a folder with one folder of images per class")
-    survey = survey_of(source)
+    survey = survey or survey_of(source)
     below, notes = _entered(survey)
     partitions = partition_folders(_names_in(below, survey.folders))
     (only, *others) = [name for folders in partitions.values() for name in folders] or [""]

@@ -5,6 +5,7 @@ Nothing is passed over without being counted, except what systems and this progr
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -47,6 +48,27 @@ def survey_of(source: ImageSource) -> Survey:
     if isinstance(source, ImageArchive):
         return Survey(tuple(source.paths()), tuple(source.folders()))
     return _walk(source.location)
+
+
+def survey_of_names(files: Iterable[str], folders: Iterable[str]) -> Survey:
+    """Return what is in an archive, from the paths of its files and of the folders that it lists."""
+    images: list[str] = []
+    found: set[str] = set()
+    others: Counter[str] = Counter()
+    for path in files:
+        *above, name = path.split("/")
+        if any(map(is_system_name, above)):
+            continue
+        found.update("/".join(above[:depth]) for depth in range(1, len(above) + 1))
+        if is_image_name(name):
+            images.append(path)
+        elif not is_system_name(name):
+            others[kind_of_file(name)] += 1
+    for folder in folders:
+        parts = folder.split("/")
+        if not any(map(is_system_name, parts)):
+            found.update("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+    return Survey(tuple(sorted(images)), tuple(sorted(found)), others)
 
 
 def is_system_name(name: str) -> bool:

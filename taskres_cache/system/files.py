@@ -49,7 +49,7 @@ def replaced(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = _mode_of(path)
         discard_leftovers(path)
-        temporary, descriptor = _created(path, mode)
+        temporary, descriptor = locked_temporary(path, mode)
         yield temporary
         if not is_at(descriptor, temporary):
             raise StorageError(f"{path} cannot be written: another program replaced {temporary}; run the command again")
@@ -102,6 +102,18 @@ def discard_leftovers(path: Path) -> None:
                 _discard_abandoned(path.with_name(name))
 
 
+def locked_temporary(path: Path, mode: int | None) -> tuple[Path, int]:
+    """Return a new temporary file next to `path` and its descriptor, locked; private unless `mode` is None."""
+    permissions = 0o666 if mode is None else 0o600
+    while True:
+        temporary = path.with_name(f".{_stem(path)}.{token_hex(8)}.tmp")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINKS, permissions)
+        _locked(descriptor)
+        if is_at(descriptor, temporary):
+            return temporary, descriptor
+        os.close(descriptor)  # another process took it for a leftover before it was locked
+
+
 def is_at(descriptor: int, path: Path) -> bool:
     """Return True if a path leads to an open file, not through a link."""
     try:
@@ -124,18 +136,6 @@ def _mode_of(path: Path) -> int | None:
     if kind := kind_of(mode):
         raise StorageError(f"{path} cannot be written: it is {kind}, not a file; choose another name")
     return stat.S_IMODE(mode)
-
-
-def _created(path: Path, mode: int | None) -> tuple[Path, int]:
-    """Return a new temporary file and its descriptor, locked; others cannot read it if it replaces a file."""
-    permissions = 0o666 if mode is None else 0o600
-    while True:
-        temporary = path.with_name(f".{_stem(path)}.{token_hex(8)}.tmp")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINKS, permissions)
-        _locked(descriptor)
-        if is_at(descriptor, temporary):
-            return temporary, descriptor
-        os.close(descriptor)  # another process took it for a leftover before it was locked
 
 
 def _stem(path: Path) -> str:
