@@ -42,8 +42,8 @@ class Provenance:
     versions : dict of str to str
         Library versions by name.
     images_folder : str
-        Absolute path of the folder of the images; empty if the images came from elsewhere. Earlier caches have
-        the path as the user typed it.
+        Absolute path of the folder or archives of the images, or another name with which they are found; empty if
+        they came from elsewhere. Earlier caches have the path as the user typed it.
     """
 
     dataset: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal, Protocol
+from typing import IO, Literal, Protocol, runtime_checkable
 from zipfile import BadZipFile, ZipFile
 from zlib import crc32
 
@@ -54,6 +54,18 @@ class ImageSource(Protocol):
 
     def read(self, path: str) -> Image.Image:
         """Return the image, decoded and in RGB."""
+
+
+@runtime_checkable
+class PackedSource(ImageSource, Protocol):
+    """Images that are not files of their own: members of archives, rows of tables."""
+
+    @property
+    def reference(self) -> str:
+        """Text with which the images are found again from any folder; a cache records it."""
+
+    def content(self, path: str) -> bytes:
+        """Return the bytes of an image file; raises OSError if they cannot be read."""
 
 
 @dataclass(frozen=True)

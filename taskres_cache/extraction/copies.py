@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from taskres_cache.datasets import ENTRIES, PARTITIONS, Dataset, Item
-from taskres_cache.datasets.images import ABSENT, ImageSource
+from taskres_cache.datasets.images import ABSENT, ImageSource, PackedSource
 from taskres_cache.errors import DatasetError
 
 ROWS = 256  # rows of features in memory at a time
@@ -106,6 +106,11 @@ def _is_readable(source: ImageSource, path: str) -> bool:
 
 
 def _digest(source: ImageSource, path: str) -> str | None:
+    if isinstance(source, PackedSource):
+        try:
+            return hashlib.sha256(source.content(path)).hexdigest()
+        except OSError:
+            return None  # reported as unreadable when it is decoded
     if not source.location.is_dir():
         return source.stamp(path)  # of an archive: size and checksum of the contents
     file = source.location / path

@@ -16,7 +16,7 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, labels_of, shortage_notes
-from taskres_cache.datasets.images import ON_WHITE, ImageSource
+from taskres_cache.datasets.images import ON_WHITE, ImageSource, PackedSource
 from taskres_cache.encoders.backbone import PRECISIONS, Backbone, have_unit_length
 from taskres_cache.encoders.encoding import BLOCK_ROWS, Block, Seconds
 from taskres_cache.encoders.views import WIDE, view_recipe
@@ -303,8 +303,15 @@ def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions)
         views=view_recipe(options.views_seed) if options.views and options.view_family == WIDE else {},
         recipe=dataset.recipe.deviations(),
         versions={"python": python_version(), **{library: version(library) for library in LIBRARIES}},
-        images_folder=str(dataset.source.location.absolute()) if dataset.source.location.is_dir() else "",
+        images_folder=_reference(dataset.source),
     )
+
+
+def _reference(source: ImageSource) -> str:
+    """Return the text with which images are found again; empty if they are bundled or in memory."""
+    if isinstance(source, PackedSource):
+        return source.reference
+    return str(source.location.absolute()) if source.location.is_dir() else ""
 
 
 def _refuse_other_encoder(own: Provenance, agreed: Provenance, ranks: Ranks) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import ENTRIES
-from taskres_cache.datasets.images import ImageFolder, ImageSource, Orientation
+from taskres_cache.datasets.forms.form import FormOptions
+from taskres_cache.datasets.forms.opening import read_form
+from taskres_cache.datasets.images import ImageFolder, ImageSource, Orientation, PackedSource
 from taskres_cache.errors import TaskresError
 from taskres_cache.runs.run import found_from
 
@@ -44,8 +46,20 @@ def find_images(provenance: Provenance, root: Path | None, cache: Path | None = 
             return entry.read(root or Path(".")).source
         except TaskresError:
             return None
-    folder = root or recorded
-    return ImageFolder(folder, orientation) if folder is not None and folder.is_dir() else None
+    if root or recorded or typed:
+        return _own_images(root or recorded or Path(typed), orientation)
+    return None
+
+
+def _own_images(folder: Path, orientation: Orientation) -> ImageSource | None:
+    """Return the images of a user's folder, archive or table, or None if they are not there."""
+    try:
+        dataset = read_form(str(folder), FormOptions())
+    except TaskresError:
+        return None
+    if dataset is not None and isinstance(dataset.source, PackedSource):
+        return dataset.source
+    return ImageFolder(folder, orientation) if folder.is_dir() else None
 
 
 def thumbnail(source: ImageSource, path: str, stamp: str) -> Thumbnail | None:

@@ -1,14 +1,16 @@
 """A zip or tar archive of class folders, read without unpacking; a tar of WebDataset samples is a shard."""
 
 from pathlib import Path
+from zipfile import is_zipfile
 
 from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.folder import read_folder
-from taskres_cache.datasets.forms.form import Form, FormOptions, default_name
+from taskres_cache.datasets.forms.form import Form, FormOptions, default_name, refuse_columns
+from taskres_cache.datasets.forms.shards import are_samples, read_tars
 from taskres_cache.datasets.packed.images import PackedImages
-from taskres_cache.datasets.packed.indexing import add_tar, add_zip, is_tar, is_zip
+from taskres_cache.datasets.packed.indexing import add_tar, add_zip, first_names
 from taskres_cache.datasets.packed.members import Members
-from taskres_cache.datasets.packed.unpacking import Unpacked, is_compressed
+from taskres_cache.datasets.packed.unpacking import StoredTar, stored_tar
 from taskres_cache.datasets.survey import survey_of_names
 from taskres_cache.errors import DatasetError
 
@@ -22,50 +24,38 @@ def is_archive_name(typed: str) -> bool:
 
 
 def read_archive(typed: str, options: FormOptions) -> Dataset:
-    """Return the data set in an archive of class folders, as if it were unpacked.
+    """Return the data set in an archive of class folders, as if it were unpacked, or the one in a shard.
 
     Raises
     ------
     DatasetError
         The archive is missing or damaged, a member is refused, or its folders are not classes.
+    OptionError
+        A column was named for class folders.
     """
     location = Path(typed)
-    source = open_archive(location)
+    if not location.is_file():
+        fault = "is not a file" if location.exists() else "does not exist"
+        raise DatasetError(f"{location} {fault}; pass the path of an archive")
+    tar = stored_tar(location)
+    if tar is not None and are_samples(first_names(tar)):
+        return read_tars([tar], location, options, default_name(typed))
+    refuse_columns(options, typed)
+    source = _indexed(location, tar)
     survey = survey_of_names(source.members.rows, source.members.folders)
     return read_folder(source, options.name or default_name(typed), options.split_seed, survey=survey)
 
 
-def open_archive(location: Path) -> PackedImages:
-    """Return the images in one archive, by the paths in it.
-
-    Raises
-    ------
-    DatasetError
-        It is missing or damaged, or a member is refused.
-    """
+def _indexed(location: Path, tar: StoredTar | None) -> PackedImages:
+    """Return the images in one archive, by the paths in it."""
     members = Members()
-    unpacked = add_archive(members, location)
-    return PackedImages(location, members, unpacked=unpacked)
+    if tar is not None:
+        add_tar(members, tar)
+    elif location.suffix.lower() in ZIP_SUFFIXES or is_zipfile(location):
+        add_zip(members, location)
+    else:
+        raise DatasetError(f"{location} is not an intact zip or tar archive; replace it with an intact copy")
+    return PackedImages(location, members, unpacked=tar.copies if tar is not None else ())
 
 
-def add_archive(members: Members, location: Path, prefix: str = "") -> tuple[Unpacked, ...]:
-    """Add the files of an archive to an index; returns the uncompressed copy, if one had to be made."""
-    try:
-        if not location.is_file():
-            raise DatasetError(f"{location} {'is not a file' if location.exists() else 'does not exist'}; check the name")
-        if is_compressed(location):
-            copy = Unpacked(location)
-            add_tar(members, copy.path, location, prefix)
-            return (copy,)
-        if is_tar(location):
-            add_tar(members, location, location, prefix)
-        elif is_zip(location) and not prefix:
-            add_zip(members, location)
-        else:
-            raise DatasetError(f"{location} is no zip or tar archive, or damaged; replace it with an intact copy")
-    except OSError as error:
-        raise DatasetError(f"could not read {location} ({error.strerror or error}); check its permissions") from error
-    return ()
-
-
-ARCHIVES = Form("a zip or tar of class folders", is_archive_name, read_archive)
+ARCHIVE = Form("a zip or tar of class folders", is_archive_name, read_archive)

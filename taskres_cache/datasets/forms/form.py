@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskres_cache.datasets.dataset import Dataset
+from taskres_cache.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class Form:
     title: str
     recognises: Callable[[str], bool]
     read: Callable[[str, FormOptions], Dataset]
+
+
+def refuse_columns(options: FormOptions, typed: str) -> None:
+    """Raise OptionError if a column was named for a form without columns."""
+    if any(column is not None for column in (options.path_column, options.label_column, options.split_column)):
+        raise OptionError(
+            f"{typed!r} has no columns; --path-column, --label-column and --split-column are for lists and tables"
+        )
 
 
 def default_name(typed: str) -> str:

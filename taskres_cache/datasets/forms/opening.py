@@ -1,10 +1,12 @@
 """All forms of input, in the order in which they are tried."""
 
 from taskres_cache.datasets.dataset import Dataset
+from taskres_cache.datasets.forms.archives import ARCHIVE
 from taskres_cache.datasets.forms.form import Form, FormOptions
 from taskres_cache.datasets.forms.lists.files import EXPORT, LIST
+from taskres_cache.datasets.forms.shards import SHARDS
 
-FORMS: tuple[Form, ...] = (LIST, EXPORT)  # the first that recognises the text reads it
+FORMS: tuple[Form, ...] = (LIST, EXPORT, SHARDS, ARCHIVE)  # the first that recognises the text reads it
 
 
 def read_form(typed: str, options: FormOptions) -> Dataset | None:

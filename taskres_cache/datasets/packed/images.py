@@ -13,6 +13,7 @@ from taskres_cache.datasets.images import ABSENT, ON_WHITE, Orientation, decode
 from taskres_cache.datasets.packed.members import IN_TAR, STORED, Members, Place, sample, sampled_check
 from taskres_cache.datasets.packed.unpacking import Unpacked
 
+SEPARATOR = "::"  # between archives that are typed one by one, as WebDataset has it
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and the lengths of name and extra field
 
 
@@ -23,7 +24,7 @@ class PackedImages:
     Parameters
     ----------
     location : Path
-        What the user typed: an archive, or a pattern of archives.
+        What the user typed: an archive, a pattern, or several separated by `::`.
     members : Members
         Where the files are.
     orientation : {"exif", "stored", "exif-on-white"}
@@ -36,6 +37,11 @@ class PackedImages:
     members: Members = field(repr=False, compare=False)
     orientation: Orientation = ON_WHITE
     unpacked: tuple[Unpacked, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def reference(self) -> str:
+        """The archives that the user typed, as absolute paths."""
+        return SEPARATOR.join(str(Path(part).absolute()) for part in str(self.location).split(SEPARATOR))
 
     def stamp(self, path: str) -> str:
         """Return size, modification time and checksum of the file, as the index has them; ABSENT if it is missing.

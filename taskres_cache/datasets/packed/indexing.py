@@ -2,9 +2,10 @@
 
 import stat
 import struct
+from itertools import islice
 from pathlib import Path
 from typing import IO
-from zipfile import BadZipFile, ZipFile, ZipInfo, is_zipfile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from taskres_cache.datasets.packed.members import (
     DEFLATED,
@@ -18,7 +19,8 @@ from taskres_cache.datasets.packed.members import (
     refuse_too_many,
     sampled_check,
 )
-from taskres_cache.datasets.packed.tar_headers import BLOCK, Header, starts_as_tar, tar_headers
+from taskres_cache.datasets.packed.tar_headers import Header, tar_headers
+from taskres_cache.datasets.packed.unpacking import StoredTar
 from taskres_cache.errors import DatasetError
 from taskres_cache.system.files import kind_of
 from taskres_cache.system.names import shown
@@ -27,17 +29,15 @@ ENCRYPTED, UTF_8 = 0x1, 0x800  # flags of a zip member
 UNIX = 3
 
 
-def add_tar(members: Members, stored: Path, location: Path, prefix: str = "") -> None:
-    """Add the files of an uncompressed tar archive to an index.
+def add_tar(members: Members, tar: StoredTar, prefix: str = "") -> None:
+    """Add the files of a tar archive to an index.
 
     Parameters
     ----------
     members : Members
         The index.
-    stored : Path
-        The file that is read: the archive, or its uncompressed copy.
-    location : Path
-        The archive, for messages.
+    tar : StoredTar
+        The archive.
     prefix : str
         Put before the paths, such as "shards-000.tar/".
 
@@ -46,6 +46,7 @@ def add_tar(members: Members, stored: Path, location: Path, prefix: str = "") ->
     DatasetError
         It is damaged, or a member is refused.
     """
+    location, stored, _ = tar
     try:
         with stored.open("rb") as stream:
             for count, header in enumerate(tar_headers(stream, location), 1):
@@ -91,15 +92,10 @@ def add_zip(members: Members, location: Path) -> None:
             members.add(path, _place_in_zip(info, path, location))
 
 
-def is_tar(location: Path) -> bool:
-    """Return True if a file starts as an uncompressed tar archive does."""
-    with location.open("rb") as stream:
-        return starts_as_tar(stream.read(BLOCK))
-
-
-def is_zip(location: Path) -> bool:
-    """Return True if a file ends as a zip archive does."""
-    return is_zipfile(location)
+def first_names(tar: StoredTar, most: int = 1000) -> list[str]:
+    """Return the names of the first members of a tar archive."""
+    with tar.path.open("rb") as stream:
+        return [header.name for header in islice(tar_headers(stream, tar.location), most)]
 
 
 def _place_in_tar(stream: IO[bytes], header: Header, stored: Path) -> Place:

@@ -1,21 +1,22 @@
 """Uncompressed copies of compressed tar archives, in the folder for temporary files.
 
-A compressed archive cannot be read from the middle. Images hardly compress, so the copy is about as large as the archive.
+A compressed archive cannot be read from the middle. Images hardly compress, so the copy is about as large.
 """
 
-import bz2
-import gzip
-import lzma
 import os
 import zlib
+from bz2 import BZ2File
 from collections.abc import Callable
 from contextlib import suppress
+from gzip import GzipFile
 from importlib import import_module
+from lzma import LZMAError, LZMAFile
 from pathlib import Path
 from tempfile import gettempdir
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from weakref import finalize
 
+from taskres_cache.datasets.packed.tar_headers import BLOCK, starts_as_tar
 from taskres_cache.errors import DatasetError
 from taskres_cache.system.files import discard_leftovers, locked_temporary
 
@@ -23,7 +24,7 @@ CHUNK = 1 << 20
 ALWAYS_ALLOWED, MOST_EXPANSION = 1 << 30, 50  # bytes; times the size of the archive
 ZSTD = ("compression.zstd", "backports.zstd", "zstandard")  # the first is in Python since 3.14
 COPY_NAME = "taskres-unpacked.tar"
-Opener = Callable[[Path], IO[bytes]]
+Opener = Callable[[Path], IO[bytes] | GzipFile | BZ2File | LZMAFile]
 
 
 class Unpacked:
@@ -54,6 +55,42 @@ class Unpacked:
         return {"path": self.path}  # an unpickled object in another process does not own the copy
 
 
+class StoredTar(NamedTuple):
+    """A tar archive that can be read from the middle.
+
+    Parameters
+    ----------
+    location : Path
+        The archive, for messages.
+    path : Path
+        The file to read: the archive, or its uncompressed copy.
+    copies : tuple of Unpacked
+        The copy, if one had to be made.
+    """
+
+    location: Path
+    path: Path
+    copies: tuple[Unpacked, ...] = ()
+
+
+def stored_tar(location: Path) -> StoredTar | None:
+    """Return a tar archive, uncompressed if needed; None if the file is neither a tar archive nor compressed.
+
+    Raises
+    ------
+    DatasetError
+        It cannot be read or uncompressed.
+    """
+    try:
+        if is_compressed(location):
+            copy = Unpacked(location)
+            return StoredTar(location, copy.path, (copy,))
+        with location.open("rb") as stream:
+            return StoredTar(location, location) if starts_as_tar(stream.read(BLOCK)) else None
+    except OSError as error:
+        raise DatasetError(f"could not read {location} ({error.strerror or error}); check its permissions") from error
+
+
 def is_compressed(archive: Path) -> bool:
     """Return True if a file starts as one that gzip, bzip2, xz or zstandard wrote."""
     return _opener(archive) is not None
@@ -74,7 +111,7 @@ def _unpack(archive: Path, descriptor: int) -> None:
                         "and pass the result"
                     )
                 _write(descriptor, chunk, archive)
-    except (EOFError, ValueError, OSError, zlib.error, lzma.LZMAError) as error:
+    except (EOFError, ValueError, OSError, zlib.error, LZMAError) as error:
         raise DatasetError(f"{archive} is damaged or truncated ({error}); replace it with an intact copy") from error
 
 
@@ -99,9 +136,9 @@ def _opener(archive: Path) -> Opener | None:
     with archive.open("rb") as stream:
         start = stream.read(6)
     openers: dict[bytes, Opener] = {
-        b"\x1f\x8b": lambda path: gzip.open(path, "rb"),  # type: ignore[dict-item,return-value]
-        b"BZh": lambda path: bz2.open(path, "rb"),
-        b"\xfd7zXZ\0": lambda path: lzma.open(path, "rb"),
+        b"\x1f\x8b": GzipFile,
+        b"BZh": BZ2File,
+        b"\xfd7zXZ\0": LZMAFile,
         b"\x28\xb5\x2f\xfd": _open_zstd,
     }
     return next((opener for magic, opener in openers.items() if start.startswith(magic)), None)
