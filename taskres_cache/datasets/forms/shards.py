@@ -1,7 +1,7 @@
 """WebDataset shards: tar archives in which files with the same name before the first dot are one sample.
 
-The label is in `<key>.cls` (a number or a name), `<key>.json` or `<key>.txt`. Shards are indexed by their headers once and
-never unpacked.
+The label is in `<key>.cls` (a number or a name), `<key>.json` or `<key>.txt`. Shards are indexed by their headers once
+and never unpacked.
 """
 
 import json
@@ -126,15 +126,15 @@ class _Reading:
                 self.others["labels without an image"] += len(sample.labels)
                 continue
             suffix, label, part = self._label(sample)
-            self._count_unused(sample, suffix)
+            self._count_unused(sample, suffix if label else "")
             if label:
                 self.read_from[suffix] += 1
                 name = self.known.setdefault(label, label)  # one string per class, not per image
                 rows.append(Row(sample.image, name, part or self._part(sample.image)))
         if self.read_from["txt"] > 20 and len(self.known) > CAPTIONS * len(rows):
             raise DatasetError(
-                f"{self.source.location}: {len(self.known)} different labels of {len(rows)} images; the .txt files seem "
-                "to be captions, expected class names; add .cls files"
+                f"{self.source.location}: {len(self.known)} different labels of {len(rows)} images; the .txt files "
+                "seem to be captions, expected class names; add .cls files"
             )
         return rows
 
@@ -202,7 +202,7 @@ class _Reading:
             return "" if number == -1 else str(number)
         if number >= len(self.classnames):
             raise DatasetError(
-                f"{path}: label {number}, expected 0 to {len(self.classnames) - 1}, the lines of the file of class names"
+                f"{path}: label {number}, expected 0 to {len(self.classnames) - 1} (lines of the file of class names)"
             )
         return self.classnames[number]
 

@@ -48,14 +48,9 @@ class Place(NamedTuple):
 
 
 class Members:
-    """The files and folders in one or more archives, in the order in which they are stored.
+    """The files in one or more archives, in the order in which they are stored, and the folders that these list.
 
-    Parameters
-    ----------
-    rows : dict of str to int
-        Path -> row of the file, in order of the rows.
-    folders : set of str
-        The folders that the archives list; an empty one has no file below it.
+    `rows` maps the path of a file to its row. `folders` also has those without files.
     """
 
     def __init__(self) -> None:

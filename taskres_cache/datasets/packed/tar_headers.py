@@ -109,8 +109,8 @@ def _checked(block: bytes) -> bytes:
     if len(block) < BLOCK:
         raise TarDamage("it is truncated")
     rest = block[:148] + b" " * 8 + block[156:]
-    total = sum(rest)
-    if _number(block[148:156]) not in (total, total - 256 * sum(byte > 127 for byte in rest)):
+    stored, total = _number(block[148:156]), sum(rest)
+    if stored != total and stored != total - 256 * sum(byte > 127 for byte in rest):
         raise TarDamage("wrong checksum")
     return block[156:157]
 
