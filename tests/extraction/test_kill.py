@@ -69,10 +69,11 @@ def test_a_stopped_command_resumes_where_it_was(
     assert [file.name for file in parts.parent.iterdir()] == ["noise.h5"]
 
 
-def stopped(folder: Path, cache_dir: Path, how: signal.Signals) -> tuple[int, str]:
+def stopped(folder: Path, cache_dir: Path, how: signal.Signals, *options: str) -> tuple[int, str]:
     """Stop an extraction after its first block, and return its exit status and what it printed."""
     parts = cache_dir / "glyph-clip-bundled" / "noise.h5.parts"
-    running = subprocess.Popen(extract(folder, cache_dir), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [*extract(folder, cache_dir), *options]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_until(lambda: bool(list(parts.glob(BLOCKS_MADE))) or running.poll() is not None)
     if how is signal.SIGINT:
         os.killpg(running.pid, how)  # like the terminal: to the decoding processes as well
