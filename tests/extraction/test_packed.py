@@ -25,7 +25,72 @@ def as_shards(folder: Path, place: Path) -> str:
     for part in ("train", "test"):
         files = sorted((folder / part).rglob("*.png"), key=lambda file: int(file.stem))
         for start in range(0, len(files), 500):
-            contents = contents_of(tmp_path)
+            contents = {}
+            for file in files[start : start + 500]:
+                contents |= {file.name: file.read_bytes(), f"{file.stem}.cls": file.parent.name.encode()}
+            tar_of(place / f"{part}-{start // 500:03d}.tar", contents)
+    return str(place / "t*-*.tar")
+
+
+@pytest.mark.parametrize("pack", [as_zip, as_compressed_tar, as_shards])
+def test_a_killed_extraction_resumes(folder: Path, tmp_path: Path, pack: Callable[[Path, Path], str]) -> None:
+    place = tmp_path / "noise"
+    place.mkdir()
+    typed = pack(folder, place)
+    cache_dir = tmp_path / "cache"
+    parts = cache_dir / "glyph-clip-bundled" / "noise.h5.parts"
+    typed_command = [*command(Path(typed), cache_dir), "--name", "noise"]
+    for _ in range(ATTEMPTS):
+        status, printed = stopped(Path(typed), cache_dir, signal.SIGKILL, "--name", "noise")
+        if not parts.with_name("noise.h5").exists():
+            break
+        shutil.rmtree(parts.parent)
+    assert status == -signal.SIGKILL
+    assert "Traceback" not in printed
+    kept = sum(len(np.load(block)["keys"]) for block in parts.glob(BLOCKS_MADE))
+    assert 0 < kept < 1212
+
+    again = subprocess.run(typed_command, capture_output=True, text=True, check=True)
+    assert f"1212 images, {1212 - kept} newly encoded" in again.stderr
+    whole = tmp_path / "whole"
+    subprocess.run([*command(Path(typed), whole), "--name", "noise"], capture_output=True, check=True)
+    resumed = FeatureCache(parts.with_name("noise.h5")).contents()
+    expected = FeatureCache(whole / "glyph-clip-bundled" / "noise.h5").contents()
+    assert resumed.paths == expected.paths
+    assert np.array_equal(resumed.image_features, expected.image_features)
+    unchanged = subprocess.run(typed_command, capture_output=True, text=True, check=True)
+    assert "nothing was missing; the cache is unchanged" in unchanged.stderr
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.xz"])
+def test_features_are_those_of_the_folder(tmp_path: Path, glyph_clip: Backbone, suffix: str) -> None:
+    pets = class_folders(tmp_path / "pets")
+    pack = zip_of if suffix == ".zip" else tar_of
+    mode = {"mode": "w:xz"} if suffix == ".tar.xz" else {}
+    archive = pack(tmp_path / f"pets{suffix}", contents_below(pets), **mode)
+    folder_cache, archive_cache = (
+        FeatureCache(extract(load_dataset(str(one)), glyph_clip, ONE_SHOT, tmp_path / f"{one.name}.h5").path)
+        for one in (pets, archive)
+    )
+    assert archive_cache.contents().paths == folder_cache.contents().paths
+    assert np.array_equal(archive_cache.contents().image_features, folder_cache.contents().image_features)
+    assert archive_cache.provenance.images_folder == str(archive)
+
+
+def test_thumbnails_come_from_the_archive(tmp_path: Path, glyph_clip: Backbone) -> None:
+    archive = zip_of(tmp_path / "pets.zip", contents_below(class_folders(tmp_path / "pets")))
+    cache = FeatureCache(extract(load_dataset(str(archive)), glyph_clip, ONE_SHOT, tmp_path / "pets.h5").path)
+    source = find_images(cache.provenance, None, cache.path)
+    assert isinstance(source, PackedSource)
+    path, stamp = cache.files()[0]
+    assert thumbnail(source, path, stamp) is not None
+    assert thumbnail(source, path, "other") is None
+    archive.unlink()
+    assert find_images(cache.provenance, None, cache.path) is None
+
+
+def test_copies_in_train_of_test_images_are_left_out(tmp_path: Path, glyph_clip: Backbone) -> None:
+    contents = contents_of(tmp_path)
     contents["train/cat/copy.png"] = contents["test/cat/0.png"]
     dataset = load_dataset(str(tar_of(tmp_path / "pets.tar", contents)))
     notes = extract(dataset, glyph_clip, ONE_SHOT, tmp_path / "pets.h5").notes
