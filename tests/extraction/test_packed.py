@@ -1,12 +1,23 @@
 """Archives, shards and tables of images through `taskres extract`, killed in the middle and run again."""
 
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import load_dataset
+from taskres_cache.datasets.images import PackedSource
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.extraction.extract import ExtractOptions, extract
+from taskres_cache.reporting.thumbnails import find_images, thumbnail
 from tests.datasets.forms.packing import class_folders, contents_below, tar_of, zip_of
-from tests.extraction.test_kill import folder
+from tests.extraction.test_kill import ATTEMPTS, BLOCKS_MADE, folder, stopped
+from tests.extraction.test_kill import extract as command
 
 ONE_SHOT = ExtractOptions(shots=(1,), seeds=(1,))
 __all__ = ["folder"]  # a fixture
