@@ -1,8 +1,9 @@
 """Few-shot adaptation of CLIP models by task residual tuning, built around a feature cache.
 
-Stage one: `load_dataset`, `load_backbone` and `extract` make a `FeatureCache`. Stage two: `fit` trains on it and
-returns runs; `load_run` reads one again, `TaskResClassifier` is the same fit as a scikit-learn estimator. Every error
-that a user can act on is a `TaskresError`. Names are imported when first used, so that importing the package is fast.
+Stage one: `load_dataset` or `dataset_of`, `load_backbone` and `extract` make a `FeatureCache`. Stage two: `fit` trains
+on it and returns runs; `load_run` reads one again, `TaskResClassifier` is the same fit as a scikit-learn estimator.
+Every error that a user can act on is a `TaskresError`. Names are imported when first used, so that importing the
+package is fast.
 """
 
 from importlib import import_module
@@ -12,6 +13,7 @@ from taskres_cache.system.version import __version__
 
 if TYPE_CHECKING:
     from taskres_cache.caches.feature_cache import FeatureCache
+    from taskres_cache.datasets.forms.lists.in_memory import dataset_of
     from taskres_cache.datasets.registry import load_dataset
     from taskres_cache.encoders.loading import load_backbone
     from taskres_cache.errors import TaskresError
@@ -27,6 +29,7 @@ __all__ = [
     "TaskResClassifier",
     "TaskresError",
     "__version__",
+    "dataset_of",
     "extract",
     "fit",
     "load_backbone",
@@ -35,6 +38,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "dataset_of": "datasets.forms.lists.in_memory",
     "FeatureCache": "caches.feature_cache",
     "Recipe": "recipe",
     "TaskResClassifier": "estimator",

@@ -184,14 +184,19 @@ def decode(stream: IO[bytes], orientation: Orientation) -> Image.Image:
         warnings.simplefilter("ignore")  # about half that many pixels, or odd EXIF tags: these images are readable
         try:
             with Image.open(stream, formats=_formats_of(stream)) as image:
-                if orientation == "stored":
-                    return _eight_bits(image, HIGHEST_16_BIT).convert("RGB")
-                upright = _upright(image)
-                if orientation == "exif":
-                    return _eight_bits(upright, HIGHEST_16_BIT).convert("RGB")
-                return _on_white(_eight_bits(upright))
+                return in_rgb(image, orientation)
         except UnidentifiedImageError as error:
             raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
+
+
+def in_rgb(image: Image.Image, orientation: Orientation) -> Image.Image:
+    """Return an open image in RGB, read as `decode` says."""
+    if orientation == "stored":
+        return _eight_bits(image, HIGHEST_16_BIT).convert("RGB")
+    upright = _upright(image)
+    if orientation == "exif":
+        return _eight_bits(upright, HIGHEST_16_BIT).convert("RGB")
+    return _on_white(_eight_bits(upright))
 
 
 def has_transparency(path: Path) -> bool:

@@ -37,7 +37,7 @@ class Columns:
     notes: tuple[str, ...] = ()
 
 
-def find_columns(table: Table, options: FormOptions, optional_path: bool = False) -> Columns:
+def find_columns(table: Table, options: FormOptions, is_image: Callable[[object], bool] = looks_like_image) -> Columns:
     """Return the columns that the user named, else those with usual names, else those whose content tells.
 
     Parameters
@@ -46,8 +46,8 @@ def find_columns(table: Table, options: FormOptions, optional_path: bool = False
         The table.
     options : FormOptions
         Columns that the user named.
-    optional_path : bool
-        Whether images need not be files: then the first column is the image, if no other is found.
+    is_image : callable
+        Returns True for a value that is an image or its path.
 
     Raises
     ------
@@ -56,14 +56,14 @@ def find_columns(table: Table, options: FormOptions, optional_path: bool = False
     DatasetError
         It is unclear which column has the image or the class.
     """
-    return _Finding(table, options, optional_path).columns()
+    return _Finding(table, options, is_image).columns()
 
 
 class _Finding:
     """One table while its columns are found."""
 
-    def __init__(self, table: Table, options: FormOptions, optional_path: bool) -> None:
-        self.table, self.options, self.optional_path = table, options, optional_path
+    def __init__(self, table: Table, options: FormOptions, is_image: Callable[[object], bool]) -> None:
+        self.table, self.options, self.is_image = table, options, is_image
         sample = [record for _, record in table.sample()]
         self.values = {column: [record.get(column) for record in sample] for column in table.columns}
         self.notes: list[str] = []
@@ -98,11 +98,9 @@ class _Finding:
         return found[0] if found else None
 
     def _path(self) -> str:
-        images = [column for column in self.table.columns if self._mostly(column, looks_like_image)]
+        images = [column for column in self.table.columns if self._mostly(column, self.is_image)]
         usual = [column for name in PATH_NAMES for column in self.table.columns if plain(column) == name]
         found = [column for column in usual if column in images] or usual or images
-        if not found and self.optional_path:
-            found = list(self.table.columns[:1])
         if (len(found) > 1 and not usual) or not found:
             raise DatasetError(f"{self._described()}: unclear which one has the image files; pass --path-column")
         return found[0]

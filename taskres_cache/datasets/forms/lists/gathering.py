@@ -45,14 +45,22 @@ def text_of(value: object, column: str, where: str) -> str:
     DatasetError
         The cell is a list or object, or is not text that a cache can store.
     """
-    if value is None or value != value:  # null, or not a number
+    if is_missing(value):
         return ""
     if isinstance(value, dict | list | tuple | bytes):
         raise DatasetError(f"{where}: {column!r} is a {type(value).__name__}, expected text or a number; fix the row")
-    text = str(value)
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise DatasetError(f"{where}: {column!r} is {shown(text)}, which is not text; fix the row")
     return text
+
+
+def is_missing(value: object) -> bool:
+    """Return True for null, NaN, and pandas' NA, which has no truth value."""
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):
+        return True
 
 
 def not_used(thing: str, others: Counter[str]) -> tuple[str, ...]:

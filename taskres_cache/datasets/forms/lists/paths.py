@@ -21,13 +21,10 @@ class ImageFolderOfList:
         The folder below which all images are.
     origin : Path
         Where paths that begin with `..` start; the folder of the list.
-    remedy : str
-        What to do about a path that leads out of the folder.
     """
 
     folder: Path
     origin: Path
-    remedy: str = "pass the folder that contains all images with --root"
 
     def relative(self, written: str) -> str:
         r"""Return a path below the folder, with forward slashes.
@@ -66,7 +63,7 @@ class ImageFolderOfList:
             below = os.path.relpath(absolute, folder).replace(os.sep, "/") if _one_drive(absolute, folder) else ".."
             if not (DRIVE.match(path) and os.sep == "/") and below != ".." and not below.startswith("../"):
                 return below
-        raise ValueError(f"{shown(path)} is outside of {self.folder}; {self.remedy}")
+        raise ValueError(f"{shown(path)} is outside of {self.folder}; pass the folder of all images with --root")
 
 
 def _exists(file: Path) -> bool:
