@@ -92,15 +92,19 @@ def ensembles(context: typer.Context, incomplete: str) -> Iterable[Offer]:
 
 @quiet
 def datasets(context: typer.Context, incomplete: str) -> Iterable[Offer]:
-    """Offer the known data sets, and the folders in the current one."""
+    """Offer the known data sets, and the folders, lists and archives in the current folder."""
     from taskres_cache.datasets import ENTRIES
+    from taskres_cache.datasets.forms.opening import FORMS
 
     known = [
         (name, entry.title.replace("'", "’"))  # Typer's script for zsh loses the other apostrophe
         for name, entry in ENTRIES.items()
         if name.startswith(incomplete)
     ]
-    return [*known, *_folders(incomplete)] if known else []
+    if not known:
+        return []
+    files = (file.name for file in Path().iterdir() if file.name.startswith(incomplete) and file.is_file())
+    return [*known, *_folders(incomplete), *sorted(name for name in files if any(f.recognises(name) for f in FORMS))]
 
 
 @quiet

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from taskres_cache.datasets.dataset import PARTITIONS
+from taskres_cache.system.names import shown
 
-MOST_NAMES = 5
+MOST_NAMES, LONGEST_NAME = 5, 200
 
 Classes = dict[str, list[str]]  # class name -> paths
 
@@ -49,7 +50,7 @@ def _folded(name: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return the first few names as text, then the number of the others."""
-    shown = [repr(name) for name in names]
-    more = f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else ""
-    return ", ".join(shown[:MOST_NAMES]) + more
+    """Return the first few names as text, long ones shortened, then the number of the others."""
+    quoted = [shown(name, LONGEST_NAME) for name in names]
+    more = f" and {len(quoted) - MOST_NAMES} more" if len(quoted) > MOST_NAMES else ""
+    return ", ".join(quoted[:MOST_NAMES]) + more

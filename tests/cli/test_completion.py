@@ -69,12 +69,13 @@ def fitted(here: Path) -> Path:
     return here
 
 
-def test_known_data_sets_and_folders(offered: Offered, here: Path) -> None:
-    for folder in ("dogs", "cats", "do gs", ".dot"):
+def test_known_data_sets_folders_and_lists(offered: Offered, here: Path) -> None:
+    for folder in ("dogs", "cats", "do gs", ".dot", "old.csv"):
         Path(folder).mkdir()
-    touch("dogs.zip")
-    assert set(offered("extract", "")) == {*ENTRIES, "dogs/", "cats/"}
-    assert set(offered("datasets", "verify", "d")) == {"digits", "dtd", "dogs/"}
+    touch("dogs.csv", "cats.JSONL", "coco.json", "dogs.txt", "my dogs.csv")
+    files = {"dogs.csv", "cats.JSONL", "coco.json"}
+    assert set(offered("extract", "")) == {*ENTRIES, "dogs/", "cats/", "old.csv/", *files}
+    assert set(offered("datasets", "verify", "d")) == {"digits", "dtd", "dogs/", "dogs.csv"}
 
 
 @pytest.mark.parametrize("word", ["do", "dogs/", "./d", "/", "~/d"])

@@ -142,7 +142,7 @@ def test_what_is_not_used_is_counted(pets: Path) -> None:
         (",cat", "row 22: no path, expected an image file"),
         ("images/1.png", "row 22: 1 field, expected 2 as in the first row"),
         ("images/1.png,cat,dog,mouse", "row 22: 4 fields, expected 2 as in the first row"),
-        ("images/1.png,cat", "row 22: images/1.png has class 'dog' and 'cat' (first in"),
+        ("images/1.png,cat", "row 22: 'images/1.png' has class 'dog' and 'cat' (first in"),
         ('"images/1.png,cat', "row 22: unexpected end of data; check its double quotes"),
         ("images/\0.png,cat", r"row 22: 'path' is 'images/\x00.png', which is not text"),
         ("x" * 200_000 + ",cat", "row 22: field larger than field limit"),

@@ -115,8 +115,8 @@ class Gathering:
             which = "class" if first.classname != row.classname else "split"
             values = (getattr(one, "classname" if which == "class" else "split") for one in (first, row))
             raise DatasetError(
-                f"{row.where}: {row.path} has {which} {' and '.join(map(shown, values))} (first in {first.where}), "
-                "expected one; fix the list"
+                f"{row.where}: {shown(row.path)} has {which} {' and '.join(map(shown, values))} (first in "
+                f"{first.where}), expected one; fix the list"
             )
         self.repeated += 1
 

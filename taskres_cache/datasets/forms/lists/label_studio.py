@@ -88,12 +88,12 @@ def read_annotated(file: Path, table: Table, options: FormOptions) -> Dataset:
     """
     about = {ID, ANNOTATION, *OF_ANNOTATION}
     columns = find_columns(replace(table, columns=tuple(name for name in table.columns if name not in about)), options)
-    answers: dict[object, list[frozenset[str]]] = {}
-    first: dict[object, Listed] = {}
+    answers: dict[str, list[frozenset[str]]] = {}
+    first: dict[str, Listed] = {}
     for place, record in table.records():
         where = f"{table.title}, {place}"
         path = text_of(record.get(columns.path), columns.path, where)
-        task = record.get(ID) if record.get(ID) is not None else path
+        task = text_of(record.get(ID), ID, where) or path
         split = None if columns.split is None else record.get(columns.split)
         first.setdefault(task, Listed(path, None, split, where))
         answers.setdefault(task, []).append(_chosen(record.get(columns.label), columns.label, where))
@@ -120,7 +120,7 @@ def _records(tasks: list[Task], label: str) -> Iterator[Record]:
         for annotation in _counted(task) or [Annotation()]:
             chosen = [one.value for one in annotation.result if one.type == "choices" and one.from_name == label]
             choices = [choice for value in chosen for choice in _as_list(value.get("choices"))]
-            yield place, {**task.data, ID: ("task", number), label: {"choices": choices}}
+            yield place, {**task.data, ID: number, label: {"choices": choices}}
 
 
 def _as_list(value: object) -> list[object]:

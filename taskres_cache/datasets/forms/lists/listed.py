@@ -12,6 +12,7 @@ from taskres_cache.datasets.forms.lists.paths import ImageFolderOfList
 from taskres_cache.datasets.forms.lists.tables import Table
 from taskres_cache.datasets.images import ON_WHITE, ImageFolder
 from taskres_cache.errors import DatasetError
+from taskres_cache.system.names import shown
 
 
 def dataset_of_table(file: Path, table: Table, options: FormOptions) -> Dataset:
@@ -65,6 +66,6 @@ def _refuse_wrong_folder(file: Path, folder: Path, gathering: Gathering) -> None
     if rows and not any(os.path.lexists(folder / row.path) for row in rows):
         first = next(iter(rows))
         raise DatasetError(
-            f"none of the {len(rows)} images of {file} is below {folder}, such as {first.path} ({first.where}); paths "
-            "are relative to the list, or to the folder that you pass with --root"
+            f"none of the {len(rows)} images of {file} is below {folder}, such as {shown(first.path)} ({first.where}); "
+            "paths are relative to the list, or to the folder that you pass with --root"
         )
