@@ -145,6 +145,8 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
     }
     assert importers("onnx", LIBRARY + COMMANDS) == {"taskres_cache/exporting/onnx_graph.py"}
     assert importers("onnxruntime", LIBRARY + COMMANDS) == {"taskres_cache/exporting/onnx_graph.py"}
+    assert importers("pyarrow", LIBRARY + COMMANDS) == {"taskres_cache/datasets/packed/tables.py"}
+    assert importers("datasets", LIBRARY) == {"taskres_cache/datasets/forms/hugging_face.py"}
     assert importers("matplotlib", LIBRARY + COMMANDS) == {"taskres_cache/reporting/curves_png.py"}
     assert importers("jinja2", LIBRARY + COMMANDS) == {"taskres_cache/reporting/page.py"}
 

@@ -43,7 +43,19 @@ def as_shards(folder: Path, place: Path) -> str:
     return str(place / "t*-*.tar")
 
 
-@pytest.mark.parametrize("pack", [as_zip, as_compressed_tar, as_shards])
+def as_parquet(folder: Path, place: Path) -> str:
+    """Write each part as a Parquet file with row groups of 100 images, as `datasets` does."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for part in ("train", "test"):
+        files = sorted((folder / part).rglob("*.png"), key=lambda file: int(file.stem))
+        images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+        table = pyarrow.table({"image": images, "label": [file.parent.name for file in files]})
+        parquet.write_table(table, place / f"{part}.parquet", row_group_size=100)
+    return str(place)
+
+
+@pytest.mark.parametrize("pack", [as_zip, as_compressed_tar, as_shards, as_parquet])
 def test_a_killed_extraction_resumes(folder: Path, tmp_path: Path, pack: Callable[[Path, Path], str]) -> None:
     place = tmp_path / "noise"
     place.mkdir()

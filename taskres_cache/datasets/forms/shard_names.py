@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
@@ -57,12 +57,15 @@ def labelled_names(shards: list[Path]) -> list[str]:
     return [shard.absolute().relative_to(top).as_posix() for shard in shards]
 
 
-def part_of(shard: Path) -> str:
-    """Return the part with which a shard's name, or else the name of its folder, begins; empty if with none."""
-    for name in (shard.name, shard.absolute().parent.name):
-        if part := PART.match(name):
-            return PARTITION_NAMES[part[1].casefold()]
-    return ""
+def parts_of(files: Sequence[Path]) -> list[str]:
+    """Return the part that each file's name begins with, or else its folder's; empty for all unless each has one.
+
+    A folder counts only if the files are in several.
+    """
+    by_name = [_part(file.name) for file in files]
+    folders = [file.absolute().parent for file in files]
+    by_folder = [_part(folder.name) for folder in folders] if len(set(folders)) > 1 else []
+    return next((parts for parts in (by_name, by_folder) if parts and all(parts)), [""] * len(files))
 
 
 def pattern_name(typed: str) -> str:
@@ -70,6 +73,11 @@ def pattern_name(typed: str) -> str:
     first = Path(typed.split(SEPARATOR)[0])
     stem = re.split(r"[{*?\[]", first.name.removesuffix(".tar"))[0].strip("-_. ")
     return stem or first.absolute().parent.name or "shards"
+
+
+def _part(name: str) -> str:
+    found = PART.match(name)
+    return PARTITION_NAMES[found[1].casefold()] if found else ""
 
 
 def _expanded(pattern: str, typed: str) -> Iterator[str]:

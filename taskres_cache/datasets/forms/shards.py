@@ -16,7 +16,7 @@ from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.forms.form import Form, FormOptions
 from taskres_cache.datasets.forms.parts import in_stored_order, with_usable_parts
 from taskres_cache.datasets.forms.rows import Row, dataset_of_rows
-from taskres_cache.datasets.forms.shard_names import is_pattern, labelled_names, part_of, pattern_name, shards_of
+from taskres_cache.datasets.forms.shard_names import is_pattern, labelled_names, parts_of, pattern_name, shards_of
 from taskres_cache.datasets.images import is_image_name
 from taskres_cache.datasets.packed.images import PackedImages
 from taskres_cache.datasets.packed.indexing import add_tar
@@ -85,8 +85,7 @@ def read_tars(tars: Sequence[StoredTar], location: Path, options: FormOptions, n
     members = Members()
     shards = [tar.location for tar in tars]
     part_of_shard = {}
-    parts = [part_of(shard) for shard in shards]
-    for tar, label, part in zip(tars, labelled_names(shards), parts if all(parts) else [""] * len(tars), strict=True):
+    for tar, label, part in zip(tars, labelled_names(shards), parts_of(shards), strict=True):
         add_tar(members, tar, f"{label}/")
         part_of_shard[label] = part
     source = PackedImages(location, members, unpacked=tuple(copy for tar in tars for copy in tar.copies))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from taskres_cache.datasets import load_dataset
-from taskres_cache.datasets.forms.shard_names import is_pattern, part_of, pattern_name, shards_of
+from taskres_cache.datasets.forms.shard_names import is_pattern, parts_of, pattern_name, shards_of
 from taskres_cache.datasets.forms.shards import are_samples
 from taskres_cache.errors import DatasetError
 from tests.conftest import save_image
@@ -164,8 +164,13 @@ def test_patterns(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="names more than 100000 shards"):
             shards_of(typed)
     assert [pattern_name(typed) for typed in ("d/birds-{0..3}.tar", "d/*.tar")] == ["birds", "d"]
-    names = ("train-0.tar", "trainer-0.tar", "VAL_0.tar", "validation.tar", "test0.tar", "x-train.tar")
-    assert [part_of(Path("/x") / name) for name in names] == ["train", "", "val", "val", "test", ""]
+    names = ("train-0.tar", "VAL_0.tar", "validation.tar", "test0.tar")
+    assert parts_of([Path("/x") / name for name in names]) == ["train", "val", "val", "test"]
+    for other in ("trainer-0.tar", "x-train.tar"):
+        assert parts_of([Path("/x/train-0.tar"), Path("/x") / other]) == ["", ""]
+    assert parts_of([Path("/x/train/0.tar"), Path("/x/test/0.tar")]) == ["train", "test"]
+    assert parts_of([Path("/x/tests/0.tar"), Path("/x/test/1.tar")]) == ["", ""]
+    assert parts_of([Path("/x/test/0.tar"), Path("/x/test/1.tar")]) == ["", ""]
 
 
 def test_samples_are_told_from_class_folders() -> None:
