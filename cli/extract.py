@@ -65,7 +65,7 @@ def extract(
         str | None,
         typer.Option(help="Name for the data set.", show_default="that of the folder or file"),
     ] = None,
-    split_seed: Annotated[int, typer.Option(help="Seed of the random 60/20/20 split of a folder.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Seed of the random 60/20/20 split of images without a part.")] = 0,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import FakeData
 
 from taskres_cache import FeatureCache, dataset_of, extract, fit, load_dataset
 from taskres_cache.datasets import Dataset
@@ -75,6 +76,12 @@ def test_labels_may_be_positions(tmp_path: Path) -> None:
     assert dataset_of(rows, "pets").classnames == ("0", "1")
     with pytest.raises(DatasetError, match="list, row 3: label '2', expected 0 to 1"):
         dataset_of([*rows[:3], (rows[3][0], 2)], "pets", classnames=["dog", "cat"])
+
+
+def test_a_data_set_of_torchvision() -> None:
+    images = FakeData(size=40, image_size=(3, 8, 8), num_classes=2)  # pairs of PIL image and int or tensor
+    assert dataset_of(images, "fake").classnames == ("0", "1")
+    assert dataset_of(images, "fake", classnames=("cat", "dog")).classnames == ("cat", "dog")
 
 
 def test_paths_are_below_root(photos: Path) -> None:

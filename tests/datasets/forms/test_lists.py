@@ -102,6 +102,13 @@ def test_columns_may_be_named(pets: Path) -> None:
         load_dataset(str(pets), label_column="kid")
 
 
+def test_of_several_columns_of_images_the_one_with_the_usual_name_is_used(pets: Path) -> None:
+    rows = [f"thumbs/{number}.png,,{row}" for number, row in enumerate(labelled())]
+    assert pairs(load_dataset(write(pets, "a.csv", "thumb,note,path,label", *rows))) == EXPECTED
+    rows = [f"7,{row}" for row in labelled()]  # of several usual names, the one whose values are image files
+    assert pairs(load_dataset(write(pets, "b.csv", "file,image,label", *rows))) == EXPECTED
+
+
 def test_class_names_are_preferred_to_numbers_and_said(pets: Path) -> None:
     rows = [f"{row[:-4]},{number % 2},{row[-3:]}" for number, row in enumerate(labelled())]
     typed = write(pets, "a.csv", "path,label,class_name", *rows)

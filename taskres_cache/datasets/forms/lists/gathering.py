@@ -17,6 +17,7 @@ from taskres_cache.errors import DatasetError
 from taskres_cache.system.names import shown
 
 WHOLE_NUMBER = re.compile(r"[0-9]+\.0+")  # pandas writes whole numbers so if a value of the column is missing
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # NUL and half characters, which HDF5 cannot store
 LONGEST_CLASSNAME = 1000  # characters; a model reads 77 tokens
 
 
@@ -45,12 +46,14 @@ def text_of(value: object, column: str, where: str) -> str:
     DatasetError
         The cell is a list or object, or is not text that a cache can store.
     """
+    if getattr(value, "shape", None) == ():  # a scalar of NumPy or torch
+        value = value.item()  # type: ignore[attr-defined]
     if is_missing(value):
         return ""
     if isinstance(value, dict | list | tuple | bytes):
         raise DatasetError(f"{where}: {column!r} is a {type(value).__name__}, expected text or a number; fix the row")
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if NOT_TEXT.search(text):
         raise DatasetError(f"{where}: {column!r} is {shown(text)}, which is not text; fix the row")
     return text
 
