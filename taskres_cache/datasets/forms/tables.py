@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from taskres_cache.datasets.forms.lists.names import LABEL_NAMES, plain
 from taskres_cache.datasets.forms.parts import in_stored_order, with_usable_parts
 from taskres_cache.datasets.forms.rows import Row, dataset_of_rows
 from taskres_cache.datasets.forms.shard_names import parts_of
+from taskres_cache.datasets.images import is_image_name
 from taskres_cache.datasets.packed.table_images import TableImages
 from taskres_cache.datasets.packed.tables import TableFile, first_features, open_table
+from taskres_cache.datasets.survey import is_system_name
 from taskres_cache.errors import DatasetError, UnknownNameError
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "png")
-SAVED, SAVED_SEVERAL = "state.json", "dataset_dict.json"  # what `save_to_disk` writes
+SAVED, INFO, SAVED_SEVERAL = "state.json", "dataset_info.json", "dataset_dict.json"  # what `save_to_disk` writes
+MOST_SUBFOLDERS, FIRST_FILES = 32, 20_000
 SUFFIXES = (".parquet", ".arrow")
 
 
@@ -109,9 +113,9 @@ def is_table(typed: str) -> bool:
     location = Path(typed)
     if not location.is_dir():
         return typed.lower().endswith(SUFFIXES)
-    if (location / SAVED).is_file() or (location / SAVED_SEVERAL).is_file():
+    if (location / SAVED).is_file() and (location / INFO).is_file():
         return True
-    return bool(_parquet_files(location))
+    return (location / SAVED_SEVERAL).is_file() or bool(_parquet_files(location))
 
 
 def known_split(name: str) -> str:
@@ -152,9 +156,15 @@ def _parts(location: Path) -> tuple[list[Part], list[str]]:
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Return the Parquet files in a folder and in its subfolders, sorted; hidden ones are left out."""
-    found = [*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]
-    return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    """Return the Parquet files in a folder and its subfolders, sorted; none if a subfolder begins with images."""
+    visible = [one for one in folder.iterdir() if not is_system_name(one.name)]
+    subfolders = [one for one in visible if one.is_dir()]
+    if len(subfolders) > MOST_SUBFOLDERS:  # class folders: looking into all would take long
+        return []
+    below = [file for subfolder in subfolders for file in islice(subfolder.iterdir(), FIRST_FILES)]
+    if any(is_image_name(file.name) for file in below):
+        return []
+    return sorted(file for file in (*visible, *below) if file.suffix == ".parquet" and not is_system_name(file.name))
 
 
 def _saved_files(folder: Path) -> tuple[TableFile, ...]:

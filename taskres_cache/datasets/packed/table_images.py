@@ -11,7 +11,7 @@ from PIL import Image
 
 from taskres_cache.datasets.images import ABSENT, ON_WHITE, Orientation, decode
 from taskres_cache.datasets.packed.members import LARGEST_IMAGE
-from taskres_cache.datasets.packed.tables import TableFile
+from taskres_cache.datasets.packed.tables import DAMAGE, TableFile
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TableImages:
             table, row = self._place(path)
             status = table.path.stat()
             size = table.size(self.column, row)
-        except (OSError, LookupError, ValueError):
+        except (*DAMAGE, LookupError):
             return ABSENT
         return f"{size}-{status.st_size}-{status.st_mtime_ns}-{row}"
 
@@ -66,7 +66,7 @@ class TableImages:
         try:
             table, row = self._place(path)
             cell = table.cell(self.column, row)
-        except (LookupError, ValueError, MemoryError) as error:
+        except (*DAMAGE, LookupError) as error:
             raise OSError(f"could not read the row ({' '.join(str(error).split())})") from error
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if content is None and isinstance(cell, dict) and cell.get("path"):

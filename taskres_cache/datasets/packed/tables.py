@@ -15,6 +15,7 @@ from taskres_cache.system.extras import require
 
 PARQUET, ARROW = b"PAR1", b"ARROW1"
 LARGEST_GROUP = 1 << 30  # bytes of a row group's images, which are in memory at once
+DAMAGE = (OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError, NotImplementedError)  # pyarrow's too
 GROUPS_KEPT = 2  # per process: threads may be on both sides of the border between two
 Opened = TypeVar("Opened")
 
@@ -53,9 +54,8 @@ def open_table(path: Path) -> TableFile:
         with path.open("rb") as stream:
             start = stream.read(6)
         return ParquetTable(path) if start.startswith(PARQUET) else ArrowTable(path, start == ARROW)
-    except (OSError, ValueError, KeyError, MemoryError) as error:  # pyarrow's errors are ValueError or OSError too
-        reason = " ".join(str(error).split())[:200]
-        raise DatasetError(f"could not read the table {path} ({reason}); replace it with an intact copy") from error
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
 
 
 class _PerProcess(Generic[Opened]):
@@ -90,6 +90,7 @@ class ArrowTable:
     def __init__(self, path: Path, seekable: bool) -> None:
         self.path = path
         self._table = _PerProcess(_mapped_file if seekable else _mapped_stream, path)
+        self._table.get().validate(full=True)  # pyarrow trusts offsets: damaged ones would end the process
         self.rows = int(self._table.get().num_rows)
 
     def features(self) -> dict[str, dict[str, Any]]:
@@ -98,7 +99,7 @@ class ArrowTable:
 
     def values(self, column: str) -> list[Any]:
         """Return all cells of a column."""
-        return list(self._table.get().column(column).to_pylist())
+        return _as_list(self._table.get().column(column), self.path)
 
     def cell(self, column: str, row: int) -> Any:
         """Return one cell."""
@@ -131,7 +132,11 @@ class ParquetTable:
 
     def values(self, column: str) -> list[Any]:
         """Return all cells of a column."""
-        return list(self._file.get().file.read([column], use_threads=False).column(column).to_pylist())
+        try:
+            found = self._file.get().file.read([column], use_threads=False).column(column)
+        except DAMAGE as error:
+            raise _damaged(self.path, error) from error
+        return _as_list(found, self.path)
 
     def cell(self, column: str, row: int) -> Any:
         """Return one cell."""
@@ -180,6 +185,18 @@ def first_features(tables: Sequence[TableFile]) -> dict[str, dict[str, Any]]:
         if missing := set(first) - set(table.features()):
             raise DatasetError(f"{table.path} has no column {min(missing)!r}, which {tables[0].path} has")
     return first
+
+
+def _as_list(column: Any, path: Path) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    reason = " ".join(str(error).split())[:200]
+    return DatasetError(f"could not read the table {path} ({reason}); replace it with an intact copy")
 
 
 def _mapped_stream(path: Path) -> Any:

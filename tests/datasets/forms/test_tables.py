@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,7 @@ def test_damaged_files_are_named_in_one_line(tmp_path: Path, suffix: str, kept: 
 def test_a_listing_that_leads_outside_or_is_damaged_is_refused(tmp_path: Path, listing: str) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "state.json").write_text(listing)
+    (tmp_path / "own" / "dataset_info.json").write_text("{}")
     with pytest.raises(DatasetError, match="save the data set again with save_to_disk"):
         load_dataset(str(tmp_path / "own"))
 
@@ -240,3 +243,49 @@ def test_a_damaged_json_of_several_parts(tmp_path: Path) -> None:
     (tmp_path / "own" / "dataset_dict.json").write_text(json.dumps({"splits": ["../up"]}))
     with pytest.raises(DatasetError, match="has no table"):
         load_dataset(str(tmp_path / "own"))
+
+
+def test_a_folder_of_class_folders_stays_one(tmp_path: Path) -> None:
+    pets = class_folders(tmp_path / "pets")
+    table_of(4).to_parquet(str(pets / "cat" / "stray.parquet"))
+    table_of(4).to_parquet(str(pets / "stray.parquet"))
+    (pets / "state.json").write_text("{}")
+    dataset = load_dataset(str(pets))
+    assert (dataset.classnames, dataset.notes) == (("cat", "dog"), ("3 files not used: 2 .parquet, 1 .json",))
+
+
+DAMAGING = """
+import random, sys
+from pathlib import Path
+from taskres_cache.datasets import load_dataset
+from taskres_cache.errors import TaskresError
+
+whole, changed = Path(sys.argv[1]), Path(sys.argv[2])
+content = whole.read_bytes()
+for seed in range(40):
+    rng, damaged = random.Random(seed), bytearray(content)
+    for _ in range(rng.randint(1, 6)):
+        damaged[rng.choice((rng.randrange(len(damaged)), rng.randrange(3000), -1 - rng.randrange(3000)))] = seed
+    changed.write_bytes(damaged)
+    try:
+        dataset = load_dataset(str(changed))
+    except TaskresError as error:
+        assert "\\n" not in str(error)
+        continue
+    for items in dataset.partitions.values():
+        for item in items:
+            try:
+                dataset.source.content(item.path)
+            except OSError:
+                pass
+"""
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_damage_anywhere_ends_neither_in_a_traceback_nor_in_a_crash(tmp_path: Path, suffix: str) -> None:
+    table_of(60).to_parquet(str(tmp_path / "own.parquet"), batch_size=20)
+    table_of(60).save_to_disk(str(tmp_path / "saved"))
+    whole = next((tmp_path / "saved").glob("*.arrow")) if suffix == ".arrow" else tmp_path / "own.parquet"
+    command = [sys.executable, "-c", DAMAGING, str(whole), str(tmp_path / f"changed{suffix}")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[-300:]) == (0, "")
