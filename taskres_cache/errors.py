@@ -80,6 +80,10 @@ class UnreadableImagesError(TaskresError):
         return self._lines
 
 
+class PictureError(TaskresError):
+    """A picture could not be read, or is not in a form that can be predicted."""
+
+
 class WeightsError(TaskresError):
     """A checkpoint could not be loaded, or does not fit the model."""
 

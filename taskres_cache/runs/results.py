@@ -10,6 +10,7 @@ from typing import Any, overload
 from taskres_cache.datasets.sampling import shots_json, shots_text
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.run import Run
+from taskres_cache.system.frames import frame_of
 from taskres_cache.system.text import printable
 
 COLUMNS = ("method", "shots", "seeds", "zero-shot %", "val %", "test %", "std", "gain")
@@ -135,6 +136,12 @@ class FitResults(Sequence[Run]):
     def to_records(self) -> list[dict[str, Any]]:
         """Return one record per run, its folder and the content of `metrics.json`, as `pandas.DataFrame` takes them."""
         return [{"folder": str(run.folder), **run.metrics.to_json()} for run in self.runs]
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame, one row per run; raises MissingExtraError if pandas is not installed."""
+        records = self.to_records()
+        columns = dict.fromkeys(name for record in records for name in record)
+        return frame_of({name: [record.get(name) for record in records] for name in columns})
 
     def __repr__(self) -> str:
         lines = [

@@ -4,15 +4,20 @@ Axes: N images, C classes, D embedding, W width of the text tower.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from json import JSONDecodeError
 from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from taskres_cache.caches.contents import cache_path
+from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.methods.choice import MethodRecord
 from taskres_cache.recipe import Recipe
@@ -22,6 +27,28 @@ from taskres_cache.runs.finding import CLASSIFIER_FILE, METRICS_FILE, find_run
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.scores import ImageHits
 from taskres_cache.system.files import replaced
+
+if TYPE_CHECKING:
+    from taskres_cache.runs.live.pictures import Picture
+    from taskres_cache.runs.live.predictions import Predictions
+    from taskres_cache.runs.live.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """How the encoder of a run is loaded; see `load_encoder`.
+
+    Parameters
+    ----------
+    pretrained : str, optional
+        Path of the checkpoint, for runs made with a local file.
+    device, precision : str, optional
+        Where and in which precision it computes; chosen automatically by default.
+    """
+
+    pretrained: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -38,12 +65,23 @@ class Run:
         Folder of a run of other inputs, which this run would have replaced; set by a fit.
     tested : ImageHits, optional
         Which test images are classified correctly; set by a fit, and not stored.
+    encoder : EncoderChoice, optional
+        How `predict` and `embed` load the encoder.
     """
 
     folder: Path
     metrics: Metrics
     kept: Path | None = None
     tested: ImageHits | None = field(default=None, compare=False, repr=False)
+    encoder: EncoderChoice = EncoderChoice()
+    _lock: Any = field(default_factory=Lock, init=False, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs; it loads its own encoder."""
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_predictor")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock())
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -60,19 +98,65 @@ class Run:
         """Return the predicted class name of each un-normalised image feature (N, D)."""
         return [self.classifier.classnames[row] for row in self.probabilities(image_features).argmax(axis=1)]
 
+    @property
+    def predictor(self) -> "Predictor":
+        """The classifier with its encoder, which is loaded when first used; for any number of threads.
 
-def load_run(path: str | Path) -> Run:
+        Raises
+        ------
+        RunError, OptionError, WeightsError
+            The encoder could not be loaded, see `load_encoder`.
+        """
+        from taskres_cache.runs.encoder import load_encoder  # seconds, for torch's and open_clip's models
+        from taskres_cache.runs.live.predictor import Predictor
+
+        with self._lock:
+            if "_predictor" not in vars(self):
+                choice = self.encoder
+                backbone = load_encoder(self.classifier, choice.pretrained, choice.device, choice.precision)
+                vars(self)["_predictor"] = Predictor(self.classifier, backbone)
+            predictor: Predictor = vars(self)["_predictor"]
+            return predictor
+
+    def predict(self, pictures: "Picture | Iterable[Picture]", with_features: bool = False) -> "Predictions":
+        """Predict the classes of one picture or many; see `Predictor.predict`."""
+        return self.predictor.predict(pictures, with_features)
+
+    def embed(self, pictures: "Picture | Iterable[Picture]") -> np.ndarray:
+        """Return the un-normalised image features (N, D) of one picture or many; see `Predictor.embed`."""
+        return self.predictor.embed(pictures)
+
+    def _repr_html_(self) -> str:
+        """Return what the run is and how good it is, as an HTML table."""
+        shown = {
+            "run": self.folder,
+            "method": self.metrics.method,
+            "data set": self.metrics.dataset,
+            "encoder": f"{self.metrics.backbone} ({self.metrics.pretrained})",
+            "shots, seed": f"{shots_text(self.metrics.shots)}, {self.metrics.seed}",
+            "test accuracy": f"{self.metrics.test_accuracy:.2f} %",
+            "zero-shot": f"{self.metrics.zero_shot_accuracy:.2f} %",
+        }
+        rows = (f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in shown.items())
+        return f"<table>{''.join(rows)}</table>"
+
+
+def load_run(path: str | Path, pretrained: str | None = None, device: str = "auto", precision: str = "auto") -> Run:
     """Load a fitted run.
 
     Parameters
     ----------
     path : str or Path
         A run folder, its `classifier.safetensors`, or a folder above a single run.
+    pretrained, device, precision : str, optional
+        How `predict` and `embed` load the run's encoder, see `load_encoder`: the checkpoint file, if the run was made
+        with a local one; the device; the precision.
 
     Returns
     -------
     Run
-        The run, with `metrics`, `classifier`, and `classify` and `probabilities` for image features.
+        The run: `predict` and `embed` for pictures, `classify` and `probabilities` for image features, `metrics`,
+        `classifier`.
 
     Raises
     ------
@@ -92,9 +176,12 @@ def load_run(path: str | Path) -> Run:
     ['0', '0', '0']
     >>> run.probabilities(image_features).shape
     (359, 10)
+    >>> import numpy as np
+    >>> run.predict([np.zeros((8, 8, 3), np.uint8), np.full((20, 10, 3), 255, np.uint8)]).probabilities.shape
+    (2, 10)
     """
     folder = find_run(Path(path))
-    run = Run(folder, read_metrics(folder))
+    run = Run(folder, read_metrics(folder), encoder=EncoderChoice(pretrained, device, precision))
     run.classifier  # noqa: B018 # read now, so that a damaged file raises here
     return run
 
