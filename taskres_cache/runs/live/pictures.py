@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from taskres_cache.datasets.images import Orientation, in_rgb, decode
+from taskres_cache.datasets.images import Orientation, decode, in_rgb
 from taskres_cache.errors import OptionError, PictureError
 
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray | Any
