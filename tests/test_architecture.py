@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
@@ -171,7 +173,6 @@ def test_one_module_knows_each_of_the_large_libraries() -> None:
         ("taskres_cache.caches.finding", {"torch", "open_clip", "torchvision"}),
         ("taskres_cache.datasets", {"torch", "open_clip", "h5py", "numpy"}),
         ("taskres_cache.caches.foreign.importing", {"torch", "open_clip"}),
-        ("taskres_cache.runs.fitting.study", {"open_clip", "torchvision"}),
         ("taskres_cache.datasets.word_lists", {"torch", "open_clip", "timm"}),
         ("taskres_cache.reporting.tables", {"torch", "rich", "h5py"}),
         ("taskres_cache.datasets.named_files", {"torch", "numpy", "h5py", "open_clip"}),
@@ -220,3 +221,12 @@ def test_cache_readme_names_every_array_and_attribute() -> None:
 
 def test_modules_are_of_a_size_to_be_read() -> None:
     assert [file.name for file in LIBRARY + COMMANDS if len(file.read_text().splitlines()) > 400] == []
+
+
+def test_a_fit_does_not_load_the_encoder_libraries() -> None:
+    """Runs load their encoder when they first predict a picture, so a fit knows it but does not import it."""
+    code = (
+        "import sys, taskres_cache.runs.fitting.study; print(sorted({'open_clip', 'torchvision'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
