@@ -24,8 +24,8 @@ datasets = App(invoke_without_command=True)
 def list_datasets(context: typer.Context, root: ImagesRoot = None, as_json: Json = False) -> None:
     """List the known data sets and how to get them.
 
-    Any folder with one subfolder of images per class works too, and any list of images and classes: pass its path to
-    `taskres extract`.
+    Any folder or archive with one subfolder of images per class works too, and any list of images and classes, shards
+    and tables of images: pass its path to `taskres extract`.
 
     Example: taskres datasets --root /data
     """
@@ -49,7 +49,8 @@ def list_datasets(context: typer.Context, root: ImagesRoot = None, as_json: Json
         show(line)
     print("Or any folder of images: folder/<class>/*, which is split at random,")
     print("or folder/{train,val,test}/<class>/*; or a CSV, TSV or JSONL list of images and")
-    print("classes, or an export of Label Studio or in the COCO form")
+    print("classes, an export of Label Studio or in the COCO form, a zip or tar of class folders,")
+    print("WebDataset shards ('x-{000..015}.tar'), Parquet or Arrow, or hf:OWNER/NAME")
 
 
 @datasets.command("verify")

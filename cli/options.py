@@ -25,7 +25,8 @@ DatasetName = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="A known data set, a folder with one subfolder of images per class, or a list of images and labels.",
+        help="A known data set, a folder or archive with one subfolder of images per class, a list of images and "
+        "labels, WebDataset shards, a table of images, or hf:OWNER/NAME.",
         autocompletion=completion.datasets,
     ),
 ]
