@@ -25,9 +25,7 @@ from dataclasses import dataclass
 from math import gcd, sqrt
 
 import numpy as np
-from scipy.signal import fftconvolve
-from scipy.special import ndtri
-from scipy.stats import binom
+from scipy.special import bdtrc, ndtri
 
 LEVEL = 0.95
 Z = float(ndtri((1 + LEVEL) / 2))
@@ -144,13 +142,22 @@ def sign_test(steps: np.ndarray) -> float:
     total = abs(int(found.sum())) // gcd(*map(int, np.abs(found)))
     if len(sizes) == 1:
         positive = (int(counts[0]) + total) // 2
-        return min(1.0, 2.0 * float(binom.sf(positive - 1, counts[0], 0.5)))
-    chances = np.ones(1)  # of each sum, from the smallest to the largest
+        return min(1.0, 2.0 * float(bdtrc(positive - 1, counts[0], 0.5)))
+    chances = _chances_of_sums(sizes, counts)
+    return min(1.0, 2.0 * max(0.0, float(chances[(len(chances) - 1) // 2 + total :].sum())))
+
+
+def _chances_of_sums(sizes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the chance of each sum, from the smallest to the largest, of `counts` integers of +-`sizes` each."""
+    from scipy.signal import fftconvolve  # with scipy.stats, a second to import, and needed for several fits only
+    from scipy.stats import binom
+
+    chances = np.ones(1)
     for size, count in zip(sizes, counts, strict=True):
         of_size = np.zeros(2 * size * count + 1)
         of_size[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
         chances = fftconvolve(chances, of_size)
-    return min(1.0, 2.0 * max(0.0, float(chances[(len(chances) - 1) // 2 + total :].sum())))
+    return chances
 
 
 def _by_class(hits: Hits, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
