@@ -151,7 +151,7 @@ def sign_test(steps: np.ndarray) -> float:
 def _chance_of_heads(least: int, tosses: int) -> float:
     """Return the chance of at least so many heads."""
     if tosses <= FEW:
-        return sum(comb(tosses, heads) for heads in range(least, tosses + 1)) / 2**tosses
+        return float(sum(comb(tosses, heads) for heads in range(least, tosses + 1)) / 2**tosses)
     from scipy.special import bdtrc  # 0.3 s to import
 
     return float(bdtrc(least - 1, tosses, 0.5))
