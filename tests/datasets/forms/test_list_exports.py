@@ -157,6 +157,24 @@ def test_coco_with_one_category_per_image(media: Path) -> None:
     assert "categories without an image are left out: 'animal'" in dataset.notes
 
 
+def test_a_coco_file_per_part(media: Path) -> None:
+    """Paths are relative to the file that lists them, as in exports with a folder per part."""
+    for part, first in (("train", 0), ("valid", 12), ("test", 15)):
+        folder = media / part
+        folder.mkdir()
+        content = coco()
+        kept = {number for number in range(18) if number >= first and number < {0: 12, 12: 15, 15: 18}[first]}
+        content["images"] = [{"id": number, "file_name": f"{number}.png"} for number in kept]
+        content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
+        for number in kept:
+            (media / "upload" / "1" / f"0123abcd-{number}.png").rename(folder / f"{number}.png")
+        (folder / "_annotations.coco.json").write_text(json.dumps(content))
+    dataset = load_dataset(str(media / "{train,valid,test}" / "_annotations.coco.json"))
+    assert {part: len(items) for part, items in dataset.partitions.items()} == {"train": 12, "val": 3, "test": 3}
+    assert labels(dataset)["valid/13.png"] == KINDS[1]
+    assert dataset.source.location == media
+
+
 @pytest.mark.parametrize(
     ("place", "entry", "said"),
     [

@@ -216,6 +216,43 @@ def test_root_is_the_folder_of_the_images(pets: Path) -> None:
         load_dataset(plain, pets / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("files", "typed"),
+    [
+        (("train.csv", "val.csv", "test.csv"), "{train,val,test}.csv"),
+        (("train.csv", "val.csv", "test.csv"), "*.csv"),
+        (("pets_train2017.jsonl", "pets_dev2017.tsv", "pets_test2017.csv"), None),
+        (("Train/list.csv", "valid/list.csv", "test/list.csv"), "*/list.csv"),
+    ],
+)
+def test_several_lists_whose_names_say_the_parts(pets: Path, files: tuple[str, ...], typed: str | None) -> None:
+    for place, name in enumerate(files):
+        (pets / name).parent.mkdir(exist_ok=True)
+        up = "../" if "/" in name else ""
+        rows = [(f"{up}images/{number}.png", CLASSES[number % 2]) for number in range(place, 20, 3)]
+        if name.endswith("jsonl"):
+            write(pets, name, *(json.dumps({"file": path, "class": label}) for path, label in rows))
+        else:
+            write(pets, name, *(("\t" if name.endswith("tsv") else ",").join(row) for row in rows))
+    typed = str(pets / typed) if typed else "::".join(str(pets / name) for name in files)
+    dataset = load_dataset(typed)
+    assert pairs(dataset) == EXPECTED
+    assert (dataset.split, [len(items) for items in dataset.partitions.values()]) == ("given", [7, 7, 6])
+    assert {item.path for item in dataset.test} == {f"images/{number}.png" for number in range(2, 20, 3)}
+    assert load_dataset(typed, split_column="").split.startswith("60/20/20")
+
+
+def test_a_row_must_not_contradict_one_of_another_list(pets: Path) -> None:
+    write(pets, "train.csv", *labelled())
+    with pytest.raises(DatasetError, match=r"test\.csv does not exist"):
+        load_dataset(str(pets / "{train,test}.csv"))
+    write(pets, "test.csv", "images/3.png,dog", "images/4.png,cat")
+    with pytest.raises(DatasetError, match=r"'images/\d\.png' has split .*train\.csv, row .*expected one"):
+        load_dataset(str(pets / "{train,test}.csv"))
+    with pytest.raises(DatasetError, match="is an address"):
+        load_dataset("https://example.org/list.csv")
+
+
 def test_a_file_name_may_have_spaces_and_backslashes(pets: Path) -> None:
     (pets / "images" / "0.png").rename(pets / r"images\0.png")
     (pets / "images" / "1.png").rename(pets / " 1.png")

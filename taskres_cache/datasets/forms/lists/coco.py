@@ -8,10 +8,9 @@ from typing import TypeVar
 import msgspec
 
 from taskres_cache.datasets.class_names import listed
-from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.forms.form import FormOptions
 from taskres_cache.datasets.forms.lists.gathering import Listed, not_used
-from taskres_cache.datasets.forms.lists.listed import dataset_of_listed
+from taskres_cache.datasets.forms.lists.listed import Listing
 from taskres_cache.errors import DatasetError
 
 Identifier = int | str
@@ -50,13 +49,13 @@ class Coco(msgspec.Struct, frozen=True):
 Entry = TypeVar("Entry", Image, Category)
 
 
-def read_coco(file: Path, content: Coco, options: FormOptions) -> Dataset:
-    """Return the data set of the images with one category; others are counted in a note.
+def coco_listing(file: Path, content: Coco, options: FormOptions) -> Listing:
+    """Return the images with one category; others are counted in a note.
 
     Raises
     ------
     DatasetError
-        An identifier repeats or is unknown, or an image cannot be used.
+        An identifier repeats or is unknown.
     """
     categories = _by_id(content.categories, f"{file}, categories")
     images = _by_id(content.images, f"{file}, images")
@@ -76,8 +75,8 @@ def read_coco(file: Path, content: Coco, options: FormOptions) -> Dataset:
         for found in shown.values()
         if len({names[identifier] for identifier in found}) != 1
     )
-    notes = [*not_used("image", others), *_notes_on_names(names, shown)]
-    return dataset_of_listed(file, _rows(file, content, names, shown, options.split_column != ""), options, notes)
+    notes = (*not_used("image", others), *_notes_on_names(names, shown))
+    return Listing(file, _rows(file, content, names, shown, options.split_column != ""), notes)
 
 
 def _rows(

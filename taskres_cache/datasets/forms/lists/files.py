@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -11,10 +12,10 @@ import msgspec
 
 from taskres_cache.datasets.class_names import listed
 from taskres_cache.datasets.dataset import Dataset
-from taskres_cache.datasets.forms.form import Form, FormOptions
-from taskres_cache.datasets.forms.lists.coco import Coco, read_coco
-from taskres_cache.datasets.forms.lists.label_studio import Task, is_annotated, read_annotated, table_of_tasks
-from taskres_cache.datasets.forms.lists.listed import dataset_of_table
+from taskres_cache.datasets.forms.form import Form, FormOptions, default_name
+from taskres_cache.datasets.forms.lists.coco import Coco, coco_listing
+from taskres_cache.datasets.forms.lists.label_studio import Task, annotated_listing, is_annotated, table_of_tasks
+from taskres_cache.datasets.forms.lists.listed import Listing, dataset_of_listings, listing_of_table
 from taskres_cache.datasets.forms.lists.tables import (
     TABLE_SUFFIXES,
     Record,
@@ -24,50 +25,60 @@ from taskres_cache.datasets.forms.lists.tables import (
     refuse_encoding,
     table_of_objects,
 )
+from taskres_cache.datasets.forms.shard_names import PART, is_pattern, parts_of, pattern_name, shards_of
 from taskres_cache.errors import DatasetError
 
 JSON_SUFFIX = ".json"
 KINDS = "an export of Label Studio, in the COCO form, or a list of objects with path and label"
+BEFORE_PART = re.compile(rf".*?(?<![a-z])(?={PART.pattern})", re.IGNORECASE)  # as in instances_train2017.json
 Content = TypeVar("Content")
 
 
-def read_list(typed: str, options: FormOptions) -> Dataset:
-    """Read a CSV, TSV or JSON Lines file; images are below its folder, or below `options.root`.
+def read_lists(typed: str, options: FormOptions) -> Dataset:
+    """Read a file that lists images, or several such files.
+
+    Images are below the folder of the file, or below `options.root`. Of several files, the names or folders say the
+    parts, if each has one and `options.split_column` is not empty; rows may have others.
 
     Raises
     ------
     DatasetError
-        The list or one of its rows cannot be read, or none of its images exists.
+        A list or one of its rows cannot be read, or none of its images exists.
     """
-    file = Path(typed)
+    if not is_pattern(typed):
+        file = Path(typed)
+        return dataset_of_listings([_listing_of(file, options)], options.name or default_name(typed), options)
+    files = shards_of(typed)
+    by_name = [file.with_name(BEFORE_PART.sub("", file.name, count=1)) for file in files]
+    parts = parts_of(by_name) if options.split_column != "" else [""] * len(files)
+    listings = [replace(_listing_of(file, options), part=part) for file, part in zip(files, parts, strict=True)]
+    return dataset_of_listings(listings, options.name or pattern_name(typed), options)
+
+
+def _listing_of(file: Path, options: FormOptions) -> Listing:
+    """Return what a file lists."""
+    if file.suffix.lower() == JSON_SUFFIX:
+        return _listing_of_json(file, options)
     given = (options.path_column, options.label_column, options.split_column)
-    return _dataset_of(file, open_table(file, filter(None, given)), options)
+    return _listing_of_table(file, open_table(file, filter(None, given)), options)
 
 
-def read_export(typed: str, options: FormOptions) -> Dataset:
-    """Read a JSON file; images are below its folder, or below `options.root`.
-
-    Raises
-    ------
-    DatasetError
-        It has none of the known forms, or one of its entries cannot be used.
-    """
-    file = Path(typed)
+def _listing_of_json(file: Path, options: FormOptions) -> Listing:
     content = _as_utf8(file)
     if content.lstrip()[:1] == b"{":
         keys = _decoded(content, dict[str, msgspec.Raw], file)
         if not {"images", "annotations", "categories"} <= set(keys):
             raise DatasetError(f"{file} has the keys {listed(keys)}, expected {KINDS}; check the file")
-        return read_coco(file, _decoded(content, Coco, file), options)
+        return coco_listing(file, _decoded(content, Coco, file), options)
     objects = _decoded(content, list[dict[str, object]], file)
-    if objects and any({"annotations", "completions"} & set(one) and "data" in one for one in objects):
+    if any({"annotations", "completions"} & set(one) and "data" in one for one in objects):
         table, options = table_of_tasks(str(file), _decoded(content, list[Task], file), options)
-        return read_annotated(file, table, options)
-    return _dataset_of(file, table_of_objects(str(file), partial(_numbered, objects)), options)
+        return annotated_listing(file, table, options)
+    return _listing_of_table(file, table_of_objects(str(file), partial(_numbered, objects)), options)
 
 
-def _dataset_of(file: Path, table: Table, options: FormOptions) -> Dataset:
-    return read_annotated(file, table, options) if is_annotated(table) else dataset_of_table(file, table, options)
+def _listing_of_table(file: Path, table: Table, options: FormOptions) -> Listing:
+    return annotated_listing(file, table, options) if is_annotated(table) else listing_of_table(file, table, options)
 
 
 def _numbered(objects: Sequence[Mapping[str, object]]) -> Iterator[Record]:
@@ -100,10 +111,10 @@ def _as_utf8(file: Path) -> bytes:
 LIST = Form(
     "a CSV, TSV or JSONL list of images and classes",
     lambda typed: typed.lower().endswith(TABLE_SUFFIXES) and not os.path.isdir(typed),
-    read_list,
+    read_lists,
 )
 EXPORT = Form(
     "an export of Label Studio or in the COCO form (JSON)",
     lambda typed: typed.lower().endswith(JSON_SUFFIX) and not os.path.isdir(typed),
-    read_export,
+    read_lists,
 )

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,29 +82,22 @@ class Gathering:
     ----------
     title : str
         The list, for messages.
-    relative : callable
-        Takes a path as it is written; returns it relative to the folder of the images, or raises ValueError.
     """
 
     title: str
-    relative: Callable[[str], str]
 
     def __post_init__(self) -> None:
         self.known: dict[str, Row] = {}
         self.others: Counter[str] = Counter()
         self.repeated = 0
 
-    def add(self, listed: Listed) -> None:
-        """Add a row; raises DatasetError if it has no class, or no path below the folder, or contradicts another."""
+    def add(self, listed: Listed, path: str) -> None:
+        """Add a row with its path in the source; raises DatasetError if it has no class or contradicts another."""
         classname = text_of(listed.label, "label", listed.where).strip()
         if not classname:
             raise DatasetError(f"{listed.where}: no class, expected its name; fill it in, or remove the row")
         if len(classname) > LONGEST_CLASSNAME:
             raise DatasetError(f"{listed.where}: {shown(classname)} is too long for the name of a class; fix the row")
-        try:
-            path = self.relative(listed.path)
-        except ValueError as error:
-            raise DatasetError(f"{listed.where}: {error}") from error
         if os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES | {""}:
             self.others[kind_of_file(path)] += 1
             return

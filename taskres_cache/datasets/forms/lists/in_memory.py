@@ -18,7 +18,7 @@ from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.forms.form import FormOptions
 from taskres_cache.datasets.forms.lists.columns import Columns, find_columns
 from taskres_cache.datasets.forms.lists.gathering import Gathering, Listed, is_missing, text_of
-from taskres_cache.datasets.forms.lists.listed import dataset_of_listed
+from taskres_cache.datasets.forms.lists.listed import Listing, dataset_of_listings
 from taskres_cache.datasets.forms.lists.names import looks_like_image
 from taskres_cache.datasets.forms.lists.tables import Record, Table, table_of_objects
 from taskres_cache.datasets.images import ON_WHITE, Orientation, in_rgb
@@ -117,7 +117,8 @@ def dataset_of(
     first = next((record.get(columns.path) for _, record in table.sample()), None)
     if _is_pixels(first):
         return _of_pixels(table.title, listed, options, columns.notes)
-    return dataset_of_listed(Path(table.title), _of_paths(listed), options, columns.notes)
+    listing = Listing(Path(table.title), _of_paths(listed), columns.notes)
+    return dataset_of_listings([listing], options.name or "", options)
 
 
 def _table_of(rows: Any) -> Table:
@@ -194,14 +195,14 @@ def _of_pixels(
     images: dict[str, object] = {}
     stamps: dict[str, str] = {}
     copies: Counter[str] = Counter()
-    gathering = Gathering(title, str)
+    gathering = Gathering(title)
     for image, row in listed:
         stamp = _stamp(image, row.where)
         copies[stamp] += 1
         path = f"image-{stamp.partition('-')[2][:SHOWN_DIGITS]}"
         path += f"-{copies[stamp]}" if copies[stamp] > 1 else ""
         images[path], stamps[path] = image, stamp
-        gathering.add(row._replace(path=path))
+        gathering.add(row, path)
     source = ImagesInMemory(images, stamps)
     return gathering.dataset(source, options.name or "", options.split_seed, notes)
 

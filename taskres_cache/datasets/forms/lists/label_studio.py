@@ -12,11 +12,10 @@ from urllib.parse import unquote
 import msgspec
 
 from taskres_cache.datasets.class_names import listed
-from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.forms.form import FormOptions
 from taskres_cache.datasets.forms.lists.columns import find_columns
 from taskres_cache.datasets.forms.lists.gathering import Listed, not_used, text_of
-from taskres_cache.datasets.forms.lists.listed import dataset_of_listed
+from taskres_cache.datasets.forms.lists.listed import Listing
 from taskres_cache.datasets.forms.lists.tables import Record, Table
 from taskres_cache.errors import DatasetError
 
@@ -78,13 +77,13 @@ def table_of_tasks(title: str, tasks: list[Task], options: FormOptions) -> tuple
     return Table(title, (*columns, label), True, records), replace(options, label_column=label)
 
 
-def read_annotated(file: Path, table: Table, options: FormOptions) -> Dataset:
-    """Return the data set of the tasks with one choice; others are counted in a note.
+def annotated_listing(file: Path, table: Table, options: FormOptions) -> Listing:
+    """Return the tasks with one choice; others are counted in a note.
 
     Raises
     ------
     DatasetError
-        It is unclear which column has the image or the choice, or an image cannot be used.
+        It is unclear which column has the image or the choice, or a record has no text there.
     """
     about = {ID, ANNOTATION, *OF_ANNOTATION}
     columns = find_columns(replace(table, columns=tuple(name for name in table.columns if name not in about)), options)
@@ -100,7 +99,7 @@ def read_annotated(file: Path, table: Table, options: FormOptions) -> Dataset:
     others = Counter(filter(None, map(_unusable, answers.values())))
     rows = (row._replace(label=_only(answers[task])) for task, row in first.items() if not _unusable(answers[task]))
     notes = (*columns.notes, *not_used("task", others))
-    return dataset_of_listed(file, rows, options, notes, partial(_local_path, options.root or file.parent))
+    return Listing(file, rows, notes, partial(_local_path, options.root or file.parent))
 
 
 def _choices(task: Task) -> Iterator[Result]:

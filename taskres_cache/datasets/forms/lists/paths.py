@@ -19,11 +19,14 @@ class ImageFolderOfList:
     ----------
     folder : Path
         The folder below which all images are.
+    start : Path
+        Where paths start: this folder, or one below it.
     origin : Path
         Where paths that begin with `..` start; the folder of the list.
     """
 
     folder: Path
+    start: Path
     origin: Path
 
     def relative(self, written: str) -> str:
@@ -46,28 +49,26 @@ class ImageFolderOfList:
             raise ValueError(f"{shown(path)} is a URL, expected a file; download the images and list their files")
         normal = os.path.normpath(path).replace(os.sep, "/")
         if DRIVE.match(path) or normal == ".." or normal.startswith(("/", "../")):
-            normal = self._from_elsewhere(path)
-        return normal
+            return self._below(os.path.join(os.path.abspath(self.origin), path), path)
+        if self.start == self.folder:
+            return normal
+        return self._below(os.path.join(os.path.abspath(self.start), normal), path)
 
     def _as_meant(self, written: str) -> str:
         """Return a path without spaces around it and with forward slashes, unless a file has them in its name."""
         meant = written.strip().replace("\\", "/")
         if meant == written or "\0" in written:
             return meant
-        return written if _exists(self.folder / written) and not written.isspace() else meant
+        return written if os.path.lexists(self.start / written) and not written.isspace() else meant
 
-    def _from_elsewhere(self, path: str) -> str:
-        """Return an absolute path, or one that begins with `..`, relative to the folder; raises ValueError."""
-        absolute = os.path.normpath(os.path.join(os.path.abspath(self.origin), path))
+    def _below(self, file: str, path: str) -> str:
+        """Return an absolute path relative to the folder; raises ValueError if it is elsewhere."""
+        absolute = os.path.normpath(file)
         for folder in (os.path.abspath(self.folder), os.path.realpath(self.folder)):
             below = os.path.relpath(absolute, folder).replace(os.sep, "/") if _one_drive(absolute, folder) else ".."
             if not (DRIVE.match(path) and os.sep == "/") and below != ".." and not below.startswith("../"):
                 return below
         raise ValueError(f"{shown(path)} is outside of {self.folder}; pass the folder of all images with --root")
-
-
-def _exists(file: Path) -> bool:
-    return os.path.lexists(file)
 
 
 def _one_drive(first: str, second: str) -> bool:
