@@ -8,6 +8,7 @@ from packaging.requirements import Requirement
 
 OWN = "taskres-cache"
 USES = {  # extra -> what needs it
+    "datasets": "data sets of Hugging Face",
     "heic": "photos in HEIC",
     "onnx": "taskres export --to FILE.onnx",
     "plot": "taskres report --to FILE.png",

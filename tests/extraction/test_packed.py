@@ -55,7 +55,20 @@ def as_parquet(folder: Path, place: Path) -> str:
     return str(place)
 
 
-@pytest.mark.parametrize("pack", [as_zip, as_compressed_tar, as_shards, as_parquet])
+def as_saved(folder: Path, place: Path) -> str:
+    """Save the images with `datasets` as `save_to_disk` does: memory-mapped Arrow files."""
+    datasets = pytest.importorskip("datasets")
+    parts = {}
+    for part in ("train", "test"):
+        files = sorted((folder / part).rglob("*.png"), key=lambda file: int(file.stem))
+        images = [{"bytes": file.read_bytes(), "path": None} for file in files]
+        table = datasets.Dataset.from_dict({"image": images, "label": [file.parent.name for file in files]})
+        parts[part] = table.cast_column("image", datasets.Image())
+    datasets.DatasetDict(parts).save_to_disk(str(place))
+    return str(place)
+
+
+@pytest.mark.parametrize("pack", [as_zip, as_compressed_tar, as_shards, as_parquet, as_saved])
 def test_a_killed_extraction_resumes(folder: Path, tmp_path: Path, pack: Callable[[Path, Path], str]) -> None:
     place = tmp_path / "noise"
     place.mkdir()

@@ -9,14 +9,23 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from taskres_cache.datasets.dataset import Dataset
+from taskres_cache.datasets.folder import PARTITION_NAMES
 from taskres_cache.datasets.forms.form import Form, FormOptions
 from taskres_cache.datasets.forms.parts import in_stored_order, with_usable_parts
 from taskres_cache.datasets.forms.rows import Row, dataset_of_rows
-from taskres_cache.datasets.forms.shard_names import is_pattern, labelled_names, parts_of, pattern_name, shards_of
+from taskres_cache.datasets.forms.shard_names import (
+    MOST_SHARDS,
+    is_pattern,
+    labelled_names,
+    parts_of,
+    pattern_name,
+    shards_of,
+)
 from taskres_cache.datasets.images import is_image_name
 from taskres_cache.datasets.packed.images import PackedImages
 from taskres_cache.datasets.packed.indexing import add_tar
@@ -255,15 +264,22 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _tars_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.name.endswith(".tar") and not file.name.startswith("."))
+    """Return the tar archives in a folder, or in its folders if these are train, val and test; else none."""
+    visible = [one for one in folder.iterdir() if not is_system_name(one.name)]
+    folders = [one for one in visible if one.is_dir()]
+    if any(one.name.casefold() not in PARTITION_NAMES for one in folders):
+        return []
+    below = [one for subfolder in folders for one in islice(subfolder.iterdir(), MOST_SHARDS)]
+    if any(one.is_dir() and not is_system_name(one.name) for one in below):
+        return []
+    return sorted(file for file in (*visible, *below) if file.suffix == ".tar" and not file.name.startswith("."))
 
 
 def is_shards(typed: str) -> bool:
-    """Return True for a pattern of archives, and for a folder with tar archives and no folder."""
-    folder = Path(typed)
-    if not folder.is_dir():
+    """Return True for a pattern of archives, and for a folder of tar archives without class folders."""
+    if not Path(typed).is_dir():
         return is_pattern(typed) and typed.lower().endswith((".tar", ".gz", ".tgz", ".zst", ".bz2", ".xz"))
-    return bool(_tars_in(folder)) and not any(one.is_dir() and not is_system_name(one.name) for one in folder.iterdir())
+    return bool(_tars_in(Path(typed)))
 
 
 SHARDS = Form("WebDataset shards", is_shards, read_shards)

@@ -154,6 +154,6 @@ def _open_zstd(archive: Path) -> IO[bytes]:
 def _remove(copy: Path, descriptor: int, owner: int) -> None:
     """Remove the copy, unless this is a forked process, which has the same object."""
     if os.getpid() == owner:
+        os.close(descriptor)  # first, since Windows does not remove an open file
         with suppress(OSError):
             copy.unlink()
-        os.close(descriptor)

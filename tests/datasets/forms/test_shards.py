@@ -1,14 +1,17 @@
 """WebDataset shards: patterns, labels, parts, and what is not used."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from taskres_cache.datasets import load_dataset
 from taskres_cache.datasets.forms.shard_names import is_pattern, parts_of, pattern_name, shards_of
 from taskres_cache.datasets.forms.shards import are_samples
-from taskres_cache.errors import DatasetError
+from taskres_cache.errors import DatasetError, TaskresError
 from tests.conftest import save_image
 from tests.datasets.forms.packing import tar_of
 
@@ -88,6 +91,8 @@ def test_parts_may_be_folders_with_shards_of_the_same_name(tmp_path: Path, pictu
     shards(tmp_path / "train", pictures[:8], ["cat", "dog"])
     shards(tmp_path / "test", pictures[8:16], ["cat", "dog"])
     dataset = load_dataset(str(tmp_path / "t*" / "x-000.tar"))
+    shutil.rmtree(tmp_path / "pictures")
+    assert load_dataset(str(tmp_path)).train == dataset.train
     assert [dataset.train[0].path, dataset.test[0].path] == ["train/x-000.tar/0000.png", "test/x-000.tar/0000.png"]
 
 
@@ -195,3 +200,35 @@ def test_what_webdataset_writes_is_read_as_it_reads_it(tmp_path: Path, pictures:
     items = [item for part in dataset.partitions.values() for item in part]
     assert {item.path: (item.label, dataset.source.content(item.path)) for item in items} == expected  # type: ignore[attr-defined]
     assert len(expected) == 20
+
+
+texts = st.binary(max_size=30) | st.text(max_size=30).map(str.encode) | st.integers().map(lambda number: b"%d" % number)
+values = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.integers(), max_size=2)
+)
+objects = st.dictionaries(st.sampled_from(["label", "class", "cls", "x"]), values, max_size=3).map(json.dumps)
+labels = st.tuples(st.sampled_from(["cls", "json", "txt"]), texts | objects.map(str.encode))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(st.lists(labels, min_size=1, max_size=6), st.none() | st.binary(max_size=30))
+def test_any_label_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, samples: list[tuple[str, bytes]], names: bytes | None
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "any-label"
+    folder.mkdir(exist_ok=True)
+    (folder / "classnames.txt").unlink(missing_ok=True)
+    if names is not None:
+        (folder / "classnames.txt").write_bytes(names)
+    contents = {}
+    for number, (suffix, content) in enumerate(samples):
+        contents |= {f"{number}.png": b"x", f"{number}.{suffix}": content}
+    tar_of(folder / "x.tar", contents)
+    try:
+        dataset = load_dataset(str(folder / "x.tar"))
+    except TaskresError as error:
+        assert "\n" not in str(error)
+    else:
+        used = sum(map(len, dataset.partitions.values()))
+        unlabelled = [note for note in dataset.notes if "images without a label" in note]
+        assert used == len(samples) or unlabelled

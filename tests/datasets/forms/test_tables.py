@@ -238,6 +238,16 @@ def test_without_a_network_it_fails_soon_and_in_one_line(monkeypatch: pytest.Mon
     assert not datasets.config.HF_HUB_OFFLINE
 
 
+def test_what_was_downloaded_before_is_read_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pets = class_folders(tmp_path / "pets")
+    cache = tmp_path / "hub-cache"
+    load_dataset(f"hf:{pets}")  # builds the files that a download would leave, under another name
+    (cache / "pets").rename(cache / "someone___pets")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    dataset = load_dataset("hf:someone/pets")
+    assert (dataset.name, sum(map(len, dataset.partitions.values()))) == ("pets", 16)
+
+
 def test_a_damaged_json_of_several_parts(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "dataset_dict.json").write_text(json.dumps({"splits": ["../up"]}))
