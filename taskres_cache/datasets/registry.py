@@ -178,8 +178,8 @@ def load_dataset(
     if not folder.is_dir():
         if folder.exists():
             raise DatasetError(
-                f"{folder} is a file of no known form; pass a folder with one folder of images per class, or "
-                f"{' or '.join(form.title for form in FORMS)}"
+                f"{folder} is a file of no known form; pass a folder with one folder of images per class, "
+                f"{', '.join(form.title for form in FORMS)}"
             )
         raise UnknownNameError("data set", name_or_folder, ENTRIES, "pass a name from `taskres datasets`, or a folder")
     source = ImageFolder(folder, ON_WHITE)

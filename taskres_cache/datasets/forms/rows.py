@@ -106,7 +106,7 @@ def _given_parts(source: ImageSource, rows: Sequence[Row], notes: list[str]) -> 
     if not parts["test"]:
         raise DatasetError(
             f"{source.location} has {' and '.join(part for part in PARTITIONS if parts[part])} rows but no test row; "
-            "add some, or leave the column of parts empty to have the images split"
+            "add some, or have all images split by the program (of a list: --split-column '')"
         )
     return _matched(parts, notes)
 

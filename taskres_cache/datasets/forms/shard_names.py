@@ -32,7 +32,7 @@ def shards_of(typed: str) -> list[Path]:
         A file does not exist, nothing matches, there are more than 100,000 files, or the text is an address.
     """
     if ADDRESS.search(typed):
-        raise DatasetError(f"{typed!r} is an address; download the shards and pass their paths")
+        raise DatasetError(f"{typed!r} is an address; download the files and pass their paths")
     found: dict[Path, None] = {}
     for one in typed.split(SEPARATOR):
         for name in _expanded(one, typed):
@@ -44,7 +44,7 @@ def shards_of(typed: str) -> list[Path]:
                 raise DatasetError(f"{typed!r} names more than {MOST_SHARDS} shards; check the pattern")
     missing = [path for path in found if not path.exists()]
     if missing:
-        more = f" and {len(missing) - 1} more of {len(found)} shards" if len(missing) > 1 else ""
+        more = f" and {len(missing) - 1} more of {len(found)} files" if len(missing) > 1 else ""
         raise DatasetError(f"{missing[0]}{more} do{'' if more else 'es'} not exist; check the pattern {typed!r}")
     return list(found)
 

@@ -151,7 +151,7 @@ def test_missing_and_damaged_shards_are_named(tmp_path: Path, pictures: list[byt
         load_dataset(pattern)
     with pytest.raises(DatasetError, match="no file matches"):
         load_dataset(str(tmp_path / "none-*.tar"))
-    with pytest.raises(DatasetError, match="is an address; download the shards"):
+    with pytest.raises(DatasetError, match="is an address; download the files"):
         load_dataset("https://example.org/x-{000..002}.tar")
 
 

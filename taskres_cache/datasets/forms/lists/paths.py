@@ -68,7 +68,9 @@ class ImageFolderOfList:
             below = os.path.relpath(absolute, folder).replace(os.sep, "/") if _one_drive(absolute, folder) else ".."
             if not (DRIVE.match(path) and os.sep == "/") and below != ".." and not below.startswith("../"):
                 return below
-        raise ValueError(f"{shown(path)} is outside of {self.folder}; pass the folder of all images with --root")
+        raise ValueError(
+            f"{shown(path)} is outside of {os.path.abspath(self.folder)}; pass the folder of all images with --root"
+        )
 
 
 def _one_drive(first: str, second: str) -> bool:
