@@ -10,7 +10,7 @@ import typer
 from taskres_cache.errors import OptionError, TaskresError
 
 from . import checks, completion
-from .options import LIST, BatchSize, Device, Json, Precision, Root, Templates, Workers, joined
+from .options import LIST, BatchSize, Device, ImagesRoot, Json, Precision, Templates, Workers, joined
 
 if TYPE_CHECKING:
     from taskres_cache.choosing.sample import Sample
@@ -48,7 +48,7 @@ def backbones(
         int, typer.Option("--images", callback=checks.at_least(1), help="With --try: about as many images in all.")
     ] = 500,
     templates: Templates = None,
-    root: Root = Path("."),
+    root: ImagesRoot = None,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_size: BatchSize = None,
@@ -107,7 +107,7 @@ def _millions(parameters: int | None) -> str:
 
 def _try(
     photos: str,
-    root: Path,
+    root: Path | None,
     models: Sequence[str],
     images: int,
     templates: str | None,
