@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.datasets import FakeData
 
@@ -121,7 +122,8 @@ PIXELS = np.zeros((4, 4, 3), np.uint8)
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([], "unclear which one has the image files|has no columns"),
+        ([], "list: no image, found no row; expected a path, a PIL image or an array"),
+        ([(torch.zeros(3, 8, 8), 0)], "list: no image, found Tensor, int; expected a path, a PIL image or an array"),
         (["a.png"], "row 0: str, expected a tuple"),
         ([("a.png", "cat"), 7], "row 1: int, expected a tuple"),
         ([("a.png", "cat"), ("b.png",)], "row 1: 1 values, expected 2"),

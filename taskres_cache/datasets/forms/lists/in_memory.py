@@ -112,7 +112,7 @@ def dataset_of(
     """
     table = _table_of(list(rows) if isinstance(rows, Iterator) else rows)
     options = FormOptions(dataset_name(name), split_seed, Path(root), path_column, label_column, split_column)
-    columns = find_columns(table, options, _is_image)
+    columns = _columns_of(table, options)
     listed = _listed(table, columns, classnames)
     first = next((record.get(columns.path) for _, record in table.sample()), None)
     if _is_pixels(first):
@@ -131,6 +131,18 @@ def _table_of(rows: Any) -> Table:
         return table_of_objects("list", partial(_numbered, rows))
     columns = tuple(str(number) for number in range(1, _length(first, 0) + 1))
     return Table("list", columns, False, partial(_of_tuples, rows, columns))
+
+
+def _columns_of(table: Table, options: FormOptions) -> Columns:
+    """Return the columns of image, class and part; raises DatasetError that says what was found instead of images."""
+    try:
+        return find_columns(table, options, _is_image)
+    except DatasetError as error:
+        values = [value for _, record in table.sample() for value in record.values()]
+        if any(map(_is_image, values)):
+            raise
+        found = ", ".join(dict.fromkeys(type(value).__name__ for value in values)) or "no row"
+        raise DatasetError(f"{table.title}: no image, found {found}; expected {EXPECTED}, and a class") from error
 
 
 def _of_columns(rows: Any, names: Sequence[Any]) -> Iterator[Record]:
