@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from taskres_cache import dataset_of
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.datasets import load_dataset
+from taskres_cache.datasets import Dataset, load_dataset
+from taskres_cache.encoders.backbone import Backbone
+from taskres_cache.extraction.extract import ExtractOptions, extract
 from tests.conftest import Taskres, one_line, save_image
-from tests.extraction.test_kill import ATTEMPTS, BLOCKS_MADE, folder, stopped, whole
+from tests.extraction.children import in_a_child
+from tests.extraction.test_kill import ATTEMPTS, BLOCKS_MADE, folder, stopped, wait_until, whole
 from tests.extraction.test_kill import extract as command
 
 __all__ = ["folder", "whole"]  # fixtures
@@ -91,6 +95,35 @@ def test_a_killed_extraction_of_a_list_resumes(folder: Path, whole: FeatureCache
     assert np.array_equal(resumed.labels, expected.labels)
     assert np.array_equal(resumed.image_features, expected.image_features)
     assert np.array_equal(resumed.text.embeddings, expected.text.embeddings)
+
+
+def test_a_killed_extraction_of_images_in_memory_resumes(
+    glyph_clip: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names and stamps depend on pixels only, so that rows made anew are those of the blocks."""
+    monkeypatch.setattr("taskres_cache.extraction.extract.BLOCK_ROWS", 5)
+
+    def made() -> Dataset:
+        rng = np.random.default_rng(7)
+        pictures = (rng.integers(0, 256, (160, 160, 3), dtype=np.uint8) for _ in range(400))
+        return dataset_of([(pixels, "odd" if n % 2 else "even") for n, pixels in enumerate(pictures)], "noise")
+
+    options = ExtractOptions((1,), (1,), workers=0, batch_size=5)
+    extract(made(), glyph_clip, options, tmp_path / "whole.h5")
+    for _ in range(ATTEMPTS):
+        child = in_a_child(lambda: extract(made(), glyph_clip, options, tmp_path / "noise.h5"))
+        wait_until(lambda: bool(list((tmp_path / "noise.h5.parts").glob(BLOCKS_MADE))) or not child.is_alive())  # noqa: B023
+        child.kill()
+        child.join()
+        if not (tmp_path / "noise.h5").exists():
+            break
+        (tmp_path / "noise.h5").unlink()  # the run was over before it could be killed
+    assert child.exitcode == -signal.SIGKILL
+    done = extract(made(), glyph_clip, options, tmp_path / "noise.h5")
+    assert 0 < done.encoded < done.images
+    resumed, expected = (FeatureCache(tmp_path / name).contents() for name in ("noise.h5", "whole.h5"))
+    assert (resumed.paths, resumed.stamps) == (expected.paths, expected.stamps)
+    assert np.array_equal(resumed.image_features, expected.image_features)
 
 
 def test_extract_fit_and_predict(photos: Path, here: Path, taskres: Taskres) -> None:
