@@ -1,8 +1,10 @@
 """Archives, shards and tables of images through `taskres extract`, killed in the middle and run again."""
 
+import io
 import shutil
 import signal
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,8 +129,12 @@ def test_thumbnails_come_from_the_archive(tmp_path: Path, glyph_clip: Backbone) 
 
 def test_copies_in_train_of_test_images_are_left_out(tmp_path: Path, glyph_clip: Backbone) -> None:
     contents = contents_of(tmp_path)
-    contents["train/cat/copy.png"] = contents["test/cat/0.png"]
-    dataset = load_dataset(str(tar_of(tmp_path / "pets.tar", contents)))
+    archive = tar_of(tmp_path / "pets.tar", contents)
+    with tarfile.open(archive, "a") as tar:
+        copy = tarfile.TarInfo("train/cat/copy.png")  # with another modification time, and so another stamp
+        copy.size = len(contents["test/cat/0.png"])
+        tar.addfile(copy, io.BytesIO(contents["test/cat/0.png"]))
+    dataset = load_dataset(str(archive))
     notes = extract(dataset, glyph_clip, ONE_SHOT, tmp_path / "pets.h5").notes
     assert "1 train or val images are left out, as copies of images in test or val: train/cat/copy.png (of" in notes[0]
 

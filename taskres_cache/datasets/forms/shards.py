@@ -206,9 +206,9 @@ class _Reading:
             if len(text) > LONGEST_NAME or "\n" in text or "\0" in text:
                 raise DatasetError(f"{path}: {shown(text)} is no class name (a caption?); add .cls files to the shards")
             return text
-        if number < 0 or not self.classnames:
+        if number == -1 or not self.classnames:
             return "" if number == -1 else str(number)
-        if number >= len(self.classnames):
+        if not 0 <= number < len(self.classnames):
             raise DatasetError(
                 f"{path}: label {number}, expected 0 to {len(self.classnames) - 1} (lines of the file of class names)"
             )

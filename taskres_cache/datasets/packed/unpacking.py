@@ -13,7 +13,7 @@ from importlib import import_module
 from lzma import LZMAError, LZMAFile
 from pathlib import Path
 from tempfile import gettempdir
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 from weakref import finalize
 
 from taskres_cache.datasets.packed.tar_headers import BLOCK, starts_as_tar
@@ -29,6 +29,8 @@ Opener = Callable[[Path], IO[bytes] | GzipFile | BZ2File | LZMAFile]
 
 class Unpacked:
     """An uncompressed copy of an archive; removed with this object, or by a later run if the process is killed.
+
+    An unpickled or forked one in another process leaves the copy alone.
 
     Parameters
     ----------
@@ -50,9 +52,6 @@ class Unpacked:
             raise _unwritable(archive, error) from error
         finalize(self, _remove, self.path, descriptor, os.getpid())
         _unpack(archive, descriptor)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}  # an unpickled object in another process does not own the copy
 
 
 class StoredTar(NamedTuple):

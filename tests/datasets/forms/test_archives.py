@@ -1,9 +1,12 @@
 """Zip and tar archives of class folders give the data set of the unpacked folder; hostile ones are refused."""
 
+import errno
+import os
 import pickle
 import stat
 import struct
 import tarfile
+import tracemalloc
 from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -95,8 +98,25 @@ def test_the_copy_of_a_compressed_archive_goes_with_its_source(
     (copy,) = place.iterdir()
     assert copy != abandoned
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    child = os.fork()
+    if child == 0:
+        del dataset
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert list(place.iterdir()) == [copy]
     del dataset
     assert list(place.iterdir()) == []
+
+
+def test_a_full_disk_while_unpacking_is_named(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = packed(pets, ".tar.gz")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(DatasetError, match=r"could not unpack .*pets.tar.gz into .* \(No space left .*set TMPDIR"):
+        load_dataset(str(archive))
 
 
 def test_names_of_windows_and_of_programs_that_hide_their_encoding(tmp_path: Path) -> None:
@@ -175,8 +195,12 @@ def test_a_member_never_expands_beyond_what_its_header_says(pets: Path) -> None:
     content[at : at + 4] = struct.pack("<I", 1000)
     pets.with_suffix(".zip").write_bytes(content)
     source = load_dataset(str(pets.with_suffix(".zip"))).source
+    tracemalloc.start()
     with pytest.raises(OSError, match="damaged in the archive"):
         source.read("cat/0.png")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_a_compressed_bomb_stops_at_its_limit(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,16 @@ def test_a_label_that_cannot_be_used_is_named(
     assert "\n" not in str(raised.value)
 
 
+def test_minus_one_is_no_label_with_and_without_names(tmp_path: Path, pictures: list[bytes]) -> None:
+    pattern = shards(tmp_path / "own", pictures, [0, 1, -1])
+    for names in (None, "cat\ndog"):
+        if names is not None:
+            (tmp_path / "own" / "classnames.txt").write_text(names)
+        dataset = load_dataset(pattern)
+        assert "12 files not used: 6 .cls, 6 images without a label" in dataset.notes
+        assert len(dataset.classnames) == 2
+
+
 def test_captions_are_no_classes(tmp_path: Path, pictures: list[bytes]) -> None:
     many = [*pictures, *(one + b"x" for one in pictures)]
     pattern = shards(tmp_path / "own", many, [f"picture {number}" for number in range(40)], "txt")

@@ -275,7 +275,8 @@ content = whole.read_bytes()
 for seed in range(40):
     rng, damaged = random.Random(seed), bytearray(content)
     for _ in range(rng.randint(1, 6)):
-        damaged[rng.choice((rng.randrange(len(damaged)), rng.randrange(3000), -1 - rng.randrange(3000)))] = seed
+        place = rng.choice((rng.randrange(len(damaged)), rng.randrange(3000), -1 - rng.randrange(3000)))
+        damaged[place] = rng.randrange(256)
     changed.write_bytes(damaged)
     try:
         dataset = load_dataset(str(changed))
@@ -299,3 +300,14 @@ def test_damage_anywhere_ends_neither_in_a_traceback_nor_in_a_crash(tmp_path: Pa
     command = [sys.executable, "-c", DAMAGING, str(whole), str(tmp_path / f"changed{suffix}")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr[-300:]) == (0, "")
+
+
+def test_a_position_outside_of_the_file_is_refused(tmp_path: Path) -> None:
+    table_of(20).save_to_disk(str(tmp_path / "saved"))
+    whole = next((tmp_path / "saved").glob("*.arrow")).read_bytes()
+    ends = np.cumsum([len(picture(number)) for number in range(20)]).astype("<i4").tobytes()
+    assert whole.count(ends) == 1
+    at = whole.find(ends) + 4 * 10
+    (tmp_path / "damaged.arrow").write_bytes(whole[:at] + b"\xff\xff\xff\x7f" + whole[at + 4 :])
+    with pytest.raises(DatasetError, match="could not read the table .*damaged.arrow"):
+        load_dataset(str(tmp_path / "damaged.arrow"))

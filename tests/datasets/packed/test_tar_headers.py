@@ -58,6 +58,7 @@ def test_a_changed_header_byte_never_loses_a_member(position: int, change: int) 
         assert "\n" not in str(error)
     else:
         assert len(found) == 2
+        assert not in_header or 148 <= position % 1024 < 156  # the checksum may be written in several ways
 
 
 @fast
