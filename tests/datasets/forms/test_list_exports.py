@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from taskres_cache.datasets import Dataset, load_dataset
-from taskres_cache.errors import DatasetError
+from taskres_cache.errors import DatasetError, OptionError
 from tests.conftest import save_image
 
 KINDS = ("cat", "dog, small")
@@ -127,6 +127,8 @@ def test_several_questions_need_a_choice(media: Path) -> None:
     with pytest.raises(DatasetError, match="several questions, 'kind', 'light'; choose one with --label-column"):
         load_dataset(str(typed), media)
     assert load_dataset(str(typed), media, label_column="light").classnames == ("day", "night")
+    with pytest.raises(OptionError, match="unknown question 'lihgt'; did you mean 'light'"):
+        load_dataset(str(typed), media, label_column="lihgt")
     for task in listed:
         task["annotations"][0]["result"] = [{"type": "rectanglelabels", "from_name": "box", "value": {}}]
     typed.write_text(json.dumps(listed))

@@ -17,7 +17,7 @@ from taskres_cache.datasets.forms.lists.columns import find_columns
 from taskres_cache.datasets.forms.lists.gathering import Listed, not_used, text_of
 from taskres_cache.datasets.forms.lists.listed import Listing
 from taskres_cache.datasets.forms.lists.tables import Record, Table
-from taskres_cache.errors import DatasetError
+from taskres_cache.errors import DatasetError, UnknownNameError
 
 ID, ANNOTATION = "id", "annotation_id"
 OF_ANNOTATION = ("annotator", "created_at", "updated_at", "lead_time", "agreement", "cancelled_annotations")
@@ -29,9 +29,9 @@ PREFIX = re.compile(r"[0-9a-f]{8}-")  # that Label Studio puts before the name o
 class Result(msgspec.Struct, frozen=True):
     """One answer of an annotator."""
 
-    from_name: str = ""
-    type: str = ""
-    value: dict[str, object] = {}
+    from_name: str | None = None
+    type: str | None = None
+    value: dict[str, object] | None = None
 
 
 class Annotation(msgspec.Struct, frozen=True):
@@ -65,13 +65,17 @@ def table_of_tasks(title: str, tasks: list[Task], options: FormOptions) -> tuple
     ------
     DatasetError
         There are no choices, or there are several questions and the user named none.
+    UnknownNameError
+        The user named a question that nobody answered.
     """
-    questions = list(dict.fromkeys(one.from_name for task in tasks for one in _choices(task)))
+    questions = list(dict.fromkeys(one.from_name or "" for task in tasks for one in _choices(task)))
     if not questions:
         raise DatasetError(f"{title} has no choices, expected a classification of images; export another project")
     label = options.label_column or questions[0]
     if len(questions) > 1 and options.label_column is None:
         raise DatasetError(f"{title} answers several questions, {listed(questions)}; choose one with --label-column")
+    if label not in questions:
+        raise UnknownNameError("question", label, questions, f"{title} answers {listed(questions)}")
     records = partial(_records, tasks, label)
     columns = dict.fromkeys(key for task in tasks for key in task.data)
     return Table(title, (*columns, label), True, records), replace(options, label_column=label)
@@ -104,7 +108,11 @@ def annotated_listing(file: Path, table: Table, options: FormOptions) -> Listing
 
 def _choices(task: Task) -> Iterator[Result]:
     for annotation in _counted(task):
-        yield from (one for one in annotation.result if one.type == "choices")
+        yield from _answers(annotation)
+
+
+def _answers(annotation: Annotation) -> list[Result]:
+    return [one for one in annotation.result if one.type == "choices"]
 
 
 def _counted(task: Task) -> list[Annotation]:
@@ -117,7 +125,7 @@ def _records(tasks: list[Task], label: str) -> Iterator[Record]:
     for number, task in enumerate(tasks):
         place = f"task {task.id if task.id is not None else number}"
         for annotation in _counted(task) or [Annotation()]:
-            chosen = [one.value for one in annotation.result if one.type == "choices" and one.from_name == label]
+            chosen = [one.value or {} for one in _answers(annotation) if (one.from_name or "") == label]
             choices = [choice for value in chosen for choice in _as_list(value.get("choices"))]
             yield place, {**task.data, ID: number, label: {"choices": choices}}
 
@@ -131,7 +139,7 @@ def _chosen(value: object, column: str, where: str) -> frozenset[str]:
     if isinstance(value, str) and value.startswith('{"choices":'):
         try:
             value = msgspec.json.decode(value)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise DatasetError(f"{where}: {column!r} is not valid JSON ({error}); export the project again") from error
     choices = _as_list(value.get("choices")) if isinstance(value, Mapping) else [value]
     found = {text_of(choice, column, where).strip() for choice in choices}
