@@ -120,7 +120,8 @@ def load_dataset(
     ----------
     name_or_folder : str
         Name of a known data set (`taskres datasets` lists them), path of a folder with one folder of images per
-        class, or path of a list, archive or export. "digits" is the data set, "./digits" a folder.
+        class, path of a list, archive, export or table, a pattern of WebDataset shards, or `hf:owner/name`. "digits" is
+        the data set, "./digits" a folder.
     root : str or Path, optional
         Folder of the known data sets, by default the current one; for a list, the folder of its images, by default
         that of the list. Not used for folders and for the bundled "digits".

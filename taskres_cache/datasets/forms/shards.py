@@ -32,7 +32,7 @@ from taskres_cache.datasets.packed.indexing import add_tar
 from taskres_cache.datasets.packed.members import Members
 from taskres_cache.datasets.packed.unpacking import StoredTar, stored_tar
 from taskres_cache.datasets.survey import is_system_name, kind_of_file, unused_note
-from taskres_cache.errors import DatasetError
+from taskres_cache.errors import DatasetError, OptionError
 from taskres_cache.system.names import shown
 
 KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)  # as WebDataset parts names
@@ -91,6 +91,8 @@ def read_tars(tars: Sequence[StoredTar], location: Path, options: FormOptions, n
     name : str
         Name of the data set if the options have none.
     """
+    if options.path_column:
+        raise OptionError(f"{str(location)!r} has no column of paths; --path-column is for lists and tables")
     members = Members()
     shards = [tar.location for tar in tars]
     part_of_shard = {}
@@ -102,6 +104,11 @@ def read_tars(tars: Sequence[StoredTar], location: Path, options: FormOptions, n
     notes: list[str] = []
     rows = with_usable_parts(reading.rows(), notes)
     notes += unused_note(+reading.others)
+    if not rows:
+        raise DatasetError(
+            f"{location} has no image with a label, expected files such as 0001.jpg and 0001.cls (.json, .txt); "
+            f"{'; '.join(notes) or 'it has no files'}"
+        )
     dataset = dataset_of_rows(source, options.name or name, rows, options.split_seed, notes)
     return in_stored_order(dataset, members.rows.__getitem__)
 

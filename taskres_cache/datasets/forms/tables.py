@@ -64,6 +64,8 @@ def dataset_of_tables(
     others: Counter[str] = Counter()
     rows = list(_rows(parts, features, label, _split_column(parts, features, options, source.location), others))
     gathered = list(notes)
+    if not rows:
+        raise DatasetError(f"{source.location} has no row with a label in the column {label!r}; check --label-column")
     rows = with_usable_parts(rows, gathered)
     gathered += [f"{count} rows not used: {kind}" for kind, count in others.items()]
     position = {row.path: number for number, row in enumerate(rows)}

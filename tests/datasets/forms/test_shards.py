@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from taskres_cache.datasets import load_dataset
 from taskres_cache.datasets.forms.shard_names import is_pattern, parts_of, pattern_name, shards_of
 from taskres_cache.datasets.forms.shards import are_samples
-from taskres_cache.errors import DatasetError, TaskresError
+from taskres_cache.errors import DatasetError, OptionError, TaskresError
 from tests.conftest import save_image
 from tests.datasets.forms.packing import tar_of
 
@@ -142,6 +142,14 @@ def test_minus_one_is_no_label_with_and_without_names(tmp_path: Path, pictures: 
         dataset = load_dataset(pattern)
         assert "12 files not used: 6 .cls, 6 images without a label" in dataset.notes
         assert len(dataset.classnames) == 2
+
+
+def test_shards_without_any_label_say_what_was_found(tmp_path: Path, pictures: list[bytes]) -> None:
+    pattern = shards(tmp_path / "own", pictures, [{"width": 7}], "json")
+    with pytest.raises(DatasetError, match="has no image with a label, .*; 40 files not used: 20 .json, 20 images"):
+        load_dataset(pattern)
+    with pytest.raises(OptionError, match="has no column of paths"):
+        load_dataset(pattern, path_column="x")
 
 
 def test_captions_are_no_classes(tmp_path: Path, pictures: list[bytes]) -> None:

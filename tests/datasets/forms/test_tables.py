@@ -192,6 +192,12 @@ def test_labels_of_other_types_are_refused(tmp_path: Path) -> None:
         load_dataset(str(tmp_path / "own.parquet"))
 
 
+def test_a_table_without_any_label_is_refused(tmp_path: Path) -> None:
+    table_of(4, label=[-1] * 4).to_parquet(str(tmp_path / "own.parquet"))
+    with pytest.raises(DatasetError, match="has no row with a label in the column 'label'"):
+        load_dataset(str(tmp_path / "own.parquet"))
+
+
 def test_names_on_the_hub() -> None:
     assert hub_name("hf:cifar10") == HubName("cifar10")
     assert hub_name("hf:uoft-cs/cifar100/cifar100") == HubName("uoft-cs/cifar100", "cifar100")
