@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from taskres_cache.caches.foreign.importing import ImportOptions, import_contents
+from tests.datasets.forms.packing import tar_of
 
 CLASSES, DIM, SHOTS, TESTS = 400, 1024, 16, 24_000
 
@@ -86,18 +87,29 @@ print(mebibytes("VmHWM") - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the memory counters of Linux")
-def test_extraction_keeps_a_fraction_of_the_features_in_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "shards"])
+def test_extraction_keeps_a_fraction_of_the_features_in_memory(tmp_path: Path, packed: bool) -> None:
     towers = {
         "embed_dim": WIDTH,
         "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
         "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
     }
     (tmp_path / "wide.json").write_text(json.dumps(towers))
+    (tmp_path / "images").mkdir()
+    shards: dict[str, dict[str, bytes]] = {}
     for number in range(IMAGES + 2):
         part, kind = ("train" if number < 2 else "test"), ("even" if number % 2 else "odd")
-        file = tmp_path / "images" / part / kind / f"{number}.ppm"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"P6 4 4 255\n" + number.to_bytes(2, "big") * 24)
+        pixels = b"P6 4 4 255\n" + number.to_bytes(2, "big") * 24
+        if packed:
+            shards.setdefault(f"{part}-{number // 1000:03d}.tar", {}).update(
+                {f"{number}.ppm": pixels, f"{number}.cls": kind.encode()}
+            )
+        else:
+            file = tmp_path / "images" / part / kind / f"{number}.ppm"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(pixels)
+    for name, contents in shards.items():
+        tar_of(tmp_path / "images" / name, contents)
     command = [sys.executable, "-c", EXTRACTING, str(tmp_path)]
     peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     features = IMAGES * WIDTH * 4 / 2**20
