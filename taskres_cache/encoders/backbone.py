@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from taskres_cache.encoders.projecting import ProjectedTower, recorded_inputs
 from taskres_cache.errors import WeightsError
+from taskres_cache.system.accelerator import free_memory, use_float32_convolutions
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -127,6 +128,8 @@ class Backbone:
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> np.ndarray:
         """Return un-normalised image features (B, D), float32, of framed images (B, H, W, 3), uint8, on the device."""
+        if self.precision == "fp32" and self.device.type == "cuda":
+            use_float32_convolutions()
         mean, std = (torch.tensor(self.preprocess[name], device=self.device) for name in ("mean", "std"))
         scaled = pixels.float().div_(255).sub_(mean).div_(std)  # as open_clip's ToTensor and Normalize
         with _autocast(self.device, self.precision):
@@ -164,8 +167,7 @@ class Backbone:
         before = torch.cuda.memory_allocated(self.device)
         self.encode_images(self.on_device(np.zeros((TRIAL_BATCH, *self.framing.size, 3), np.uint8)))
         per_image = (torch.cuda.max_memory_allocated(self.device) - before) / TRIAL_BATCH
-        free = SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(self.device)[0]
-        fitting = max(1.0, free / at_once / max(per_image, 1.0))
+        fitting = max(1.0, SHARE_OF_FREE_MEMORY * (free_memory(self.device) or 0) / at_once / max(per_image, 1.0))
         return min(most, 1 << int(math.log2(fitting)))
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from time import perf_counter
 from typing import TypeVar
 
@@ -24,6 +24,12 @@ from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.encoders.decoding import DecodedBatch, Decoding, WantedImage, decoded_batches
 from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import OptionError
+from taskres_cache.system.accelerator import (
+    FIRST_LANE_STREAM,
+    is_out_of_memory,
+    own_stream,
+    return_unused_memory,
+)
 from taskres_cache.system.devices import available_cores, freed_memory_kept
 from taskres_cache.system.progress import Progress, default_progress
 
@@ -219,7 +225,8 @@ def lanes(backbone: Backbone) -> Iterator[ThreadPoolExecutor]:
     """Yield the threads that encode in parallel."""
     before, on_cpu = torch.get_num_threads(), backbone.device.type == "cpu"
     with freed_memory_kept() if on_cpu else nullcontext():
-        threads = ThreadPoolExecutor(lane_count(backbone), initializer=_begin_lane, initargs=(backbone.device,))
+        given = (backbone.device, count(FIRST_LANE_STREAM))
+        threads = ThreadPoolExecutor(lane_count(backbone), initializer=_begin_lane, initargs=given)
         try:
             yield threads
         finally:
@@ -253,26 +260,35 @@ def _encode(batch: DecodedBatch, backbone: Backbone, batch_size: int) -> Encoded
     if len(batch.pixels) == 0:
         return EncodedBlock((), np.empty((0, 0), np.float32), batch.unreadable, Seconds(decode=batch.seconds))
     started = perf_counter()
-    pixels = backbone.on_device(batch.pixels)
-    moved = perf_counter()
-    pieces = [_encode_what_fits(piece, backbone) for piece in pixels.split(batch_size)]
-    features, inputs = _concatenated(pieces)
-    seconds = Seconds(batch.seconds, moved - started, perf_counter() - moved)
+    starts = range(0, len(batch.pixels), batch_size)
+    pieces = [_encode_what_fits(batch.pixels[first : first + batch_size], backbone) for first in starts]
+    features, inputs = _concatenated([piece for piece, _ in pieces])
+    transfer = sum(seconds for _, seconds in pieces)
+    seconds = Seconds(batch.seconds, transfer, perf_counter() - started - transfer)
     return EncodedBlock(batch.images, features, batch.unreadable, seconds, inputs)
 
 
-def _encode_what_fits(pixels: torch.Tensor, backbone: Backbone) -> Encoded:
-    """Return the features of a batch; halve the batch as long as the device runs out of memory."""
+def _encode_what_fits(pixels: np.ndarray, backbone: Backbone) -> tuple[Encoded, float]:
+    """Return the features of a batch, and the seconds of its transfer to the device.
+
+    The batch is halved as long as the device runs out of memory.
+    """
     try:
-        return backbone.encode_images_with_inputs(pixels)
-    except torch.OutOfMemoryError as error:
+        started = perf_counter()
+        placed = backbone.on_device(pixels)
+        moved = perf_counter()
+        return backbone.encode_images_with_inputs(placed), moved - started
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         if len(pixels) == 1:
             raise OptionError(
                 f"device {backbone.device} has too little memory to encode one image with {backbone.name}; free some "
                 "of its memory, or use --device cpu"
             ) from error
-    torch.cuda.empty_cache()
-    return _concatenated([_encode_what_fits(half, backbone) for half in pixels.tensor_split(2)])
+    return_unused_memory(backbone.device)  # here, as the error above keeps the batch's tensors
+    halves = [_encode_what_fits(half, backbone) for half in np.array_split(pixels, 2)]
+    return _concatenated([half for half, _ in halves]), sum(seconds for _, seconds in halves)
 
 
 def _concatenated(pieces: Sequence[Encoded]) -> Encoded:
@@ -295,10 +311,10 @@ def _joined(parts: Sequence[EncodedBlock]) -> EncodedBlock:
     )
 
 
-def _begin_lane(device: torch.device) -> None:
-    """Set up a lane's thread: one core on a CPU, its own stream on a GPU."""
+def _begin_lane(device: torch.device, streams: Iterator[int]) -> None:
+    """Set up a lane's thread: one core on a CPU, its own stream on a GPU, the same one for every data set."""
     if device.type == "cpu":
         torch.set_num_threads(1)
     elif device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.cuda.set_stream(torch.cuda.Stream(device))
+        torch.cuda.set_stream(own_stream(device, next(streams)))

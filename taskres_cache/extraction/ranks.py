@@ -54,7 +54,8 @@ class TorchrunRanks(Ranks):
                 decision = [(decide(),)]
             except TaskresError as error:
                 failure = error
-        dist.broadcast_object_list(decision, src=0)
+        with _reported_loss():
+            dist.broadcast_object_list(decision, src=0)
         if failure is not None:
             raise failure
         if decision[0] is None:
@@ -64,7 +65,8 @@ class TorchrunRanks(Ranks):
     def gathered(self, own: T) -> list[T]:
         """Return the values of all ranks, in order; waits for the last one."""
         values: list[T | None] = [None] * self.count
-        dist.all_gather_object(values, own)
+        with _reported_loss():
+            dist.all_gather_object(values, own)
         return [value for value in values if value is not None]
 
 
@@ -81,13 +83,21 @@ def joined_ranks() -> Iterator[Ranks]:
         yield Ranks()
         return
     try:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        with _reported_loss():
+            dist.init_process_group("gloo", timeout=TIMEOUT)
         yield TorchrunRanks()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _reported_loss() -> Iterator[None]:
+    """Raise RankError if an exchange with the other ranks fails; an error of the work in between keeps its own name."""
+    try:
+        yield
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RankError(
             f"lost the connection to the other ranks ({reason}); finished blocks are kept: run the same command again"
         ) from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()

@@ -4,6 +4,7 @@ Axes: N images, C classes, D embedding.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal, Self, get_args, get_type_hints
 
@@ -73,8 +74,13 @@ class Head(ABC):
 
         Fits and epochs are ranked by this pair on validation images: accuracy first, then the lower loss.
         """
-        correct = (self.scores(image_features).argmax(dim=-1) == labels).sum().item()
-        return 100.0 * correct / len(labels), -cross_entropy(self.logits(image_features), labels).item()
+        return pairs_on_host([self.correct_and_loss(image_features, labels)], [len(labels)])[0]
+
+    def correct_and_loss(self, image_features: Tensor, labels: Tensor) -> Tensor:
+        """Return the number of correct predictions and the mean cross-entropy (2,), without waiting for the device."""
+        loss = cross_entropy(self.logits(image_features), labels)
+        correct = (self.scores(image_features).argmax(dim=-1) == labels).sum()
+        return torch.stack([correct.to(loss.dtype), loss])
 
     def to(self, target: torch.device | torch.dtype) -> Self:
         """Return the head on a device, or in a floating type."""
@@ -120,6 +126,20 @@ class Head(ABC):
         """Return each tensor that is present."""
         named = {name: getattr(self, name) for name in self.axes()}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+def pairs_on_host(measured: Sequence[Tensor], counts: Sequence[int]) -> list[tuple[float, float]]:
+    """Return what `Head.score` returns for several heads; the device is waited for once.
+
+    Parameters
+    ----------
+    measured : sequence of Tensor of shape (2,)
+        What `Head.correct_and_loss` returned.
+    counts : sequence of int
+        Numbers of images.
+    """
+    pairs = torch.stack(list(measured)).tolist()
+    return [(100.0 * correct / count, -loss) for (correct, loss), count in zip(pairs, counts, strict=True)]
 
 
 def _takes(tensor: Tensor, target: torch.device | torch.dtype) -> bool:

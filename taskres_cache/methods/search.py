@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from taskres_cache.errors import FitError, OptionError
+from taskres_cache.heads.formulas import add_residual
+from taskres_cache.heads.head import pairs_on_host
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.task_residual.loop import try_residuals
+from taskres_cache.methods.task_residual.stacking import placed_validations
 from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.recipe import Recipe
 
@@ -116,26 +120,47 @@ def search_residuals(tasks: Sequence[FitTask], logit_scale: float, device: torch
         )
     tried = [[replace(task, recipe=recipe) for recipe in candidates_of(task.recipe, task.base)] for task in tasks]
     flat = [task for group in tried for task in group]
-    fits = iter(try_residuals(flat, logit_scale, device))
-    return [_best([(task, next(fits)) for task in group], logit_scale, device) for group in tried]
+    fits = try_residuals(flat, logit_scale, device)
+    candidates = iter(zip(fits, _candidates(flat, fits, logit_scale, device), strict=True))
+    return [_best([next(candidates) for _ in group]) for group in tried]
 
 
-def _best(tried: Sequence[tuple[FitTask, Fit]], logit_scale: float, device: torch.device) -> SearchedFit:
-    candidates = tuple(_candidate(task, fit, logit_scale, device) for task, fit in tried)
+def _best(tried: Sequence[tuple[Fit, Candidate]]) -> SearchedFit:
+    fits, candidates = zip(*tried, strict=True)
     best = max(range(len(tried)), key=lambda number: candidates[number].rank)
     if candidates[best].val_accuracy is None:
         raise FitError(f"all {len(tried)} candidates diverged; search around a lower lr")
-    return SearchedFit(tried[best][1], candidates[best], candidates)
+    return SearchedFit(fits[best], candidates[best], candidates)
 
 
-def _candidate(task: FitTask, fit: Fit, logit_scale: float, device: torch.device) -> Candidate:
-    """Measure a fit on its validation images."""
-    assert task.validation is not None
-    combination = (fit.alpha, task.recipe.lr, task.recipe.weight_decay)
-    if fit.diverged:
-        return Candidate(*combination, None, None)
-    head = CosineHead.of_arrays(task.base, logit_scale, fit.residual, fit.image_residual, fit.alpha).to(device)
-    features = torch.from_numpy(task.validation.image_features).to(head.weights)
-    labels = torch.from_numpy(task.validation.labels).to(device, torch.int64)
-    accuracy, minus_loss = head.score(features, labels)
-    return Candidate(*combination, accuracy, -minus_loss)
+def _candidates(
+    tasks: Sequence[FitTask], fits: Sequence[Fit], logit_scale: float, device: torch.device
+) -> list[Candidate]:
+    """Measure fits on their validation images; each set and base is sent to the device once, which is awaited once."""
+    sound = [(task, fit) for task, fit in zip(tasks, fits, strict=True) if not fit.diverged]
+    distinct = {id(task.base): task.base for task, _ in sound}
+    bases = {key: torch.from_numpy(base).to(device) for key, base in distinct.items()}
+    sets = [task.validation for task, _ in sound if task.validation is not None]
+    placed = placed_validations(sets, next(iter(bases.values()))) if sound else []
+    measured = [
+        _head(fit, bases[id(task.base)], logit_scale).correct_and_loss(*images)
+        for (task, fit), images in zip(sound, placed, strict=True)
+    ]
+    scores = iter(pairs_on_host(measured, [len(one.labels) for one in sets]) if sound else [])
+    return [
+        _candidate(task, fit, None if fit.diverged else next(scores)) for task, fit in zip(tasks, fits, strict=True)
+    ]
+
+
+def _head(fit: Fit, base: Tensor, logit_scale: float) -> CosineHead:
+    """Return the classifier of a fit on the device of its base."""
+    weights = add_residual(base, torch.from_numpy(fit.residual).to(base.device), fit.alpha)
+    image = fit.image_residual
+    shift = None if image is None else fit.alpha * torch.from_numpy(image).to(base.device)
+    return CosineHead(weights, logit_scale, shift)
+
+
+def _candidate(task: FitTask, fit: Fit, score: tuple[float, float] | None) -> Candidate:
+    accuracy, minus_loss = score if score is not None else (None, None)
+    loss = None if minus_loss is None else -minus_loss
+    return Candidate(fit.alpha, task.recipe.lr, task.recipe.weight_decay, accuracy, loss)

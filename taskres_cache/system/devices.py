@@ -33,7 +33,10 @@ def choose_device(device: str) -> torch.device:
     if device == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     try:
-        return torch.empty(0, device=device).device
+        found = torch.empty(0, device=device).device
+        if found.type == "meta":
+            raise RuntimeError("it computes shapes only")
+        return found
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"device {device!r} cannot be used here ({reason}); use --device auto or cpu") from error

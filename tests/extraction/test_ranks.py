@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.errors import RankError
 from taskres_cache.extraction.ranks import Ranks, joined_ranks
 from taskres_cache.system.devices import available_cores
 from tests.conftest import save_image
@@ -159,3 +161,48 @@ def test_a_container_may_limit_the_cores(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr("taskres_cache.system.devices.CPU_QUOTA", tmp_path / "cpu.max")
     assert available_cores() == cores
+
+
+class Exchange:
+    """The parts of torch.distributed that two ranks use, seen from rank 0; the other rank may be gone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_lost = False
+        parts = {
+            "init_process_group": self.exchange,
+            "get_rank": lambda: 0,
+            "get_world_size": lambda: 2,
+            "broadcast_object_list": self.exchange,
+            "all_gather_object": self.exchange,
+            "is_initialized": lambda: False,
+        }
+        for name, part in parts.items():
+            monkeypatch.setattr(f"taskres_cache.extraction.ranks.dist.{name}", part)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "0")
+
+    def exchange(self, *_: object, **__: object) -> None:
+        if self.is_lost:
+            raise RuntimeError("Connection closed by peer")
+
+
+def test_a_lost_rank_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = Exchange(monkeypatch)
+    with joined_ranks() as ranks:
+        exchange.is_lost = True
+        with pytest.raises(RankError, match="lost the connection to the other ranks .*Connection closed by peer"):
+            ranks.gathered("own")
+        with pytest.raises(RankError, match="lost the connection to the other ranks"):
+            ranks.agreed(lambda: 5)
+
+
+def test_an_error_of_the_work_is_not_a_lost_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    Exchange(monkeypatch)
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError), joined_ranks():
+        full()
+    with pytest.raises(torch.OutOfMemoryError), joined_ranks() as ranks:
+        ranks.agreed(full)

@@ -215,8 +215,9 @@ def test_an_image_that_changes_during_extraction_is_encoded_by_the_next_run(
     assert extract(dataset, glyph_clip, OPTIONS, path).encoded == 0
 
 
+@pytest.mark.parametrize("where", ["transfer", "convolution"])
 def test_a_device_with_little_memory_uses_smaller_batches(
-    dataset: Dataset, glyph_clip: Backbone, path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, dataset: Dataset, glyph_clip: Backbone, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taskres_cache.extraction.extract.BLOCK_ROWS", 256)
     seen: list[int] = []
@@ -224,10 +225,15 @@ def test_a_device_with_little_memory_uses_smaller_batches(
     class Small(Backbone):
         room = 3
 
-        def encode_images(self, pixels: torch.Tensor) -> np.ndarray:
+        def on_device(self, pixels: np.ndarray) -> torch.Tensor:
             seen.append(len(pixels))
-            if len(pixels) > self.room:
+            if where == "transfer" and len(pixels) > self.room:
                 raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().on_device(pixels)
+
+        def encode_images(self, pixels: torch.Tensor) -> np.ndarray:
+            if where == "convolution" and len(pixels) > self.room:
+                raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
             return super().encode_images(pixels)
 
     small = Small(**vars(glyph_clip))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from taskres_cache.heads.head import pairs_on_host
 from taskres_cache.methods.task_residual.step import Step
 
 
@@ -47,7 +48,7 @@ class BestEpoch:
     patience : int
         Epochs without a better one after which a fit is finished.
     validations : sequence of (Tensor, Tensor), of length K
-        Un-normalised features (M, D) and labels (M,).
+        Un-normalised features (M, D) and labels (M,); fits with the same images share the tensors.
     """
 
     def __init__(self, patience: int, validations: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -60,10 +61,11 @@ class BestEpoch:
     def should_stop(self, step: Step) -> bool:
         """Score the epoch that has just ended; return True if every fit is finished."""
         self._finished_epochs += 1
-        for fit, best in enumerate(self._epochs):
-            if self._finished_epochs - best > self._patience:
-                continue  # finished; it only runs on because others of its stack are not
-            score = step.head(fit).score(*self._validations[fit])
+        # The others are finished; they only run on because these are not.
+        fits = [fit for fit, best in enumerate(self._epochs) if self._finished_epochs - best <= self._patience]
+        measured = [step.head(fit).correct_and_loss(*self._validations[fit]) for fit in fits]
+        counts = [len(self._validations[fit][1]) for fit in fits]
+        for fit, score in zip(fits, pairs_on_host(measured, counts), strict=True):
             if score > self._scores[fit]:
                 self._scores[fit], self._epochs[fit] = score, self._finished_epochs
                 self._values[fit] = {name: value.clone() for name, value in step.values(fit).items()}

@@ -1,16 +1,18 @@
-"""The steps of one epoch in sequence; on a GPU as one CUDA graph.
+"""The steps of one epoch in sequence; on a GPU as CUDA graphs.
 
 Axes: K fits, B images of a batch.
 """
 
-import warnings
+from functools import partial
+from math import ceil
 
 import torch
 from torch import Tensor
 
+from taskres_cache.methods.task_residual import capture
 from taskres_cache.methods.task_residual.step import Step
 
-CAPTURED_STEPS = 512  # longer epochs are not captured as a graph
+CAPTURED_STEPS = 512  # of a graph; longer epochs replay it several times
 
 
 class Epoch:
@@ -27,42 +29,52 @@ class Epoch:
     """
 
     def __init__(self, step: Step, labels: Tensor, shape: tuple[int, int, int]) -> None:
+        fits, steps, batch = shape
         self._step, self._labels = step, labels
-        self._rows = labels.new_zeros(shape)  # (K, steps, B)
-        self._row_labels = labels.new_zeros(*shape, 1)
+        self._at_once = steps_at_once(steps) if capture.can_record(labels.device) else steps
+        self._rows = labels.new_zeros(fits, self._at_once, batch)
+        self._row_labels = labels.new_zeros(fits, self._at_once, batch, 1)
         value = next(iter(step.parts.values())).value
-        self._likelihoods = value.new_ones(*shape, 1)
-        self._graph = self._captured() if labels.is_cuda and shape[1] <= CAPTURED_STEPS else None
+        self._taken = value.new_ones(fits, self._at_once, batch, 1)  # likelihoods of the steps taken at once
+        self._likelihoods = self._taken if self._at_once == steps else value.new_ones(*shape, 1)
+        self._graphs = self._recorded(steps) if capture.can_record(labels.device) else {}
 
     def run(self, order: Tensor) -> Tensor:
-        """Take the steps over rows (K, steps, B), and return the mean loss of each fit (K,).
+        """Take the steps over rows (K, steps, B) on the device, and return the mean loss of each fit (K,).
 
         A likelihood below the smallest number of its type counts as that number, so a loss above 87 reads 87.
         """
-        self._rows.copy_(order, non_blocking=True)
-        self._row_labels.copy_(self._labels[self._rows][..., None])
-        if self._graph is None:
-            self._take_steps()
-        else:
-            self._graph.replay()
+        for rows, likelihoods in zip(
+            order.split(self._at_once, dim=1), self._likelihoods.split(self._at_once, dim=1), strict=True
+        ):
+            count = rows.shape[1]
+            self._rows[:, :count].copy_(rows)
+            self._row_labels[:, :count].copy_(self._labels[rows][..., None])
+            if count in self._graphs:
+                self._graphs[count]()
+            else:
+                self._take_steps(count)
+            if self._likelihoods is not self._taken:
+                likelihoods.copy_(self._taken[:, :count])
         smallest = torch.finfo(self._likelihoods.dtype).tiny
         return -self._likelihoods.clamp(min=smallest).log_().mean(dim=(1, 2, 3))
 
-    def _take_steps(self) -> None:
-        for batch in zip(self._rows.unbind(1), self._row_labels.unbind(1), self._likelihoods.unbind(1), strict=True):
+    def _take_steps(self, count: int) -> None:
+        """Take the first `count` steps of the buffers."""
+        buffers = (buffer[:, :count].unbind(1) for buffer in (self._rows, self._row_labels, self._taken))
+        for batch in zip(*buffers, strict=True):
             self._step(*batch)
 
-    def _captured(self) -> "torch.cuda.CUDAGraph":
-        """Return the epoch as a CUDA graph: one launch per epoch instead of about twenty per step."""
-        side_stream = torch.cuda.Stream()
-        side_stream.wait_stream(torch.cuda.current_stream())
-        with warnings.catch_warnings(), torch.cuda.stream(side_stream):
-            warnings.simplefilter("ignore")
-            # A warm-up step: libraries initialise on first use, which cannot happen while a graph is recorded.
-            self._step(self._rows[:, 0], self._row_labels[:, 0], self._likelihoods[:, 0])
-        torch.cuda.current_stream().wait_stream(side_stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._take_steps()
+    def _recorded(self, steps: int) -> dict[int, capture.Recorded]:
+        """Return graphs by their number of steps: one launch instead of about twenty per step."""
+        device = self._labels.device
+        capture.warm_up(partial(self._take_steps, 1), device)
+        counts = dict.fromkeys((self._at_once, steps % self._at_once or self._at_once))
+        graphs = {count: capture.recorded(partial(self._take_steps, count), device) for count in counts}
         self._step.restart()
-        return graph
+        return graphs
+
+
+def steps_at_once(steps: int) -> int:
+    """Return the number of steps per graph: up to CAPTURED_STEPS, in graphs of nearly equal length."""
+    return ceil(steps / ceil(steps / CAPTURED_STEPS))

@@ -6,7 +6,7 @@ text tower.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
@@ -17,10 +17,17 @@ from torch import Tensor
 from taskres_cache.errors import FitError, OptionError
 from taskres_cache.methods.task_residual.early_stopping import BestEpoch, KeptValues, LastEpoch
 from taskres_cache.methods.task_residual.epoch import Epoch
-from taskres_cache.methods.task_residual.stacking import stacked_bases, stacked_images, train_stacked
+from taskres_cache.methods.task_residual.orders import epoch_orders
+from taskres_cache.methods.task_residual.stacking import (
+    placed_validations,
+    stacked_bases,
+    stacked_images,
+    train_stacked,
+)
 from taskres_cache.methods.task_residual.step import ProjectionStep, ResidualStep, Step
 from taskres_cache.methods.task_residual.task import Fit, FitTask, ProjectionFit, Task
 from taskres_cache.recipe import Recipe, learning_rate
+from taskres_cache.system.accelerator import computing_on
 
 MATMUL_PRECISION = {"fp32": "highest", "tf32": "high", "bf16": "highest"}
 
@@ -123,42 +130,32 @@ def _check_convergence(fit: Fit | ProjectionFit, recipe: Recipe) -> None:
 class _Trained:
     """The values that a task has trained, by name, with losses, epochs and time as in `Fit`."""
 
-    values: dict[str, Tensor]
+    values: dict[str, np.ndarray]
     losses: tuple[float, ...]
     kept_epochs: int
-    seconds: float
+    seconds: float = 0.0
 
 
 def _train(tasks: Sequence[Task], base: Tensor, step_of: Callable[..., Step]) -> list[_Trained]:
     """Train tasks of one shape together, in the type and on the device of `base`."""
     recipe = tasks[0].recipe
-    with _matmul_precision(recipe.precision, base.device):
+    with computing_on(base.device), _matmul_precision(recipe.precision, base.device):
         started = perf_counter()
-        (views, count, _), epochs = tasks[0].training.directions.shape, tasks[0].epochs
+        count, epochs = tasks[0].training.directions.shape[1], tasks[0].epochs
         batch = min(recipe.batch_size, count)
         images = stacked_images(tasks, base)
         step = step_of(images.directions, images.lengths, batch_size=batch)
         epoch = Epoch(step, images.labels, (len(tasks), count // batch, batch))
-        shufflers = [torch.Generator().manual_seed(task.seed) for task in tasks]
         selection = _selection(tasks, base)
         losses = []
-        for number in range(epochs):
-            view = number % views * count
-            orders = [
-                epoch_order(count, batch, shuffler) + row + view
-                for shuffler, row in zip(shufflers, images.first_rows, strict=True)
-            ]
+        for number, order in enumerate(epoch_orders(tasks, images.first_rows, batch, base.device)):
             step.set_rates([learning_rate(number, task.recipe.lr, epochs) for task in tasks])
-            losses.append(epoch.run(torch.stack(orders)))
+            losses.append(epoch.run(order))
             if selection.should_stop(step):
                 break
-        kept = selection.kept(step, len(tasks), len(losses))
-        return _split(tasks, kept, torch.stack(losses), perf_counter() - started)
-
-
-def epoch_order(count: int, batch: int, shuffler: torch.Generator) -> Tensor:
-    """Return the shuffled rows of one epoch (steps, B); rows that do not fill a batch are dropped."""
-    return torch.randperm(count, generator=shuffler)[: count // batch * batch].view(-1, batch)
+        trained = _split(tasks, selection.kept(step, len(tasks), len(losses)), torch.stack(losses).cpu())
+        seconds = (perf_counter() - started) / len(tasks)  # read after the results: a GPU lags behind the host
+        return [replace(one, seconds=seconds) for one in trained]
 
 
 def _selection(tasks: Sequence[Task], base: Tensor) -> LastEpoch | BestEpoch:
@@ -166,15 +163,12 @@ def _selection(tasks: Sequence[Task], base: Tensor) -> LastEpoch | BestEpoch:
     patience = tasks[0].recipe.patience
     if patience is None:
         return LastEpoch()
-    validations = []
-    for task in tasks:
-        if task.validation is None or len(task.validation.labels) == 0:
-            raise OptionError(
-                "patience needs validation images to choose an epoch by, and this split has none; leave patience out"
-            )
-        features = torch.from_numpy(task.validation.image_features).to(base)
-        validations.append((features, torch.from_numpy(task.validation.labels).to(base.device, torch.int64)))
-    return BestEpoch(patience, validations)
+    validations = [task.validation for task in tasks if task.validation is not None and len(task.validation.labels)]
+    if len(validations) < len(tasks):
+        raise OptionError(
+            "patience needs validation images to choose an epoch by, and this split has none; leave patience out"
+        )
+    return BestEpoch(patience, placed_validations(validations, base))
 
 
 @contextmanager
@@ -190,24 +184,27 @@ def _matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _split(tasks: Sequence[Task], kept: KeptValues, losses: Tensor, seconds: float) -> list[_Trained]:
-    """Split the result of a stack into one per task; each gets an equal share of the time."""
+def _split(tasks: Sequence[Task], kept: KeptValues, losses: Tensor) -> list[_Trained]:
+    """Split the result of a stack into one per task, on the host."""
     # A fit alone would have stopped when its patience ran out; epochs that it ran for others of its stack are dropped.
     lasted = [epochs + (task.recipe.patience or 0) for epochs, task in zip(kept.epochs, tasks, strict=True)]
     return [
-        _Trained(kept.values[fit], tuple(losses[: lasted[fit], fit].tolist()), kept.epochs[fit], seconds / len(tasks))
+        _Trained(
+            {name: value.cpu().numpy() for name, value in kept.values[fit].items()},
+            tuple(losses[: lasted[fit], fit].tolist()),
+            kept.epochs[fit],
+        )
         for fit in range(len(tasks))
     ]
 
 
 def _residual_fit(trained: _Trained, task: FitTask) -> Fit:
     """Return the fit of a residual; a text residual that was not trained is zero, an image residual None."""
-    values = {name: value.cpu().numpy() for name, value in trained.values.items()}
-    image = values.get("image_residual")
+    image = trained.values.get("image_residual")
     return Fit(
-        residual=values.get("residual", np.zeros_like(task.base)),
+        residual=trained.values.get("residual", np.zeros_like(task.base)),
         image_residual=None if image is None else image[0],
-        alpha=values["alpha"].item() if task.recipe.alpha_rule == "learn" else task.recipe.alpha,
+        alpha=trained.values["alpha"].item() if task.recipe.alpha_rule == "learn" else task.recipe.alpha,
         losses=trained.losses,
         kept_epochs=trained.kept_epochs,
         seconds=trained.seconds,
@@ -215,5 +212,4 @@ def _residual_fit(trained: _Trained, task: FitTask) -> Fit:
 
 
 def _projection_fit(trained: _Trained) -> ProjectionFit:
-    projection = trained.values["projection"].cpu().numpy()
-    return ProjectionFit(projection, trained.losses, trained.kept_epochs, trained.seconds)
+    return ProjectionFit(trained.values["projection"], trained.losses, trained.kept_epochs, trained.seconds)

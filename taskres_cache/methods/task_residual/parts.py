@@ -234,6 +234,8 @@ def multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
     """Write K matrix products to `out`; `right` is converted to the type of `left`, which may be narrower."""
     if left.dtype == right.dtype:
         torch.bmm(left, right, out=out)
+    elif _sums_are_kept(left, out):
+        torch.bmm(left, right.to(left.dtype), out_dtype=out.dtype, out=out)
     else:
         out.copy_(torch.bmm(left, right.to(left.dtype)))
 
@@ -242,5 +244,15 @@ def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
     """Add K matrix products to `out`; `left` is converted to the type of `right`, which may be narrower."""
     if left.dtype == right.dtype:
         out.baddbmm_(left, right)
+    elif _sums_are_kept(right, out):
+        out.add_(torch.bmm(left.to(right.dtype), right, out_dtype=out.dtype))
     else:
         out.add_(torch.bmm(left.to(right.dtype), right))
+
+
+def _sums_are_kept(narrow: Tensor, out: Tensor) -> bool:
+    """Return True if torch can write products of narrow operands in the type of their sums, instead of rounding them.
+
+    It can on CUDA, and from 16 bits to float32 only.
+    """
+    return narrow.is_cuda and out.dtype == torch.float32

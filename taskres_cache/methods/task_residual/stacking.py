@@ -11,10 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taskres_cache.errors import OptionError
 from taskres_cache.methods.task_residual.task import FitTask, Task
+from taskres_cache.methods.training_sets import ValidationSet
+from taskres_cache.system.accelerator import free_memory, is_out_of_memory, return_unused_memory
 
 STACKED_ON_CPU = 1 << 16  # elements of all residuals of a stack; larger stacks gain nothing (measured)
-STACKED_ON_GPU = 1 << 28  # six arrays of this size take 6 GiB; the time of kernel launches is negligible by then
+STACKED_ON_GPU = 1 << 28  # eight arrays of this size take 8 GiB; the time of kernel launches is negligible by then
+SHARE_OF_FREE_MEMORY = 0.6  # of a GPU, for one stack; the rest is for workspaces and results
+ARRAYS_PER_FIT = 8  # of the trained size: value, gradient, two moments, base, best epoch, and those of its head
 
 TaskT = TypeVar("TaskT", bound=Task)
 FitT = TypeVar("FitT")
@@ -38,8 +43,26 @@ def train_stacked(
     """
     fits: dict[int, FitT] = {}
     for numbers in stacks(tasks, elements, device):
-        fits |= zip(numbers, train([tasks[number] for number in numbers]), strict=True)
+        fits |= zip(numbers, _train_what_fits([tasks[number] for number in numbers], device, train), strict=True)
     return [fits[number] for number in range(len(tasks))]
+
+
+def _train_what_fits(
+    stack: list[TaskT], device: torch.device, train: Callable[[list[TaskT]], list[FitT]]
+) -> list[FitT]:
+    """Train a stack; halve it as long as the device runs out of memory."""
+    try:
+        return train(stack)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(stack) == 1:
+            raise OptionError(
+                f"device {device} has too little memory for one fit; free some of its memory, or use --device cpu"
+            ) from error
+    return_unused_memory(device)  # here, as the error above keeps the stack's tensors
+    half = len(stack) // 2
+    return [fit for part in (stack[:half], stack[half:]) for fit in _train_what_fits(part, device, train)]
 
 
 def stacks(tasks: Sequence[Task], elements: int, device: torch.device) -> list[list[int]]:
@@ -49,19 +72,42 @@ def stacks(tasks: Sequence[Task], elements: int, device: torch.device) -> list[l
     ----------
     tasks, elements, device : sequence of Task, int, torch.device
         As in `train_stacked`.
+
+    Notes
+    -----
+    A GPU's free memory limits the size. Up to rounding this changes nothing: a stacked fit equals the fit alone.
     """
     same_shape: dict[tuple[object, ...], list[int]] = {}
     for number, task in enumerate(tasks):
         recipe = task.recipe
         rules = (recipe.batch_size, recipe.alpha_rule == "learn", recipe.residual, recipe.patience, recipe.precision)
         same_shape.setdefault((*task.training.directions.shape, task.epochs, *rules), []).append(number)
-    size = stack_size(elements, device)
-    return [group[first : first + size] for group in same_shape.values() for first in range(0, len(group), size)]
+    found = []
+    for group in same_shape.values():
+        fitting = fits_in_memory([tasks[number] for number in group], elements, device)
+        size = min(stack_size(elements, device), fitting)
+        found += [group[first : first + size] for first in range(0, len(group), size)]
+    return found
 
 
 def stack_size(elements: int, device: torch.device) -> int:
     """Return how many fits of a size (number of elements) to stack."""
     return max(1, (STACKED_ON_CPU if device.type == "cpu" else STACKED_ON_GPU) // elements)
+
+
+def fits_in_memory(tasks: Sequence[Task], elements: int, device: torch.device) -> int:
+    """Return how many of some tasks of one shape, at least one, fit into the free memory of a device together."""
+    free = free_memory(device)
+    if free is None:
+        return len(tasks)
+    training, batch_size = tasks[0].training, tasks[0].recipe.batch_size
+    _, count, dim = training.directions.shape
+    classes, batch = int(training.labels.max()) + 1, min(batch_size, count)
+    sets = len({id(task.training) for task in tasks})
+    of_images = 2 * training.directions.size * sets  # twice: several sets are joined
+    buffers = batch * (3 * dim + 4 * classes)
+    per_fit = ARRAYS_PER_FIT * elements + buffers + of_images / len(tasks)
+    return max(1, int(SHARE_OF_FREE_MEMORY * free / (per_fit * training.directions.itemsize)))
 
 
 @dataclass(frozen=True)
@@ -99,6 +145,15 @@ def stacked_images(tasks: Sequence[Task], base: Tensor) -> StackedImages:
     labels = torch.from_numpy(tiled).to(base.device, torch.int64)
     row_of = {id(training): number * views * count for number, training in enumerate(sets)}
     return StackedImages(directions, lengths, labels, [row_of[id(task.training)] for task in tasks])
+
+
+def placed_validations(validations: Sequence[ValidationSet], base: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return features (M, D), in the type of a base, and labels (M,) on its device; each set is sent once."""
+    placed = {}
+    for key, one in {id(one): one for one in validations}.items():
+        labels = torch.from_numpy(one.labels).to(base.device, torch.int64)
+        placed[key] = (torch.from_numpy(one.image_features).to(base), labels)
+    return [placed[id(one)] for one in validations]
 
 
 def stacked_bases(tasks: Sequence[FitTask]) -> Tensor:

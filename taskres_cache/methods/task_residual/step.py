@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from taskres_cache.heads.formulas import add_residual
 from taskres_cache.heads.kinds import CosineHead
+from taskres_cache.methods.task_residual.adam import FusedAdam, fits_by_optimiser, rows_of_fits
 from taskres_cache.methods.task_residual.parts import (
     Alpha,
     Batch,
@@ -24,9 +24,6 @@ from taskres_cache.methods.task_residual.parts import (
     multiply,
 )
 from taskres_cache.recipe import Recipe
-
-ADAM_BETAS = (0.9, 0.999)
-ADAM_EPS = 1e-8
 
 
 class Step(ABC):
@@ -44,8 +41,8 @@ class Step(ABC):
         What is trained, by name.
     alpha : Alpha or None
         Weights of the residuals among the parts; None if there are none.
-    weight_decays : sequence of float, of length K
-        Weight decay of each fit.
+    recipes : sequence of Recipe, of length K
+        Give learning rate and weight decay; fits with the same ones share an optimiser.
 
     Notes
     -----
@@ -61,12 +58,13 @@ class Step(ABC):
         batch: Batch,
         parts: Mapping[str, Part],
         alpha: Alpha | None,
-        weight_decays: Sequence[float],
+        recipes: Sequence[Recipe],
     ) -> None:
         self.parts, self.alpha = dict(parts), alpha
         self._directions, self._lengths, self._batch = directions, lengths, batch
         self._minus_one = batch.errors.new_full((*batch.errors.shape[:2], 1), -1.0)
-        self._optimisers = [self._optimiser(fit, weight_decay) for fit, weight_decay in enumerate(weight_decays)]
+        self._fits = fits_by_optimiser(recipes)
+        self._optimisers = [self._optimiser(fits, recipes[fits[0]].weight_decay) for fits in self._fits]
 
     def __call__(self, rows: Tensor, labels: Tensor, likelihoods: Tensor) -> None:
         """Take one step.
@@ -114,9 +112,9 @@ class Step(ABC):
         """Return the current classifier of a fit."""
 
     def set_rates(self, rates: Sequence[float]) -> None:
-        """Set the learning rate of each fit."""
-        for optimiser, rate in zip(self._optimisers, rates, strict=True):
-            optimiser.set_rate(rate)
+        """Set the learning rate of each fit (K,); fits that share an optimiser have the same one."""
+        for optimiser, fits in zip(self._optimisers, self._fits, strict=True):
+            optimiser.set_rate(rates[fits[0]])
 
     def restart(self) -> None:
         """Reset all fits to their initial state, as after a warm-up step."""
@@ -127,12 +125,13 @@ class Step(ABC):
         if self.alpha is not None:
             self.alpha.restart()
 
-    def _optimiser(self, fit: int, weight_decay: float) -> "FusedAdam":
-        parameters = [part.value[fit] for part in self.parts.values()]
-        gradients = [part.gradient[fit] for part in self.parts.values()]
+    def _optimiser(self, fits: Sequence[int], weight_decay: float) -> FusedAdam:
+        trained: list[Part | Alpha] = list(self.parts.values())
         if self.alpha is not None and self.alpha.learns:
-            parameters, gradients = [*parameters, self.alpha.value[fit]], [*gradients, self.alpha.gradient[fit]]
-        return FusedAdam(parameters, gradients, weight_decay)
+            trained.append(self.alpha)
+        values = [row for one in trained for row in rows_of_fits(one.value, fits)]
+        gradients = [row for one in trained for row in rows_of_fits(one.gradient, fits)]
+        return FusedAdam(values, gradients, weight_decay)
 
 
 class ResidualStep(Step):
@@ -166,7 +165,7 @@ class ResidualStep(Step):
         # The image side first: the gradient of the text side overwrites what that of the image side reads.
         image: dict[str, Part] = {} if kind == "text" else {"image_residual": ImageResidual(alpha, batch)}
         text: dict[str, Part] = {} if kind == "image" else {"residual": TextResidual(base, alpha, batch)}
-        super().__init__(directions, lengths, batch, image | text, alpha, [recipe.weight_decay for recipe in recipes])
+        super().__init__(directions, lengths, batch, image | text, alpha, recipes)
         self._base = base.expand_as(batch.weights)
 
     def head(self, fit: int) -> CosineHead:
@@ -206,51 +205,9 @@ class ProjectionStep(Step):
         base = pre_projection @ projection
         batch = Batch.empty(directions, (len(recipes), batch_size, len(base)), base, logit_scale)
         parts = {"projection": TextProjection(pre_projection, projection, batch)}
-        super().__init__(directions, lengths, batch, parts, None, [recipe.weight_decay for recipe in recipes])
+        super().__init__(directions, lengths, batch, parts, None, recipes)
         self._pre_projection = pre_projection
 
     def head(self, fit: int) -> CosineHead:
         """Return the base (C, D) of the current projection of a fit as a classifier."""
         return CosineHead(self._pre_projection @ self.values(fit)["projection"], self._batch.logit_scale)
-
-
-class FusedAdam:
-    """torch's fused Adam over gradients that are written in place; weight decay is added to the gradient (not AdamW).
-
-    It uses the functional form: the bookkeeping of `torch.optim.Adam` takes as long as a step of a small fit.
-
-    Parameters
-    ----------
-    parameters, gradients : sequence of Tensor
-        Of equal shapes; every step reads the gradients and writes the parameters.
-    weight_decay : float
-        Times the parameter, added to its gradient.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], weight_decay: float) -> None:
-        self._parameters, self._gradients, self._weight_decay = list(parameters), list(gradients), weight_decay
-        self._means = [torch.zeros_like(parameter) for parameter in parameters]
-        self._squares = [torch.zeros_like(parameter) for parameter in parameters]
-        self._steps = [torch.zeros((), device=parameter.device) for parameter in parameters]
-        on_gpu = parameters[0].is_cuda  # a captured step reads its learning rate from a tensor, which the host rewrites
-        self._rate: float | Tensor = torch.zeros((), device=parameters[0].device) if on_gpu else 0.0
-
-    def step(self) -> None:
-        """Update the parameters."""
-        adam(
-            self._parameters, self._gradients, self._means, self._squares, [], self._steps,
-            fused=True, foreach=False, capturable=isinstance(self._rate, Tensor), amsgrad=False, maximize=False,
-            beta1=ADAM_BETAS[0], beta2=ADAM_BETAS[1], lr=self._rate, weight_decay=self._weight_decay, eps=ADAM_EPS,
-        )  # fmt: skip
-
-    def set_rate(self, rate: float) -> None:
-        """Set the learning rate of the next steps."""
-        if isinstance(self._rate, Tensor):
-            self._rate.fill_(rate)
-        else:
-            self._rate = rate
-
-    def restart(self) -> None:
-        """Reset the moments and step counts."""
-        for state in (*self._means, *self._squares, *self._steps):
-            state.zero_()

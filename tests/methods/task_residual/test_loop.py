@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from taskres_cache.errors import FitError, OptionError
-from taskres_cache.methods.task_residual.loop import epoch_order, fit_residuals
+from taskres_cache.methods.task_residual import orders
+from taskres_cache.methods.task_residual.loop import fit_residuals
+from taskres_cache.methods.task_residual.orders import epoch_order, epoch_orders
+from taskres_cache.methods.task_residual.task import FitTask
 from taskres_cache.methods.training_sets import TrainingSet
 from taskres_cache.recipe import Recipe
 from tests.by_hand import logits, mean_cross_entropy
-from tests.methods.task_residual.problems import SCALE, few_shot_problem, fit_alone, reference_residual
+from tests.methods.task_residual.problems import CPU, SCALE, few_shot_problem, fit_alone, reference_residual
 
 
 @pytest.mark.parametrize(("count", "batch"), [(50, 16), (48, 16), (10, 16), (16, 16)])
@@ -98,3 +101,37 @@ def test_epoch_e_uses_view_e_mod_v(views: int) -> None:
     assert np.abs(fit.residual - reference).max() <= 1e-9 * np.abs(reference).max()
     without_views = reference_residual(single, base, recipe, epochs=30, seed=3)
     assert np.abs(fit.residual - without_views).max() > 0.01 * np.abs(reference).max()
+
+
+def test_the_seconds_of_a_fit_end_after_its_results_have_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A GPU computes while the host goes on: the clock must not be read before the results are on the host.
+    training, base = few_shot_problem(20)
+    events: list[str] = []
+    to_host = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: events.append("results") or to_host(tensor))
+    monkeypatch.setattr(
+        "taskres_cache.methods.task_residual.loop.perf_counter", lambda: events.append("clock") or len(events)
+    )
+    fit = fit_alone(training, base, Recipe(), epochs=2, seed=1)
+    assert events[0] == events[-1] == "clock"
+    assert events.count("clock") == 2
+    assert events.count("results") >= 2  # values and losses
+    assert fit.seconds == len(events) - 1
+
+
+@pytest.mark.parametrize("together", [1, 3, 100])
+def test_orders_sent_together_are_those_of_each_epoch(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, base = few_shot_problem(20)
+    several = TrainingSet.from_views(np.stack([training.directions[0]] * 2), training.labels)
+    tasks = [FitTask(several, Recipe(batch_size=8), 7, seed, base=base) for seed in (4, 5)]
+    expected = list(epoch_orders(tasks, [0, 40], 8, CPU))
+    monkeypatch.setattr(orders, "BYTES_AT_ONCE", together * 8 * 2 * 16)
+    sent: list[int] = []
+    monkeypatch.setattr(orders, "_sent", lambda block, device: sent.append(len(block)) or block)
+    found = list(epoch_orders(tasks, [0, 40], 8, torch.device("cuda")))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert sent == {1: [1] * 7, 3: [3, 3, 1], 100: [7]}[together]
+    assert [order.min().item() // 20 for order in found[:2]] == [0, 1]  # the view of the epoch
+    shuffler = torch.Generator().manual_seed(5)
+    assert torch.equal(found[0][1], epoch_order(20, 8, shuffler) + 40)
+    assert torch.equal(found[1][1], epoch_order(20, 8, shuffler) + 60)

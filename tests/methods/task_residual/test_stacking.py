@@ -2,11 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 
+from taskres_cache.errors import OptionError
 from taskres_cache.methods.task_residual.loop import fit_residuals
-from taskres_cache.methods.task_residual.stacking import stacks
+from taskres_cache.methods.task_residual.stacking import (
+    SHARE_OF_FREE_MEMORY,
+    placed_validations,
+    stacks,
+    train_stacked,
+)
 from taskres_cache.methods.task_residual.task import FitTask
-from taskres_cache.methods.training_sets import TrainingSet
+from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
 from taskres_cache.recipe import Recipe
 from tests.methods.task_residual.problems import CPU, SCALE, few_shot_problem
 
@@ -62,3 +69,59 @@ def test_fits_with_the_same_number_of_views_are_stacked() -> None:
     for task, fit in zip(tasks, fit_residuals(tasks, SCALE, CPU), strict=True):
         (alone,) = fit_residuals([task], SCALE, CPU)
         assert np.abs(fit.residual - alone.residual).max() <= 1e-9 * np.abs(alone.residual).max()
+
+
+def test_a_gpus_free_memory_limits_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    training, base = few_shot_problem(20)  # 5 classes, 12 dimensions, float64
+    # Per fit: 8 arrays of 5 x 12, a batch of 20 with three rows of 12 and four of 5, and twice a share of the images.
+    bytes_of_fit = 8 * (8 * 60 + 20 * (3 * 12 + 4 * 5) + 2 * 20 * 12 / 10)
+    tasks = [FitTask(training, Recipe(), 3, seed, base=base) for seed in range(10)]
+    free = {"bytes": 0}
+    monkeypatch.setattr("taskres_cache.methods.task_residual.stacking.free_memory", lambda _: free["bytes"])
+    for fitting, sizes in ((4, [4, 4, 2]), (100, [10]), (0, [1] * 10)):
+        free["bytes"] = int(fitting * bytes_of_fit / SHARE_OF_FREE_MEMORY) + 1
+        assert list(map(len, stacks(tasks, base.size, torch.device("cuda")))) == sizes
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")]
+)
+def test_a_stack_that_does_not_fit_is_halved(error: Exception) -> None:
+    training, base = few_shot_problem(20)
+    tasks = [FitTask(training, Recipe(), 3, seed, base=base) for seed in range(7)]
+    tried: list[list[int]] = []
+
+    def train(stack: list[FitTask]) -> list[int]:
+        tried.append([task.seed for task in stack])
+        if len(stack) > 2:
+            raise error
+        return [10 * task.seed for task in stack]
+
+    assert train_stacked(tasks, base.size, CPU, train) == [0, 10, 20, 30, 40, 50, 60]
+    assert tried == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2], [0], [1, 2], [3, 4, 5, 6], [3, 4], [5, 6]]
+
+
+def test_a_fit_that_does_not_fit_alone_is_one_line() -> None:
+    training, base = few_shot_problem(20)
+
+    def train(_: list[FitTask]) -> list[int]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OptionError, match="device cpu has too little memory for one fit; free some of its memory"):
+        train_stacked([FitTask(training, Recipe(), 3, 1, base=base)], base.size, CPU, train)
+
+    def fail(_: list[FitTask]) -> list[int]:
+        raise RuntimeError("a fault of the program")
+
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        train_stacked([FitTask(training, Recipe(), 3, 1, base=base)], base.size, CPU, fail)
+
+
+def test_validation_images_that_fits_share_are_sent_once() -> None:
+    features = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    sets = [ValidationSet(features, np.arange(6) % 2), ValidationSet(features[:3], np.arange(3) % 2)]
+    placed = placed_validations([sets[0], sets[1], sets[0]], torch.zeros(1, dtype=torch.float64))
+    assert [tuple(images.shape) for images, _ in placed] == [(6, 4), (3, 4), (6, 4)]
+    assert placed[0][0] is placed[2][0]
+    assert placed[0][0].dtype == torch.float64
+    assert placed[0][1].tolist() == [0, 1, 0, 1, 0, 1]

@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from taskres_cache.heads.formulas import directions_and_lengths
-from taskres_cache.methods.task_residual.step import FusedAdam, ResidualStep
+from taskres_cache.methods.task_residual.adam import FusedAdam
+from taskres_cache.methods.task_residual.step import ResidualStep
 from taskres_cache.recipe import Recipe
 from tests.by_hand import loss
 
@@ -108,10 +109,11 @@ def test_a_learned_alpha_moves_in_the_right_direction() -> None:
 
 
 def test_stacked_fits_equal_the_fits_alone() -> None:
-    features, labels, base, order = problem(fits=3)
+    features, labels, base, order = problem(fits=4)
     directions = normalize(features, dim=-1)
-    recipes = [Recipe(alpha=0.3), Recipe(alpha=1.0, weight_decay=0.1), Recipe(alpha=2.0)]
-    rates = [0.01, 0.05, 0.002]
+    rates = [0.01, 0.05, 0.002, 0.01]
+    changes = [{"alpha": 0.3}, {"alpha": 1.0, "weight_decay": 0.1}, {"alpha": 2.0}, {"alpha": 0.7}]
+    recipes = [Recipe(lr=rate, **change) for rate, change in zip(rates, changes, strict=True)]
     stacked = residual_step(directions, base, SCALE, recipes, 7)
     stacked.set_rates(rates)
     alone = [residual_step(directions, base, SCALE, [recipe], 7) for recipe in recipes]
