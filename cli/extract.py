@@ -27,12 +27,13 @@ from .options import (
     Shots,
     SplitColumn,
     Templates,
+    ValPerClass,
     ViewFamily,
     Views,
     ViewsSeed,
     Workers,
+    asked_splits,
     repeated_cache_dir,
-    split_numbers,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def extract(
     pretrained_like: PretrainedLike = None,
     shots: Shots = None,
     seeds: Seeds = None,
+    val: ValPerClass = None,
     views: Views = 0,
     views_seed: ViewsSeed = 0,
     view_family: ViewFamily = "wide",
@@ -110,8 +112,7 @@ def extract(
         checkpoint = None if backbone is None else (backbone, pretrained)
         _add_prompts(name or dataset, prompts_name, prompts, templates, checkpoint, pretrained_like, device, cache_dir)
         return
-    counts, draws = split_numbers(shots, seeds)
-    checks.splits(counts, draws)
+    counts, draws, val_per_class = asked_splits(shots, seeds, val)
     listed = FormOptions(name, split_seed, root, path_column, label_column, split_column)
     images = _dataset(dataset, listed, templates)
     default = default_backbone(images.name)
@@ -132,6 +133,7 @@ def extract(
         batch_size=batch_size,
         workers=workers,
         unreadable="skip" if skip_unreadable else "fail",
+        val_per_class=val_per_class,
     )
     _encode(images, load_backbone(*checkpoint, device, precision, pretrained_like), options, cache_dir)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from taskres_cache.methods.names import TASKRES
 
+from .fit_defaults import default_methods, default_shots
 from .fit_options import (
     ONE_SEED,
-    ONE_SHOTS,
     Alpha,
     Base,
     BatchSize,
@@ -60,15 +60,15 @@ def fit(
     """Train a classifier on a cache: task residuals, or any other method.
 
     One run for each combination of shots, seed, method, base, alpha, learning rate and weight decay; each writes
-    classifier.safetensors and metrics.json. Defaults are the paper's recipe, or the data set's own if the cache has
-    one. Nothing is chosen by test accuracy.
+    classifier.safetensors and metrics.json. Defaults for a known data set are the paper's recipe or its own, 16 shots;
+    for your own data, --method auto and all training images. Nothing is chosen by test accuracy.
 
     Example: taskres fit digits --shots 1,4,16 --method taskres,gda
     """
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.caches.finding import find_cache
 
-    methods, given = asked_methods(method), asked_settings(settings)
+    methods, given = asked_methods(method) if method else None, asked_settings(settings)
     training = {"epochs": epochs, "batch_size": batch_size, "residual": residual, "patience": patience}
     use = {"views": views, "view_use": "average" if views_average else None, "precision": precision}
     asked = Residuals(base, alpha, lr, weight_decay, search, training | use)
@@ -80,10 +80,13 @@ def fit(
         "search": search,
         "precision": precision,
     }
-    refuse_taskres_options(methods, own | training | {"views_average": views_average})
-    counts, draws = shot_counts(joined(shots, ONE_SHOTS)), seed_numbers(joined(seeds, ONE_SEED))
-    splits = [(count, seed) for count in counts for seed in draws]
+    of_taskres = own | training | {"views_average": views_average}
+    if methods:
+        refuse_taskres_options(methods, of_taskres)
+    counts, draws = shot_counts(joined(shots)) if shots else None, seed_numbers(joined(seeds, ONE_SEED))
     features = open_cache(find_cache(cache, cache_dir), classes)
+    methods = methods or default_methods(features, of_taskres)
+    splits = [(count, seed) for count in counts or default_shots(features) for seed in draws]
     asked.check(features)
     say_notes(features, splits)
     from taskres_cache.system.devices import choose_device

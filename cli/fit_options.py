@@ -15,7 +15,7 @@ Shots = Annotated[
         "--shots",
         metavar=LIST,
         help="Training images per class, such as 16, 1-16 (1,2,4,8,16) or all.",
-        show_default=ONE_SHOTS,
+        show_default=f"{ONE_SHOTS}; all for your own data",
     ),
 ]
 Seeds = Annotated[
@@ -105,7 +105,7 @@ Methods = Annotated[
         "--method",
         metavar=LIST,
         help="Methods to fit: taskres, others that `taskres methods` lists, all, or path/to/file.py:name for your own.",
-        show_default="taskres",
+        show_default="taskres; auto for your own data",
         autocompletion=completion.methods,
     ),
 ]

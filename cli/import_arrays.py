@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DEFAULT_CACHE_DIR, CacheDir, Seeds, Shots, repeated_cache_dir, split_numbers
+from .options import DEFAULT_CACHE_DIR, CacheDir, Seeds, Shots, ValPerClass, asked_splits, repeated_cache_dir
 
 
 def import_arrays(
@@ -18,6 +18,7 @@ def import_arrays(
     pretrained: Annotated[str, typer.Option(help="The weights that made the features.")] = "arrays",
     shots: Shots = None,
     seeds: Seeds = None,
+    val: ValPerClass = None,
 ) -> None:
     """Make a cache from your own embeddings.
 
@@ -43,7 +44,7 @@ def import_arrays(
         dataset_name(name),
         backbone,
         pretrained,
-        *split_numbers(shots, seeds),
+        *asked_splits(shots, seeds, val),
     )
     done = import_contents(read_arrays(arrays), options, cache_dir)
     for note in done.notes:

@@ -1,6 +1,6 @@
 """`taskres methods`: every method, what it trains and needs, and how it chooses; and `--method` of other commands."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +85,14 @@ def asked_settings(settings: Sequence[str] | None) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+def used_options(given: Mapping[str, object]) -> list[str]:
+    """Return the names of the options of the task residual that were given."""
+    return [name for name, value in given.items() if value not in (None, False, [], "fp32")]
+
+
 def refuse_taskres_options(names: Sequence[str], given: dict[str, Any]) -> None:
     """Raise OptionError for an option of the task residual alone, if that is not among the methods."""
-    used = [name for name, value in given.items() if value not in (None, False, [], "fp32")]
+    used = used_options(given)
     if used and TASKRES not in names:
         option = "--" + used[0].replace("_", "-")
         raise OptionError(

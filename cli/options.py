@@ -105,6 +105,15 @@ Seeds = Annotated[
         show_default=PAPER_SEEDS,
     ),
 ]
+ValPerClass = Annotated[
+    str | None,
+    typer.Option(
+        "--val",
+        metavar="N|all",
+        help="Validation images per class at K shots: min(K, N), or min(K, all).",
+        show_default="4; all for your own data; what an existing cache has",
+    ),
+]
 Classes = Annotated[
     str,
     typer.Option(
@@ -248,6 +257,19 @@ def _integer(option: str, part: str, expected: str) -> int:
         return int(part)
     except ValueError:
         raise OptionError(f"{option} {part!r}: {expected}") from None
+
+
+def asked_splits(
+    shots: Sequence[str] | None, seeds: Sequence[str] | None, val: str | None
+) -> tuple[tuple[int, ...] | None, tuple[int, ...], int | None]:
+    """Return `--shots`, `--seeds` and `--val` of a command that makes a cache; None stands for the cache's defaults."""
+    counts = shot_counts(joined(shots)) if shots else None
+    val_per_class = None if val is None else shot_counts(val, "--val")
+    draws = seed_numbers(joined(seeds, PAPER_SEEDS))
+    checks.splits(counts or (1,), draws)
+    if val_per_class is not None and (len(val_per_class) > 1 or val_per_class[0] < 1):
+        raise OptionError(f"--val {val!r}: expected one positive number, or all")
+    return counts, draws, val_per_class[0] if val_per_class else None
 
 
 def joined(values: Sequence[str] | None, default: str = "") -> str:

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from taskres_cache.datasets.sampling import VAL_SHOTS_AT_MOST
 from taskres_cache.system.names import shown, unsafe_name
 
 UNKNOWN = "unknown"  # fields of imported features for which no value was given
+
+PAPER, OWN = "paper", "own"  # values of `defaults`
 
 NAMES = ("dataset", "backbone", "pretrained")  # fields that become parts of paths
 DICTIONARIES = ("views", "recipe", "versions")  # JSON fields that a cache by another program may leave out
@@ -44,6 +47,10 @@ class Provenance:
     images_folder : str
         Absolute path of the folder or archives of the images, or another name with which they are found; empty if
         they came from elsewhere. Earlier caches have the path as the user typed it.
+    defaults : {"paper", "own"}
+        Which defaults commands use: those of the paper, or those for data of one's own. Earlier caches have "paper".
+    val_per_class : str
+        Most validation images per class of a few-shot split, or "all". Earlier caches have "4".
     """
 
     dataset: str
@@ -60,6 +67,8 @@ class Provenance:
     recipe: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     images_folder: str = ""
+    defaults: str = PAPER
+    val_per_class: str = str(VAL_SHOTS_AT_MOST)
 
     def as_plain(self) -> dict[str, str | float]:
         """Return every field as text or a number, dictionaries as JSON, for HDF5 and safetensors."""
@@ -83,7 +92,8 @@ class Provenance:
             if fault is not None:
                 raise ValueError(f"{name} {shown(str(plain[name]))} {fault}")
         absent = dict.fromkeys(("precision", "classnames_form", "split"), UNKNOWN) | dict.fromkeys(DICTIONARIES, "{}")
-        complete = {"model_config": plain["backbone"], "images_folder": "", **absent, **plain}
+        drawn = {"defaults": PAPER, "val_per_class": str(VAL_SHOTS_AT_MOST)}
+        complete = {"model_config": plain["backbone"], "images_folder": "", **drawn, **absent, **plain}
         values: dict[str, Any] = {known.name: complete[known.name] for known in fields(cls)}
         values |= {name: json.loads(values[name]) for name in ("preprocess", *DICTIONARIES)}
         values["logit_scale"] = float(values["logit_scale"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from taskres_cache.caches.contents import DEFAULT_PROMPTS, WIDE
-from taskres_cache.caches.provenance import DICTIONARIES, NAMES
+from taskres_cache.caches.provenance import DICTIONARIES, NAMES, OWN, PAPER
 from taskres_cache.errors import CacheError
 from taskres_cache.system.names import shown, unsafe_name
 
@@ -106,7 +106,8 @@ SPLIT_PART = ArrayRule("integers", "K")  # K images drawn: every array below `sp
 FEWEST = {"C": 2, "N": 1, "T": 1, "D": 1, "W": 1, "V": 1, "I": 1, "P": 1}
 
 TEXTS = (*NAMES, "weights_sha256", "created_at", "created_by")
-OPTIONAL_TEXTS = ("model_config", "precision", "classnames_form", "split", "images_folder")
+OPTIONAL_TEXTS = ("model_config", "precision", "classnames_form", "split", "images_folder", "defaults", "val_per_class")
+VAL_PER_CLASS = re.compile(r"[1-9]\d{0,8}|all")
 VIEW_FAMILIES = "view_families"  # settings of the families below `views`, by name
 OBJECTS = ("preprocess", *DICTIONARIES, VIEW_FAMILIES)  # JSON
 
@@ -194,6 +195,13 @@ def check_attributes(path: Path, plain: Mapping[str, Any]) -> None:
                 f"{path}: attribute {name} is {shown(plain[name])}, which {fault}; expected a plain name, since it "
                 "becomes part of a path: do not use this file unless you know where it comes from"
             )
+    if plain.get("defaults", PAPER) not in (PAPER, OWN):
+        raise CacheError(
+            f"{path}: attribute defaults is {_as_found(plain['defaults'])}, expected {PAPER} or {OWN}; {REMEDY}"
+        )
+    if VAL_PER_CLASS.fullmatch(plain.get("val_per_class", "all")) is None:
+        found = _as_found(plain["val_per_class"])
+        raise CacheError(f"{path}: attribute val_per_class is {found}, expected a number or all; {REMEDY}")
     for name in OBJECTS:
         if name in plain and not _is_object(plain[name]):
             raise CacheError(f"{path}: attribute {name} is {shown(plain[name])}, expected a JSON object; {REMEDY}")

@@ -7,6 +7,7 @@ from taskres_cache.datasets.registry import (
     Entry,
     dataset_name,
     default_backbone,
+    is_named,
     load_dataset,
     published_counts,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "dataset_name",
     "default_backbone",
     "images_per_class",
+    "is_named",
     "labels_of",
     "load_dataset",
     "published_counts",

@@ -195,6 +195,11 @@ def _refuse_columns(columns: Iterable[str | None], name: str) -> None:
         )
 
 
+def is_named(name: str) -> bool:
+    """Return True for a data set that is known by name, False for data of a user's own."""
+    return name in ENTRIES
+
+
 def default_backbone(name: str) -> DefaultBackbone:
     """Return the default backbone of a data set; the paper's for folders."""
     return ENTRIES[name].backbone if name in ENTRIES else PAPER_BACKBONE

@@ -30,8 +30,14 @@ class FewShotSplit:
     val: tuple[int, ...]
 
 
-def sample_few_shot(train_labels: Sequence[int], val_labels: Sequence[int], shots: int, seed: int) -> FewShotSplit:
-    """Draw `shots` train items and `min(shots, 4)` val items per class with one generator.
+def sample_few_shot(
+    train_labels: Sequence[int],
+    val_labels: Sequence[int],
+    shots: int,
+    seed: int,
+    val_per_class: int = VAL_SHOTS_AT_MOST,
+) -> FewShotSplit:
+    """Draw `shots` train items and `min(shots, val_per_class)` val items per class with one generator.
 
     Parameters
     ----------
@@ -41,6 +47,8 @@ def sample_few_shot(train_labels: Sequence[int], val_labels: Sequence[int], shot
         Train items per class; ALL_SHOTS for all.
     seed : int
         Seed of `random.Random`. The val draw continues with the generator of the train draw.
+    val_per_class : int, optional
+        Most val items per class, by the protocol 4; ALL_SHOTS for no limit.
 
     Returns
     -------
@@ -54,7 +62,7 @@ def sample_few_shot(train_labels: Sequence[int], val_labels: Sequence[int], shot
     """
     rng = Random(seed)
     train = _draw(train_labels, shots, rng)
-    val = _draw(val_labels, min(shots, VAL_SHOTS_AT_MOST), rng)
+    val = _draw(val_labels, min(shots, val_per_class), rng)
     return FewShotSplit(train, val)
 
 

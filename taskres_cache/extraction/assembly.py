@@ -15,6 +15,8 @@ from taskres_cache.datasets import PARTITIONS, Dataset, Item
 from taskres_cache.extraction.known_rows import EarlierWork, KnownRows, Rendering
 from taskres_cache.extraction.planning import Plan
 
+RECORDED = ("recipe", "defaults", "val_per_class")  # of the provenance; other fields identify the cache
+
 
 class LazyRows:
     """Features that are read when they are sliced: an array as far as writing a cache is concerned.
@@ -163,5 +165,5 @@ def is_up_to_date(cache: FeatureCache, contents: CacheContents) -> bool:
         and all(np.array_equal(cache.family_rows[name], family.rows) for name, family in contents.families.items())
         and cache.shapes.keys() >= arrays_of_version_2(contents).keys()
         and set(cache.prompt_sets[1:]) == contents.prompts.keys()
-        and cache.provenance.recipe == contents.provenance.recipe
+        and all(getattr(cache.provenance, name) == getattr(contents.provenance, name) for name in RECORDED)
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from taskres_cache.caches.contents import ImageProjection, SplitName, cache_path
+from taskres_cache.caches.drawing import drawing_of
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import Provenance
@@ -74,7 +75,7 @@ def extract(
     backbone : Backbone
         The frozen encoder, from `load_backbone`.
     options : ExtractOptions, optional
-        What to extract. Defaults to the paper's shots and seeds.
+        What to extract. Defaults to the paper's shots and seeds, and all images of data that is not known by name.
     path : str or Path, optional
         The cache file. Defaults to `cache/<backbone>-<tag>/<data set>.h5`, where the commands look for it.
     progress : Progress, optional
@@ -183,9 +184,11 @@ class _Job:
         existing = existing_cache(self.path, self.dataset, provenance)
         if existing and existing.views:
             provenance = replace(provenance, views=existing.provenance.views)
-        requested = {(shots, seed) for shots in options.shots for seed in options.seeds}
+        earlier_drawing = existing.provenance if existing else None
+        drawing = drawing_of(self.dataset.name, options.shots, options.seeds, options.val_per_class, earlier_drawing)
+        provenance = replace(provenance, **drawing.attributes)
         dataset, copies = without_copies(self.dataset)
-        plan = plan_cache(dataset, requested, options.requested_views, existing)
+        plan = plan_cache(dataset, drawing, options.requested_views, existing)
         if existing:
             refuse_other_dataset(existing, plan.stamps)
             _refuse_normalised(existing)
@@ -199,7 +202,7 @@ class _Job:
             refuse_special(self.path)
         stamps = {image.path: plan.stamps[image.path] for block in blocks for image in block}
         work = _Work(provenance, inputs, blocks, stamps, len(plan.needed) - len(stamps))
-        notes = (*copies, *self._notes_on_parts(existing, has_projection))
+        notes = (*copies, *drawing.notes, *self._notes_on_parts(existing, has_projection))
         return _Planned(plan, earlier, notes, work)
 
     def encode_share(self, work: _Work) -> EncodedShare:

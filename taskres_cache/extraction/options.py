@@ -20,7 +20,7 @@ class ExtractOptions(EncodingOptions):
     ----------
     shots, seeds : tuple of int, optional
         The few-shot splits: every shot count with every seed. Default to those of the paper: 1, 2, 4, 8, 16 shots and
-        seeds 1, 2, 3. Splits that the cache already has are kept.
+        seeds 1, 2, 3; data that is not known by name also gets ALL_SHOTS. Splits that the cache already has are kept.
     classnames_form : {"spaces", "raw"}, optional
         Whether prompts contain class names with spaces for underscores, or as they are.
     views : int, optional
@@ -36,6 +36,9 @@ class ExtractOptions(EncodingOptions):
         Whether to store the inputs of the image tower's last linear map, of images or also of views. Defaults to
         `images` for a new cache, and to what an existing cache has. Images of an existing cache without them are
         encoded again only if this asks for them; a cache never loses them.
+    val_per_class : int, optional
+        Most validation images per class of a split: at K shots it has min(K, `val_per_class`). Defaults to what an
+        existing cache has; else 4 as in the paper for known data sets, and ALL_SHOTS for other data.
     batch_size, workers : int, optional
         Renderings per batch and decoding processes, see `EncodingOptions`.
 
@@ -45,7 +48,7 @@ class ExtractOptions(EncodingOptions):
         A value is out of range.
     """
 
-    shots: tuple[int, ...] = PAPER_SHOTS
+    shots: tuple[int, ...] | None = None
     seeds: tuple[int, ...] = PAPER_SEEDS
     classnames_form: str = "spaces"
     views: int = 0
@@ -53,10 +56,13 @@ class ExtractOptions(EncodingOptions):
     unreadable: str = "fail"
     view_family: str = WIDE
     pre_projection: str | None = None
+    val_per_class: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_unusable_splits(self.shots, self.seeds)
+        refuse_unusable_splits(PAPER_SHOTS if self.shots is None else self.shots, self.seeds)
+        if self.val_per_class is not None and self.val_per_class < 1:
+            raise OptionError(f"val-per-class must be positive, got {self.val_per_class}")
         if self.views < 0:
             raise OptionError(f"views must not be negative, got {self.views}")
         if self.unreadable not in UNREADABLE:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from taskres_cache.caches.contents import Split, SplitName
+from taskres_cache.caches.drawing import Drawing
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, FewShotSplit, Item, labels_of, sample_few_shot
@@ -91,7 +92,7 @@ class Plan:
 
 
 def plan_cache(
-    dataset: Dataset, requested: set[SplitName], views: Mapping[str, PlannedViews], existing: FeatureCache | None
+    dataset: Dataset, drawing: Drawing, views: Mapping[str, PlannedViews], existing: FeatureCache | None
 ) -> Plan:
     """Return what a cache will contain, with the splits and views of the existing one.
 
@@ -100,7 +101,7 @@ def plan_cache(
     CacheMismatchError
         Views of the existing cache were made in another way.
     """
-    draws = _draws(dataset, requested | set(existing.splits if existing else ()))
+    draws = _draws(dataset, drawing.names.union(existing.splits if existing else ()), drawing.val_per_class)
     needed = _needed_items(dataset, draws)
     stamps = {item.path: dataset.source.stamp(item.path) for _, item in needed}
     return Plan(dataset, draws, needed, stamps, _all_families(views, existing))
@@ -196,12 +197,12 @@ def refuse_undecodable_folder(dataset: Dataset) -> None:
         ) from None
 
 
-def _draws(dataset: Dataset, names: set[SplitName]) -> dict[SplitName, FewShotSplit]:
+def _draws(dataset: Dataset, names: set[SplitName], val_per_class: int) -> dict[SplitName, FewShotSplit]:
     """Return splits drawn from the current lists; none if the data set has no train images."""
     if dataset.test_only:
         return {}
     train, val = labels_of(dataset.train), labels_of(dataset.val)
-    return {(shots, seed): sample_few_shot(train, val, shots, seed) for shots, seed in sorted(names)}
+    return {name: sample_few_shot(train, val, *name, val_per_class) for name in sorted(names)}
 
 
 def _needed_items(dataset: Dataset, draws: dict[SplitName, FewShotSplit]) -> tuple[tuple[str, Item], ...]:

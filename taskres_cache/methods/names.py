@@ -6,10 +6,11 @@ from types import MappingProxyType
 
 GROUP = "taskres_cache.methods"  # of entry points, in which other packages name their methods
 ALL = "all"  # stands for every method
+AUTO = "auto"  # the default for data of a user's own
 TASKRES = "taskres"  # the task residual, which `runs.fitting.study` fits
 MODULES = MappingProxyType(
     {
-        "auto": "auto.auto",
+        AUTO: "auto.auto",
         "linear-probe": "linear.linear_probe",
         "tip-adapter": "memory.tip_adapter",
         "tip-adapter-f": "memory.tip_adapter_f",

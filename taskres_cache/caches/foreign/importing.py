@@ -3,8 +3,8 @@
 Axes: N images of a partition, C classes, T templates, D embedding.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from taskres_cache.caches.contents import CacheContents, Split, SplitName, TextBases, cache_path
+from taskres_cache.caches.drawing import Drawing, drawing_of
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.foreign.arrays import (
     image_features,
@@ -52,8 +53,10 @@ class ImportOptions:
         Name of the data set.
     backbone, pretrained : str
         Free names for the model and checkpoint behind the features; they are part of the cache's path.
-    shots, seeds : tuple of int
-        Few-shot splits to draw.
+    shots, seeds : tuple of int, optional
+        Few-shot splits to draw, by default those of `ExtractOptions`.
+    val_per_class : int, optional
+        Most validation images per class of a split, as in `ExtractOptions`.
 
     Raises
     ------
@@ -64,11 +67,12 @@ class ImportOptions:
     name: str
     backbone: str = "imported"
     pretrained: str = "arrays"
-    shots: tuple[int, ...] = PAPER_SHOTS
+    shots: tuple[int, ...] | None = None
     seeds: tuple[int, ...] = PAPER_SEEDS
+    val_per_class: int | None = None
 
     def __post_init__(self) -> None:
-        refuse_unusable_splits(self.shots, self.seeds)
+        refuse_unusable_splits(PAPER_SHOTS if self.shots is None else self.shots, self.seeds)
         for option in ("name", "backbone", "pretrained"):
             fault = unsafe_name(getattr(self, option))
             if fault is not None:
@@ -131,14 +135,14 @@ def import_contents(arrays: Mapping[str, np.ndarray], options: ImportOptions, ca
     earlier = FeatureCache(path) if path.exists() else None
     if earlier is not None:
         earlier.expect("choose another --name", weights_sha256=UNKNOWN)
-    contents = contents_of_arrays(arrays, options, () if earlier is None else tuple(earlier.splits))
-    notes = _notes(contents, earlier)
+    contents = contents_of_arrays(arrays, options, earlier)
+    notes = (*_drawing(options, earlier).notes, *_notes(contents, earlier))
     write_cache(path, contents)
     return Import(path, len(contents.paths), len(contents.classnames), zero_shot_of(contents), notes)
 
 
 def contents_of_arrays(
-    arrays: Mapping[str, np.ndarray], options: ImportOptions, earlier: Sequence[SplitName] = ()
+    arrays: Mapping[str, np.ndarray], options: ImportOptions, earlier: FeatureCache | None = None
 ) -> CacheContents:
     """Check that arrays agree with each other and return them as the contents of a cache.
 
@@ -155,8 +159,8 @@ def contents_of_arrays(
         text projection, `prompts_NAME_pre_projection` (P, W).
     options : ImportOptions
         Names and few-shot splits.
-    earlier : sequence of (int, int), optional
-        Shots and seeds of splits to draw as well.
+    earlier : FeatureCache, optional
+        An earlier import, whose splits are drawn as well.
 
     Raises
     ------
@@ -184,8 +188,9 @@ def contents_of_arrays(
     refuse_repeated(features)
     sizes = [len(labels[partition]) for partition in present]
     text_bases = with_text_projection(arrays, TextBases(templates(arrays, text.shape[1]), text))
+    drawing = _drawing(options, earlier)
     return CacheContents(
-        provenance=_provenance(options, logit_scale(arrays)),
+        provenance=replace(_provenance(options, logit_scale(arrays)), **drawing.attributes),
         classnames=classnames,
         paths=tuple(f"{partition}/{row}" for partition in present for row in range(len(labels[partition]))),
         stamps=("imported",) * sum(sizes),
@@ -193,7 +198,7 @@ def contents_of_arrays(
         partitions=np.repeat([PARTITIONS.index(partition) for partition in present], sizes).astype(np.uint8),
         image_features=np.concatenate([features[partition] for partition in present]),
         text=text_bases,
-        splits=_splits(labels, {(shots, seed) for shots in options.shots for seed in options.seeds}.union(earlier)),
+        splits=_splits(labels, drawing, drawing.names.union(earlier.splits if earlier else ())),
         class_ids=class_ids,
         prompts=prompt_sets(arrays, classnames, text_bases),
         **parts_of_version_2(arrays, features),
@@ -228,10 +233,16 @@ def _same_images(earlier: FeatureCache, contents: CacheContents) -> bool:
     )
 
 
-def _splits(labels: Mapping[str, np.ndarray], names: Iterable[SplitName]) -> dict[SplitName, Split]:
+def _drawing(options: ImportOptions, earlier: FeatureCache | None) -> Drawing:
+    """Return how to draw the splits; an earlier import keeps its validation images unless asked otherwise."""
+    existing = earlier.provenance if earlier else None
+    return drawing_of(options.name, options.shots, options.seeds, options.val_per_class, existing)
+
+
+def _splits(labels: Mapping[str, np.ndarray], drawing: Drawing, names: Iterable[SplitName]) -> dict[SplitName, Split]:
     """Return the few-shot splits as rows of the cache, in which val follows train."""
     train, val = labels["train"].tolist(), labels["val"].tolist() if "val" in labels else []
-    drawn = {(shots, seed): sample_few_shot(train, val, shots, seed) for shots, seed in sorted(names)}
+    drawn = {name: sample_few_shot(train, val, *name, drawing.val_per_class) for name in sorted(names)}
     return {
         name: Split(np.array(split.train, np.int64), np.array(split.val, np.int64) + len(train))
         for name, split in drawn.items()
