@@ -14,7 +14,7 @@ import torch
 from taskres_cache.benchmark.methods import method_runs
 from taskres_cache.caches.contents import SplitName, cache_path
 from taskres_cache.caches.feature_cache import FeatureCache
-from taskres_cache.datasets import ENTRIES, Entry
+from taskres_cache.datasets import ENTRIES, PAPER_SHOTS, Entry
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import TaskresError, UnknownNameError
 from taskres_cache.extraction.extract import ExtractOptions, extract
@@ -222,7 +222,7 @@ def _source_runs(backbone: Backbone, options: ExtractOptions, folders: Folders) 
 
 
 def _splits(options: ExtractOptions) -> list[SplitName]:
-    return [(shots, seed) for shots in options.shots for seed in options.seeds]
+    return [(shots, seed) for shots in options.shots or PAPER_SHOTS for seed in options.seeds]
 
 
 def _extract(

@@ -1,6 +1,6 @@
 """How the few-shot splits of a cache are drawn: as asked, else as the cache has it, else by the kind of data set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.provenance import OWN, PAPER, Provenance
@@ -39,10 +39,9 @@ class Drawing:
         """The splits, as (shots, seed)."""
         return {(shots, seed) for shots in self.shots for seed in self.seeds}
 
-    @property
-    def attributes(self) -> dict[str, str]:
-        """The fields of the provenance that record it."""
-        return {"defaults": self.defaults, "val_per_class": shots_text(self.val_per_class)}
+    def recorded_in(self, provenance: Provenance) -> Provenance:
+        """Return a provenance that records how the splits are drawn."""
+        return replace(provenance, defaults=self.defaults, val_per_class=shots_text(self.val_per_class))
 
 
 def drawing_of(
@@ -63,8 +62,8 @@ def drawing_of(
     """
     defaults = existing.defaults if existing else PAPER if is_named(dataset) else OWN
     has = shots_of(existing.val_per_class) if existing else DEFAULT_VAL[defaults]
-    wanted, notes = has if val is None else val, ()
-    if existing and wanted != has:
-        before, after = shots_text(has), shots_text(wanted)
-        notes = (f"validation images per class: {after}, before: {before}; all splits of the cache are drawn again",)
+    wanted = has if val is None else val
+    before, after = shots_text(has), shots_text(wanted)
+    changed = f"validation images per class: {after}, before: {before}; all splits of the cache are drawn again"
+    notes = (changed,) if existing and wanted != has else ()
     return Drawing(shots or DEFAULT_SHOTS[defaults], seeds, wanted, defaults, notes)

@@ -184,9 +184,9 @@ class _Job:
         existing = existing_cache(self.path, self.dataset, provenance)
         if existing and existing.views:
             provenance = replace(provenance, views=existing.provenance.views)
-        earlier_drawing = existing.provenance if existing else None
-        drawing = drawing_of(self.dataset.name, options.shots, options.seeds, options.val_per_class, earlier_drawing)
-        provenance = replace(provenance, **drawing.attributes)
+        asked = (options.shots, options.seeds, options.val_per_class)
+        drawing = drawing_of(self.dataset.name, *asked, existing.provenance if existing else None)
+        provenance = drawing.recorded_in(provenance)
         dataset, copies = without_copies(self.dataset)
         plan = plan_cache(dataset, drawing, options.requested_views, existing)
         if existing:

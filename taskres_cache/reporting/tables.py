@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.system.text import as_csv, latex, markdown
 
 
@@ -78,6 +77,8 @@ def with_deviation(mean: float, deviation: float | None) -> str:
 
 def in_shots(count: int) -> str:
     """Return "1 shot", "2 shots" and so on, and "all shots"."""
+    from taskres_cache.datasets.sampling import shots_text  # its package loads PIL, which `--help` does without
+
     return "1 shot" if count == 1 else f"{shots_text(count)} shots"
 
 

@@ -179,7 +179,10 @@ def test_a_seed_is_never_counted_twice(many: FeatureCache, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shots": None}, r"has a wrong or missing field: .*`int`, got `null` - at `\$\.shots`; fit the run again"),
+        (
+            {"shots": None},
+            r"has a wrong or missing field: .*int \| str`, got `null` - at `\$\.shots`; fit the run again",
+        ),
         ({"test_accuracy": "high"}, r"has a wrong or missing field: .*`float`, got `str` - at `\$\.test_accuracy`"),
         (None, "holds a list, expected a JSON object"),
     ],

@@ -4,7 +4,7 @@ Axes: N images of a partition, C classes, T templates, D embedding.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,7 @@ def contents_of_arrays(
     text_bases = with_text_projection(arrays, TextBases(templates(arrays, text.shape[1]), text))
     drawing = _drawing(options, earlier)
     return CacheContents(
-        provenance=replace(_provenance(options, logit_scale(arrays)), **drawing.attributes),
+        provenance=drawing.recorded_in(_provenance(options, logit_scale(arrays))),
         classnames=classnames,
         paths=tuple(f"{partition}/{row}" for partition in present for row in range(len(labels[partition]))),
         stamps=("imported",) * sum(sizes),
