@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import checks, completion
+from .labels import AskedLabels, Labels, asked_labels
 from .options import (
     DEFAULT_CACHE_DIR,
     Backbone,
@@ -71,6 +72,7 @@ def extract(
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
+    labels: Labels = None,
     prompts_name: Annotated[
         str | None,
         typer.Option(
@@ -114,7 +116,9 @@ def extract(
         return
     counts, draws, val_per_class = asked_splits(shots, seeds, val)
     listed = FormOptions(name, split_seed, root, path_column, label_column, split_column)
+    asked = asked_labels(labels)
     images = _dataset(dataset, listed, templates)
+    asked.applied(images)  # errors come before the weights are loaded
     default = default_backbone(images.name)
     checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)
     checks.checkpoint(*checkpoint)
@@ -134,11 +138,14 @@ def extract(
         workers=workers,
         unreadable="skip" if skip_unreadable else "fail",
         val_per_class=val_per_class,
+        undo_corrections=asked.undo,
     )
-    _encode(images, load_backbone(*checkpoint, device, precision, pretrained_like), options, cache_dir)
+    _encode(images, asked, load_backbone(*checkpoint, device, precision, pretrained_like), options, cache_dir)
 
 
-def _encode(images: "Dataset", encoder: "LoadedBackbone", options: "ExtractOptions", cache_dir: Path) -> None:
+def _encode(
+    images: "Dataset", labels: AskedLabels, encoder: "LoadedBackbone", options: "ExtractOptions", cache_dir: Path
+) -> None:
     """Extract this rank's share of a data set; rank 0 prints notes and the result."""
     from taskres_cache.caches.contents import cache_path
     from taskres_cache.extraction.extract import extract as extract_features
@@ -148,6 +155,7 @@ def _encode(images: "Dataset", encoder: "LoadedBackbone", options: "ExtractOptio
     from .console import kept_when_interrupted, progress, say
 
     path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
+    images = labels.applied(images, path)
     with (
         kept_when_interrupted(),
         joined_ranks() as ranks,

@@ -57,12 +57,18 @@ def inspect_cache(
         show(f"not checked, no checksum: {', '.join(unchecked)}")
 
 
+def _flat(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Return the entries of a dictionary, or the value alone by its name."""
+    return list(value.items()) if isinstance(value, dict) else [(name, value)]
+
+
 def _as_text(value: Any) -> str:
     """Return a value as lines of text: a list one item per line, a dictionary as pairs."""
     if isinstance(value, list):
         return "\n".join(printable(str(item)) for item in value)
     if isinstance(value, dict):
-        pairs = (f"{name} {item}" for name, item in value.items())
+        flat = {inner: item for name, part in value.items() for inner, item in _flat(name, part)}
+        pairs = (f"{name} {item}" for name, item in flat.items())
         return fill(", ".join(pairs), DIGEST_WIDTH, break_long_words=False, break_on_hyphens=False) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

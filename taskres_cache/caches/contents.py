@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from taskres_cache.caches.provenance import Provenance
+from taskres_cache.datasets.dataset import Change
 from taskres_cache.datasets.sampling import shots_text
 
 SplitName = tuple[int, int]  # (shots, seed)
@@ -194,6 +195,8 @@ class CacheContents:
         Further families of augmented views by name.
     prompts : dict of str to PromptSet, optional
         Further sets of prompts by name.
+    corrections : tuple of Change, optional
+        Images whose label or part was corrected after the data set was read.
     """
 
     provenance: Provenance
@@ -214,6 +217,7 @@ class CacheContents:
     augmented_pre_projection: Rows | None = None
     families: dict[str, ViewFamily] = field(default_factory=dict)
     prompts: dict[str, PromptSet] = field(default_factory=dict)
+    corrections: tuple[Change, ...] = ()
 
 
 def cache_path(cache_dir: Path, backbone: str, pretrained: str, dataset: str) -> Path:

@@ -32,10 +32,11 @@ from taskres_cache.caches.hdf5 import (
     read_strings,
 )
 from taskres_cache.caches.layout import family_array
-from taskres_cache.caches.schema import REMEDY
+from taskres_cache.caches.schema import CORRECTION_PARTS, REMEDY
 from taskres_cache.caches.soundness import all_equal, mismatched_row, unusable_row
 from taskres_cache.caches.stored_features import StoredFeatures
 from taskres_cache.datasets import PARTITIONS
+from taskres_cache.datasets.dataset import Change, Corrections
 from taskres_cache.datasets.prompts import PROMPT_FORMS, fill_templates
 from taskres_cache.errors import CacheError, CacheMismatchError, UnknownNameError
 
@@ -143,6 +144,16 @@ class FeatureCache(StoredFeatures):
     def text_features(self) -> np.ndarray:
         """The regular base (C, D), float32: the mean of the text features over templates, un-normalised."""
         return regular_base(self.text_bases().embeddings)
+
+    @property
+    def corrections(self) -> Corrections:
+        """The images whose label or part was corrected after the data set was read, and those left out."""
+        if "corrections/path" not in self.shapes:
+            return Corrections()
+        columns = [read_strings(self.path, f"corrections/{part}") for part in CORRECTION_PARTS]
+        files = self.provenance.corrections.get("files")
+        named = tuple((name, str(digest)) for name, digest in files.items()) if isinstance(files, dict) else ()
+        return Corrections(tuple(Change(*row) for row in zip(*columns, strict=True)), named, frozenset(columns[0]))
 
     def text_bases(self) -> TextBases:
         """Return the text features per template, and the text tower's projection.
@@ -255,6 +266,7 @@ class FeatureCache(StoredFeatures):
             augmented_pre_projection=optional("features/augmented_pre_projection"),
             families=families,
             prompts={name: self.text(name) for name in self._prompt_labels},
+            corrections=self.corrections.changes,
         )
 
     def expect(self, remedy: str, **expected: object) -> None:

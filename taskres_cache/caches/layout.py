@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from taskres_cache.caches.contents import WIDE, CacheContents, SplitName
+from taskres_cache.caches.schema import CORRECTION_PARTS
 from taskres_cache.datasets.sampling import shots_text
 
 # Array names of the families of views and sets of prompts; the family WIDE has the place that format 1 gave it.
@@ -70,6 +71,8 @@ def arrays_of_version_2(contents: CacheContents) -> dict[str, Any]:
         arrays["features/pre_projection"] = contents.pre_projection
     if contents.augmented_pre_projection is not None:
         arrays[family_array(WIDE, "pre_projection")] = contents.augmented_pre_projection
+    for part, texts in zip(CORRECTION_PARTS, zip(*contents.corrections, strict=True), strict=False):
+        arrays[f"corrections/{part}"] = texts
     for name, family in contents.families.items():
         arrays[family_array(name, "features")] = family.image_features
         arrays[family_array(name, "rows")] = family.rows.astype(np.int64)

@@ -13,7 +13,7 @@ UNKNOWN = "unknown"  # fields of imported features for which no value was given
 PAPER, OWN = "paper", "own"  # values of `defaults`
 
 NAMES = ("dataset", "backbone", "pretrained")  # fields that become parts of paths
-DICTIONARIES = ("views", "recipe", "versions")  # JSON fields that a cache by another program may leave out
+DICTIONARIES = ("views", "recipe", "versions", "corrections")  # JSON fields that may be absent
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Provenance:
         Which defaults commands use: those of the paper, or those for data of one's own. Earlier caches have "paper".
     val_per_class : str
         Most validation images per class of a few-shot split, or "all". Earlier caches have "4".
+    corrections : dict
+        Files of corrected labels with their SHA-256, and numbers of corrected images; empty without corrections.
     """
 
     dataset: str
@@ -69,6 +71,7 @@ class Provenance:
     images_folder: str = ""
     defaults: str = PAPER
     val_per_class: str = str(VAL_SHOTS_AT_MOST)
+    corrections: dict[str, Any] = field(default_factory=dict)
 
     def as_plain(self) -> dict[str, str | float]:
         """Return every field as text or a number, dictionaries as JSON, for HDF5 and safetensors."""

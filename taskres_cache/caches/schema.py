@@ -1,7 +1,7 @@
 """What each attribute and array of a cache must be, declared once; knows neither HDF5 nor torch.
 
 Axes: N images, M train images, V augmented views, C classes, T templates, P prompts, D embedding, W and I widths of the
-text and the image tower, S skipped images.
+text and the image tower, S skipped images, R corrected images.
 """
 
 import json
@@ -49,6 +49,8 @@ class ArrayRule:
     optional: bool = False
 
 
+CORRECTION_PARTS = ("path", "original", "label", "original_part", "part")  # the fields of `Change`
+
 ARRAYS = {
     "classnames": ArrayRule("text", "C"),
     "class_ids": ArrayRule("text", "C", optional=True),
@@ -71,6 +73,7 @@ ARRAYS_OF_VERSION_2 = {
     "image/projection_bias": ArrayRule("floats", "D", optional=True),
     "features/pre_projection": ArrayRule("floats", "NI", optional=True),
     "features/augmented_pre_projection": ArrayRule("floats", "MVI", optional=True),
+    **{f"corrections/{part}": ArrayRule("text", "R", optional=True) for part in CORRECTION_PARTS},
 }
 # Parts of each named group of version 2; M, V and P are sizes of one group.
 GROUPS = {
@@ -95,6 +98,7 @@ PAIRS = (
     ("text/pre_projection", "text/projection"),
     ("skipped/path", "skipped/reason"),
     ("features/pre_projection", "image/projection"),
+    *((f"corrections/{part}", "corrections/path") for part in CORRECTION_PARTS[1:]),
 )
 # The first only together with the second.
 NEEDS = (

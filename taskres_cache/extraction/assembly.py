@@ -15,7 +15,7 @@ from taskres_cache.datasets import PARTITIONS, Dataset, Item
 from taskres_cache.extraction.known_rows import EarlierWork, KnownRows, Rendering
 from taskres_cache.extraction.planning import Plan
 
-RECORDED = ("recipe", "defaults", "val_per_class")  # of the provenance; other fields identify the cache
+RECORDED = ("recipe", "defaults", "val_per_class", "corrections")  # of the provenance; other fields identify the cache
 
 
 class LazyRows:
@@ -106,6 +106,7 @@ def assembled(plan: Plan, encoded: Encoded, unreadable: dict[str, str]) -> Cache
         augmented_pre_projection=wide.pre_projection if wide else None,
         families=families,
         prompts=_kept_prompts(earlier.cache, dataset),
+        corrections=dataset.corrections.changes,
     )
 
 
@@ -164,6 +165,7 @@ def is_up_to_date(cache: FeatureCache, contents: CacheContents) -> bool:
         and stored == families
         and all(np.array_equal(cache.family_rows[name], family.rows) for name, family in contents.families.items())
         and cache.shapes.keys() >= arrays_of_version_2(contents).keys()
+        and cache.corrections.changes == contents.corrections
         and set(cache.prompt_sets[1:]) == contents.prompts.keys()
         and all(getattr(cache.provenance, name) == getattr(contents.provenance, name) for name in RECORDED)
     )

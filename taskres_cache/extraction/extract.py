@@ -42,6 +42,7 @@ from taskres_cache.extraction.planning import (
     refuse_absent,
     refuse_other_dataset,
     refuse_undecodable_folder,
+    refuse_undone_corrections,
     wanted_pre_projection,
 )
 from taskres_cache.extraction.prompt_check import checked_prompts
@@ -101,7 +102,8 @@ def extract(
     UnreadableImagesError
         Some images could not be read. All others are encoded; a second call reuses them.
     OptionError
-        A template is invalid, or a prompt is so long that its class name is cut off.
+        A template is invalid, a prompt is so long that its class name is cut off, or corrected labels of the cache are
+        missing in the data set.
     WeightsError
         The encoder computes NaN or infinite features.
     DecodingError
@@ -182,6 +184,8 @@ class _Job:
         discard_leftovers(self.path)
         options, provenance = self.options, self._provenance_as_cached()
         existing = existing_cache(self.path, self.dataset, provenance)
+        if existing and not options.undo_corrections:
+            refuse_undone_corrections(existing, self.dataset)
         if existing and existing.views:
             provenance = replace(provenance, views=existing.provenance.views)
         asked = (options.shots, options.seeds, options.val_per_class)
@@ -306,6 +310,7 @@ def provenance_of(dataset: Dataset, backbone: Backbone, options: ExtractOptions)
         views=view_recipe(options.views_seed) if options.views and options.view_family == WIDE else {},
         recipe=dataset.recipe.deviations(),
         versions={"python": python_version(), **{library: version(library) for library in LIBRARIES}},
+        corrections=dataset.corrections.as_plain(),
         images_folder=_reference(dataset.source),
     )
 

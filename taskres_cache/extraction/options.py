@@ -39,6 +39,8 @@ class ExtractOptions(EncodingOptions):
     val_per_class : int, optional
         Most validation images per class of a split: at K shots it has min(K, `val_per_class`). Defaults to what an
         existing cache has; else 4 as in the paper for known data sets, and ALL_SHOTS for other data.
+    undo_corrections : bool, optional
+        Whether corrected labels of the existing cache that the data set does not have are undone; else an error.
     batch_size, workers : int, optional
         Renderings per batch and decoding processes, see `EncodingOptions`.
 
@@ -57,6 +59,7 @@ class ExtractOptions(EncodingOptions):
     view_family: str = WIDE
     pre_projection: str | None = None
     val_per_class: int | None = None
+    undo_corrections: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

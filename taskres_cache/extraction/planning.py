@@ -17,7 +17,7 @@ from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets import Dataset, FewShotSplit, Item, labels_of, sample_few_shot
 from taskres_cache.datasets.images import ABSENT
 from taskres_cache.encoders.views import CENTER, FAMILIES, WIDE, View, view_recipe
-from taskres_cache.errors import CacheMismatchError, DatasetError
+from taskres_cache.errors import CacheMismatchError, DatasetError, OptionError
 from taskres_cache.extraction.known_rows import Rendering
 
 SHUFFLED = "60/20/20 of each class, seed "  # the split of a folder by earlier versions
@@ -170,6 +170,23 @@ def refuse_other_dataset(existing: FeatureCache, stamps: dict[str, str]) -> None
             existing.path,
             {"images": (f"{files[0][0]} and {len(files) - 1} more", "at least one unchanged file")},
             "it may belong to another folder of the same name, or every file has changed: pass --name, or delete it",
+        )
+
+
+def refuse_undone_corrections(existing: FeatureCache, dataset: Dataset) -> None:
+    """Raise OptionError if the existing cache has corrected labels that the data set does not have: work would be lost.
+
+    Corrections of images that no longer exist do not count.
+    """
+    corrections, paths = existing.corrections, {item.path for _, items in dataset.partitions.items() for item in items}
+    undone = [one for one in corrections.changes if one.path in paths - dataset.corrections.paths]
+    if undone:
+        files = " and ".join(name for name, _ in corrections.files) or "a file"
+        first = f"{undone[0].path} ({undone[0].original!r} to {undone[0].label or '-'!r})"
+        raise OptionError(
+            f"{existing.path} has {len(corrections.changes)} corrected labels of {files}, and this would undo "
+            f"{len(undone)} of them, such as {first}; pass --labels FILE with these images, --labels keep to keep "
+            "those of the cache, or --labels none to undo them"
         )
 
 
