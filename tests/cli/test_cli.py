@@ -279,7 +279,7 @@ def test_help_and_version_import_no_large_library() -> None:
     ("command", "expected"),
     [
         ("fit", ("0.5, or the data set's own", "100 below 8 shots", "keep the last")),
-        ("extract", ("RN50; glyph-clip for digits", "the data set's prompts", "the folder's name")),
+        ("extract", ("RN50; glyph-clip for digits", "the data set's prompts", "that of the folder or file")),
         ("eval", ("Caches to test on, instead of the run's own cache", "those of the run")),
         ("benchmark", ("none: the bundled digits",)),
     ],
@@ -344,8 +344,8 @@ def test_views_in_extract_and_fit(taskres: Taskres, here: Path, photos: Path) ->
         ("--views-average",): "taskres-regular-views2-average",
     }
     for options, method in methods.items():
-        fitted = taskres("fit", "photos", "--shots", "1", *options, "--json")
+        fitted = taskres("fit", "photos", "--method", "taskres", "--shots", "1", *options, "--json")
         assert [run["method"] for run in json.loads(fitted.out)["runs"]] == [method]
-    refused = taskres("fit", "photos", "--shots", "1", "--views", "5")
+    refused = taskres("fit", "photos", "--method", "taskres", "--shots", "1", "--views", "5")
     assert refused.status == 2
     assert "has 2 augmented views of its train images, expected 5" in one_line(refused)
