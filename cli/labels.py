@@ -46,7 +46,7 @@ class AskedLabels:
 
     def applied(self, dataset: "Dataset", cache: Path | None = None) -> "Dataset":
         """Return the data set with the labels of the files, after those of the cache if these are kept."""
-        from taskres_cache.datasets.corrections import corrected
+        from taskres_cache.datasets.labels.corrections import corrected
 
         earlier = None
         if self.keep and cache is not None and cache.exists():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from taskres_cache.caches.provenance import Provenance
-from taskres_cache.datasets.dataset import Change
+from taskres_cache.datasets.labels.changes import Change
 from taskres_cache.datasets.sampling import shots_text
 
 SplitName = tuple[int, int]  # (shots, seed)

@@ -36,7 +36,7 @@ from taskres_cache.caches.schema import CORRECTION_PARTS, REMEDY
 from taskres_cache.caches.soundness import all_equal, mismatched_row, unusable_row
 from taskres_cache.caches.stored_features import StoredFeatures
 from taskres_cache.datasets import PARTITIONS
-from taskres_cache.datasets.dataset import Change, Corrections
+from taskres_cache.datasets.labels.changes import Change, Corrections
 from taskres_cache.datasets.prompts import PROMPT_FORMS, fill_templates
 from taskres_cache.errors import CacheError, CacheMismatchError, UnknownNameError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from taskres_cache.datasets import Dataset, load_dataset
-from taskres_cache.datasets.corrections import corrected
-from taskres_cache.datasets.dataset import Change, Corrections
+from taskres_cache.datasets.labels.changes import Change, Corrections
+from taskres_cache.datasets.labels.corrections import corrected
 from taskres_cache.errors import DatasetError, OptionError
 
 

@@ -11,8 +11,9 @@ from taskres_cache.caches.drawing import drawing_of
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.finding import describe_cache
 from taskres_cache.datasets import ALL_SHOTS, Dataset, sample_few_shot
-from taskres_cache.datasets.corrections import corrected
-from taskres_cache.datasets.dataset import Change, labels_of
+from taskres_cache.datasets.dataset import labels_of
+from taskres_cache.datasets.labels.changes import Change
+from taskres_cache.datasets.labels.corrections import corrected
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import CacheError, OptionError
 from taskres_cache.extraction.extract import extract

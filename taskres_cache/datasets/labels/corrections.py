@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from taskres_cache.datasets.class_names import listed
-from taskres_cache.datasets.dataset import PARTITIONS, Change, Corrections, Dataset, Item
+from taskres_cache.datasets.dataset import PARTITIONS, Dataset, Item
 from taskres_cache.datasets.folder import PARTITION_NAMES
+from taskres_cache.datasets.labels.changes import Change, Corrections
 from taskres_cache.datasets.registry import is_named
 from taskres_cache.errors import DatasetError, OptionError, near_matches
 
