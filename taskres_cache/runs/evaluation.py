@@ -86,16 +86,17 @@ def predictions_of(
     """
     if len(rows) == 0:
         return None
-    outputs = {head.shared_key(): _Outputs.empty(head.to(device), len(rows)) for head in heads}
+    outputs = {head.shared_key(): _Outputs.empty(head.to(device), len(rows), device) for head in heads}
     labels = cache.labels[rows].astype(np.int64)
     for read in dict.fromkeys(["features", *(head.input for head in heads)]):
         reading = [output for output in outputs.values() if output.head.input == read]
         for positions, inputs in cache.pieces(rows) if read == "features" else cache.pre_projection_pieces(rows):
             if digest is not None and read == "features":
                 digest.update(inputs.data)
-            images, true_classes = torch.from_numpy(inputs).to(device), torch.from_numpy(labels[positions]).to(device)
+            arrays = (positions, inputs, labels[positions])
+            places, images, true_classes = (torch.from_numpy(array).to(device) for array in arrays)
             for output in reading:
-                output.add(positions, images, true_classes)
+                output.add(places, images, true_classes)
     return [outputs[head.shared_key()].predictions(labels) for head in heads]
 
 
@@ -119,33 +120,35 @@ def percent_correct(
 
 @dataclass(frozen=True)
 class _Outputs:
-    """A head on its device, and buffers for its predictions on N images."""
+    """A head, and buffers for its predictions on N images, all on one device, which is waited for at the end only."""
 
     head: Head
-    classes: np.ndarray
-    in_top5: np.ndarray
-    confidences: np.ndarray
-    untempered: np.ndarray
+    classes: torch.Tensor
+    in_top5: torch.Tensor
+    confidences: torch.Tensor
+    untempered: torch.Tensor
 
     @classmethod
-    def empty(cls, head: Head, count: int) -> "_Outputs":
+    def empty(cls, head: Head, count: int, device: torch.device) -> "_Outputs":
         """Allocate the buffers."""
-        return cls(head, *(np.empty(count, kind) for kind in (np.int64, np.bool_, np.float32, np.float32)))
+        kinds = (torch.int64, torch.bool, torch.float32, torch.float32)
+        return cls(head, *(torch.empty(count, dtype=kind, device=device) for kind in kinds))
 
-    def add(self, positions: np.ndarray, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Store the predictions on a piece of images (n, D) with labels (n,)."""
+    def add(self, places: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Store the predictions on a piece of images (n, D) with labels (n,) at its places (n,)."""
         scores = self.head.scores(images)  # (n, C)
         best, classes = scores.max(dim=-1)
         of_label = scores.gather(-1, labels[:, None])  # (n, 1)
-        self.classes[positions] = classes.cpu().numpy()
-        self.in_top5[positions] = ((scores > of_label).sum(dim=-1) < TOP).cpu().numpy()
+        self.classes[places] = classes
+        self.in_top5[places] = (scores > of_label).sum(dim=-1) < TOP
         below = scores.sub_(best[:, None]).mul_(self.head.scale)  # best class: logit 0, probability 1 / sum
-        self.untempered[positions] = below.exp().sum(dim=-1).reciprocal().cpu().numpy()
-        self.confidences[positions] = below.div_(self.head.temperature).exp_().sum(dim=-1).reciprocal().cpu().numpy()
+        self.untempered[places] = below.exp().sum(dim=-1).reciprocal().float()
+        self.confidences[places] = below.div_(self.head.temperature).exp_().sum(dim=-1).reciprocal().float()
 
     def predictions(self, labels: np.ndarray) -> Predictions:
         """Return the predictions together with the labels (N,)."""
-        return Predictions(labels, self.classes, self.in_top5, self.confidences, self.untempered)
+        buffers = (self.classes, self.in_top5, self.confidences, self.untempered)
+        return Predictions(labels, *(buffer.cpu().numpy() for buffer in buffers))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,24 @@ def test_predictions_equal_the_second_implementation(cache: FeatureCache) -> Non
     assert predictions_of(cache, rows[:0], heads, CPU) is None
 
 
+def test_a_device_is_waited_for_once_per_head(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = cache.rows("test")
+    heads = [CosineHead(torch.randn(7, 8), 100.0) for _ in range(3)]
+    whole = predictions_of(cache, rows, heads, CPU)
+    pieces = [(places, cache.image_features(rows[places])) for places in np.array_split(np.arange(len(rows)), 5)]
+    copied: list[tuple[int, ...]] = []
+    to_host = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copied.append(tuple(tensor.shape)) or to_host(tensor))
+    monkeypatch.setattr(FeatureCache, "pieces", lambda *_: iter(pieces))
+    predictions = predictions_of(cache, rows, heads, CPU)
+    assert whole is not None
+    assert predictions is not None
+    assert copied == [(len(rows),)] * 4 * len(heads)  # not per piece
+    for one, other in zip(predictions, whole, strict=True):
+        assert np.array_equal(one.classes, other.classes)
+        assert np.allclose(one.confidences, other.confidences)
+
+
 def test_evaluating_a_run_again_gives_the_same_accuracy(study: list[Run], cache: FeatureCache) -> None:
     for run in study:
         evaluation = evaluate_run(read_classifier(run.folder), cache, CPU)

@@ -83,8 +83,8 @@ def refuse_unusable(cache: FeatureCache, splits: Sequence[SplitName]) -> None:
         )
 
 
-def classifier_of(cache: FeatureCache, fitted: FittedSplit) -> ResidualClassifier:
-    """Return the classifier of a fit, with its temperature fitted on the validation images."""
+def classifier_of(cache: FeatureCache, fitted: FittedSplit, device: torch.device) -> ResidualClassifier:
+    """Return the classifier of a fit, with its temperature fitted on the validation images, on a device."""
     uncalibrated = ResidualClassifier(
         base=fitted.start.base,
         residual=fitted.fit.residual,
@@ -103,7 +103,7 @@ def classifier_of(cache: FeatureCache, fitted: FittedSplit) -> ResidualClassifie
     validation = fitted.task.validation
     if validation is None:
         return uncalibrated
-    logits = uncalibrated.head.logits(torch.from_numpy(validation.image_features))
+    logits = uncalibrated.head.to(device).logits(torch.from_numpy(validation.image_features).to(device))
     return uncalibrated.calibrated(fit_temperature(logits, torch.from_numpy(validation.labels).long()))
 
 

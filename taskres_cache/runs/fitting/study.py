@@ -222,7 +222,7 @@ def _written(
     cache: FeatureCache, fitted: Sequence[FittedSplit], bases: Bases, device: torch.device, out: Path
 ) -> Iterator[Run]:
     """Measure all fits on the test images, which are read here and not before, and write one run after the other."""
-    classifiers = [classifier_of(cache, one) for one in fitted]
+    classifiers = [classifier_of(cache, one, device) for one in fitted]
     started, test = perf_counter(), sha256()
     zero_shot, pairs = _predictions_on_test(cache, bases.head, classifiers, device, test)
     seconds = (perf_counter() - started) / len(fitted)
