@@ -3,6 +3,8 @@
 Never a traceback, a hang, or much more memory than the file has bytes.
 """
 
+import csv
+import io
 import json
 import shutil
 import tracemalloc
@@ -22,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.foreign.importing import ImportOptions, contents_of_arrays
 from taskres_cache.caches.foreign.npz import OPTIONAL, REQUIRED, read_arrays
+from taskres_cache.datasets.class_descriptions import read_class_descriptions
 from taskres_cache.datasets.paper.listing import read_split_file
 from taskres_cache.errors import OptionError, TaskresError
 from taskres_cache.recipe import CHOICES, Recipe
@@ -188,6 +191,49 @@ def test_split_files(document: object, tmp_path: Path) -> None:
     file = tmp_path / "split_zhou_toy.json"
     file.write_text(as_json(document))
     valid_or_refused_in_one_line(lambda: read_split_file(file, "images"), file.stat().st_size)
+
+
+names_of_classes = st.sampled_from(["a", "b_c", "B c", "été"]) | texts
+described = st.dictionaries(names_of_classes, texts | st.lists(texts, max_size=3) | values, max_size=5)
+cells = st.lists(st.lists(st.sampled_from(["class", "name", "prompt", "a", "b_c"]) | texts, max_size=4), max_size=6)
+
+
+@examples
+@given(document=described | values, rows=cells, suffix=st.sampled_from(["json", "yaml", "csv", "tsv"]), places=flipped)
+def test_class_descriptions(
+    document: object, rows: list[list[str]], suffix: str, places: list[tuple[float, int]], tmp_path: Path
+) -> None:
+    file = tmp_path / f"text.{suffix}"
+    listed = "\n".join((";" if row[:1] == ["a"] else {"tsv": "\t"}.get(suffix, ",")).join(row) for row in rows)
+    for content in (as_json(document), listed, f"class,name,prompt\n{listed}"):
+        file.write_bytes(content.encode(errors="surrogatepass"))
+        valid_or_refused_in_one_line(lambda: read_class_descriptions(file, ("a", "b_c")), file.stat().st_size)
+        flip(file, places if content else [])
+        valid_or_refused_in_one_line(lambda: read_class_descriptions(file, ("a", "b_c")), file.stat().st_size)
+
+
+plain = st.text(st.characters(blacklist_categories=["C", "Z"]), min_size=1, max_size=9)
+
+
+@examples
+@given(
+    described=st.lists(st.tuples(plain, st.lists(plain, min_size=1, max_size=3, unique=True)), min_size=2, max_size=2)
+)
+def test_what_is_written_is_read_again(described: tuple[tuple[str, list[str]], ...], tmp_path: Path) -> None:
+    classes = ("black_cat", "été")
+    entries = dict(zip(classes, described, strict=True))
+    document = {key: {"name": name, "prompts": prompts} for key, (name, prompts) in entries.items()}
+    table = io.StringIO()
+    csv.writer(table).writerows(
+        [("class", "name", "prompt"), *((key, name, one) for key, (name, every) in entries.items() for one in every)]
+    )
+    written = json.dumps(document, ensure_ascii=False)
+    for suffix, content in (("json", as_json(document)), ("yaml", written), ("csv", table.getvalue())):
+        file = tmp_path / f"text.{suffix}"
+        file.write_text(content, encoding="utf-8", newline="")
+        found = read_class_descriptions(file, classes)
+        assert found.names == tuple(name for name, _ in described)
+        assert found.prompts == tuple(tuple(prompts) for _, prompts in described)
 
 
 @examples
