@@ -10,6 +10,7 @@ import typer
 
 from . import checks, completion
 from .labels import AskedLabels, Labels, asked_labels
+from .extract_prompts import ClassDescriptions, Prompts, PromptsName, PromptSource, add_prompts
 from .options import (
     DEFAULT_CACHE_DIR,
     Backbone,
@@ -73,20 +74,9 @@ def extract(
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
     labels: Labels = None,
-    prompts_name: Annotated[
-        str | None,
-        typer.Option(
-            "--prompts-name",
-            metavar="NAME",
-            help="Add --prompts or --templates to the existing cache as a set of this name; encodes no image.",
-        ),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            "--prompts", metavar="FILE", help="With --prompts-name: a JSON file, class name to list of sentences."
-        ),
-    ] = None,
+    class_descriptions: ClassDescriptions = None,
+    prompts_name: PromptsName = None,
+    prompts: Prompts = None,
     classnames: Annotated[
         str,
         typer.Option(
@@ -112,12 +102,13 @@ def extract(
 
     if prompts_name is not None or prompts is not None:
         checkpoint = None if backbone is None else (backbone, pretrained)
-        _add_prompts(name or dataset, prompts_name, prompts, templates, checkpoint, pretrained_like, device, cache_dir)
+        text = PromptSource(prompts, class_descriptions, templates)
+        add_prompts(name or dataset, prompts_name, text, checkpoint, pretrained_like, device, cache_dir)
         return
     counts, draws, val_per_class = asked_splits(shots, seeds, val)
     listed = FormOptions(name, split_seed, root, path_column, label_column, split_column)
     asked = asked_labels(labels)
-    images = _dataset(dataset, listed, templates)
+    images = _dataset(dataset, listed, templates, class_descriptions)
     asked.applied(images)  # errors come before the weights are loaded
     default = default_backbone(images.name)
     checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)
@@ -169,55 +160,12 @@ def _encode(
         _report(done, ("eval", "RUN", "--on") if images.test_only else ("fit",), cache_dir)
 
 
-def _add_prompts(
-    cache: str,
-    name: str | None,
-    file: Path | None,
-    templates: str | None,
-    checkpoint: tuple[str, str | None] | None,
-    pretrained_like: str | None,
-    device: str,
-    cache_dir: Path,
-) -> None:
-    """Add a named set of prompts to the cache of a data set."""
-    from taskres_cache.caches.feature_cache import FeatureCache
-    from taskres_cache.caches.finding import find_cache
-    from taskres_cache.datasets.prompts import PROMPT_FORMS, fill_templates, read_prompts, read_templates
-    from taskres_cache.errors import OptionError
-
-    from .console import kept_when_interrupted, progress, say
-
-    if name is None or (file is None) == (templates is None):
-        raise OptionError("--prompts-name NAME goes together with either --prompts FILE or --templates FILE")
-    preferred = None if checkpoint is None else f"{checkpoint[0].replace('/', '-')}-{checkpoint[1] or 'openai'}"
-    path = find_cache(cache, cache_dir, preferred)
-    features = FeatureCache(path)
-    form = features.provenance.classnames_form
-    if file is not None:
-        sentences = read_prompts(file, features.classnames)
-    else:
-        words = form if form in PROMPT_FORMS else "spaces"
-        sentences = fill_templates(read_templates(templates or ""), features.classnames, words)
-
-    from taskres_cache.encoders.loading import load_backbone
-    from taskres_cache.extraction.prompt_sets import add_prompts, refuse_unusable_name
-    from taskres_cache.extraction.ranks import joined_ranks
-
-    refuse_unusable_name(name)
-    recorded = (features.provenance.backbone, features.provenance.pretrained)
-    encoder = load_backbone(*(checkpoint or recorded), device, "fp32", pretrained_like)
-    with kept_when_interrupted(), joined_ranks() as ranks, progress() as display:
-        done = add_prompts(path, encoder, name, sentences, display, ranks)
-    if ranks.first:
-        for note in done.notes:
-            say(f"note: {note}")
-        state = "added" if done.changed else "the cache has them already"
-        say(f"{done.path}: {done.prompts} prompts {name!r}, {state}")
-
-
-def _dataset(name_or_folder: str, options: "FormOptions", templates: str | None) -> "Dataset":
-    """Return the data set, with the prompts of `--templates` if there are any."""
+def _dataset(
+    name_or_folder: str, options: "FormOptions", templates: str | None, class_descriptions: Path | None
+) -> "Dataset":
+    """Return the data set, with the text of `--templates` and `--class-descriptions` if there are any."""
     from taskres_cache.datasets import load_dataset
+    from taskres_cache.datasets.class_descriptions import with_descriptions
     from taskres_cache.datasets.prompts import read_templates
 
     dataset = load_dataset(
@@ -229,7 +177,8 @@ def _dataset(name_or_folder: str, options: "FormOptions", templates: str | None)
         label_column=options.label_column,
         split_column=options.split_column,
     )
-    return dataset if templates is None else replace(dataset, templates=read_templates(templates))
+    dataset = dataset if templates is None else replace(dataset, templates=read_templates(templates))
+    return dataset if class_descriptions is None else with_descriptions(dataset, class_descriptions)
 
 
 def _report(done: "Extraction", following: Sequence[str], cache_dir: Path) -> None:

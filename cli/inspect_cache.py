@@ -17,6 +17,8 @@ LABELS = {
     "views": "view settings",
     "view_families": "view families",
     "prompt_sets": "prompt sets",
+    "default_prompts": "default prompts",
+    "shown_names": "other names in prompts",
     "pre_projection": "pre-projection",
 }
 

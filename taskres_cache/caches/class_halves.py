@@ -96,6 +96,8 @@ class CacheHalf(FeatureCache):
         self.classnames = self.classnames[self.kept.start : self.kept.stop]
         if self.class_ids is not None:
             self.class_ids = self.class_ids[self.kept.start : self.kept.stop]
+        if self.shown_names is not None:
+            self.shown_names = self.shown_names[self.kept.start : self.kept.stop]
         self.splits = {name: Split(self._cut(s.train), self._cut(s.val)) for name, s in self.splits.items()}
 
     def rows(self, partition: str) -> np.ndarray:
@@ -109,8 +111,9 @@ class CacheHalf(FeatureCache):
         pre_projection = None if text.pre_projection is None else text.pre_projection[kept]
         return TextBases(text.templates, text.embeddings[kept], pre_projection, text.projection)
 
-    def text(self, name: str = DEFAULT_PROMPTS) -> PromptSet:
+    def text(self, name: str | None = None) -> PromptSet:
         """Return the prompts of the kept classes, see `FeatureCache.text`."""
+        name = self.prompts if name is None else name
         if name == DEFAULT_PROMPTS:
             return super().text(name)  # of `text_bases`, which is cut already
         prompts = super().text(name)

@@ -17,7 +17,8 @@ from taskres_cache.datasets.sampling import shots_text
 
 SplitName = tuple[int, int]  # (shots, seed)
 WIDE = "wide"  # the family of views that format 1 has: TaskRes's own crops
-DEFAULT_PROMPTS = "default"  # the set of prompts that format 1 has: templates filled with class names
+DEFAULT_PROMPTS = "default"  # the set of prompts that format 1 has: templates filled with the names of the classes
+DESCRIPTIONS = "descriptions"  # the set of a cache that was extracted with complete sentences in place of templates
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,29 @@ class PromptSet:
     embeddings: np.ndarray
     pre_projection: np.ndarray | None = None
 
+    @property
+    def base(self) -> np.ndarray:
+        """The regular base (C, D): the mean of the text features of each class, as `regular_base`."""
+        return self._means(self.embeddings)
+
+    @property
+    def base_inputs(self) -> np.ndarray | None:
+        """The mean input (C, W) of the text projection of each class; None without inputs."""
+        return None if self.pre_projection is None else self._means(self.pre_projection)
+
+    def by_class(self) -> tuple[tuple[str, ...], ...]:
+        """Return the prompts of each class (C,)."""
+        ends = np.cumsum(np.bincount(self.labels)).tolist()
+        return tuple(self.texts[start:end] for start, end in zip([0, *ends], ends, strict=False))
+
+    def _means(self, rows: np.ndarray) -> np.ndarray:
+        """Return the mean of the rows of each class."""
+        counts = np.bincount(self.labels)
+        if (counts == counts[0]).all():  # the same bits as those of a matrix of classes and templates
+            return regular_base(rows.reshape(len(counts), counts[0], -1))
+        ends = np.cumsum(counts)
+        return np.stack([rows[end - count : end].mean(axis=0) for end, count in zip(ends, counts, strict=True)])
+
 
 @dataclass(frozen=True)
 class CacheContents:
@@ -197,6 +221,10 @@ class CacheContents:
         Further sets of prompts by name.
     corrections : tuple of Change, optional
         Images whose label or part was corrected after the data set was read.
+    shown_names : tuple of str, optional
+        Names (C,) that the templates were filled with. None if these are the class names.
+    default_prompts : str, optional
+        The set that fits use unless told otherwise.
     """
 
     provenance: Provenance
@@ -218,6 +246,8 @@ class CacheContents:
     families: dict[str, ViewFamily] = field(default_factory=dict)
     prompts: dict[str, PromptSet] = field(default_factory=dict)
     corrections: tuple[Change, ...] = ()
+    shown_names: tuple[str, ...] | None = None
+    default_prompts: str = DEFAULT_PROMPTS
 
 
 def cache_path(cache_dir: Path, backbone: str, pretrained: str, dataset: str) -> Path:

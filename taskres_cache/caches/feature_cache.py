@@ -5,9 +5,11 @@ Axes: N images, M train images, V augmented views, C classes, T templates, D emb
 
 from collections import Counter
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -20,7 +22,6 @@ from taskres_cache.caches.contents import (
     TextBases,
     ViewFamily,
     listed_splits,
-    regular_base,
 )
 from taskres_cache.caches.hdf5 import (
     StoredRows,
@@ -39,6 +40,7 @@ from taskres_cache.datasets import PARTITIONS
 from taskres_cache.datasets.labels.changes import Change, Corrections
 from taskres_cache.datasets.prompts import PROMPT_FORMS, fill_templates
 from taskres_cache.errors import CacheError, CacheMismatchError, UnknownNameError
+from taskres_cache.system.text import command
 
 
 class FeatureCache(StoredFeatures):
@@ -67,6 +69,10 @@ class FeatureCache(StoredFeatures):
         V, the number of augmented views per train image; 0 without views.
     provenance : Provenance
         What the cache was made from: data set, backbone, checkpoint, preprocessing, versions.
+    shown_names : tuple of str or None
+        Names (C,) that the templates were filled with; None if these are the class names.
+    prompts : str
+        The set of prompts whose text features are used, one of `prompt_sets`; see `using`.
 
     Raises
     ------
@@ -112,6 +118,8 @@ class FeatureCache(StoredFeatures):
         self._prompt_labels = header.prompt_labels
         self.views = header.views
         self.shapes = header.shapes
+        self.shown_names = header.shown_names
+        self.default_prompts = self.prompts = header.default_prompts
 
     def __repr__(self) -> str:
         return f"FeatureCache({str(self.path)!r}: {len(self.labels)} images, {len(self.classnames)} classes)"
@@ -142,8 +150,26 @@ class FeatureCache(StoredFeatures):
 
     @property
     def text_features(self) -> np.ndarray:
-        """The regular base (C, D), float32: the mean of the text features over templates, un-normalised."""
-        return regular_base(self.text_bases().embeddings)
+        """The regular base (C, D), float32: the mean text feature of each class over the prompts, un-normalised."""
+        return self.text().base
+
+    def using(self, prompts: str) -> Self:
+        """Return the cache with the text features of another set of prompts.
+
+        Parameters
+        ----------
+        prompts : str
+            One of `prompt_sets`.
+
+        Raises
+        ------
+        UnknownNameError
+            The cache has no set of that name.
+        """
+        self._refuse_unknown_set(prompts)
+        other = copy(self)
+        other.prompts = prompts
+        return other
 
     @property
     def corrections(self) -> Corrections:
@@ -156,7 +182,7 @@ class FeatureCache(StoredFeatures):
         return Corrections(tuple(Change(*row) for row in zip(*columns, strict=True)), named, frozenset(columns[0]))
 
     def text_bases(self) -> TextBases:
-        """Return the text features per template, and the text tower's projection.
+        """Return the text features per template, of the set `default`, and the text tower's projection.
 
         Raises
         ------
@@ -173,16 +199,16 @@ class FeatureCache(StoredFeatures):
 
     @property
     def prompt_sets(self) -> tuple[str, ...]:
-        """Names of the sets of prompts: `default`, the templates filled with class names, and the named ones."""
+        """Names of the sets of prompts: `default`, the filled templates, and the named ones."""
         return (DEFAULT_PROMPTS, *self._prompt_labels)
 
-    def text(self, name: str = DEFAULT_PROMPTS) -> PromptSet:
+    def text(self, name: str | None = None) -> PromptSet:
         """Return a set of prompts with its text features: any number per class, in label order.
 
         Parameters
         ----------
         name : str, optional
-            One of `prompt_sets`.
+            One of `prompt_sets`. Defaults to the one that is used, `prompts`.
 
         Raises
         ------
@@ -191,11 +217,10 @@ class FeatureCache(StoredFeatures):
         CacheError
             A text feature is not finite or only zeros, or the means of all classes are equal.
         """
+        name = self.prompts if name is None else name
+        self._refuse_unknown_set(name)
         if name == DEFAULT_PROMPTS:
             return self._default_prompts()
-        if name not in self._prompt_labels:
-            remedy = f"add it: taskres extract {self.provenance.dataset} --prompts-name {name} --prompts FILE"
-            raise UnknownNameError("set of prompts", name, self.prompt_sets, remedy)
         folder, labels = f"prompts/{name}", self._prompt_labels[name]
         arrays = read_arrays(self.path, f"{folder}/embeddings", f"{folder}/pre_projection")
         floats = {path.rsplit("/", 1)[1]: array.astype(np.float32, copy=False) for path, array in arrays.items()}
@@ -206,14 +231,21 @@ class FeatureCache(StoredFeatures):
         if fault is not None:
             raise CacheError(f"{self.path}: {folder}/embeddings, row {fault[0]} {fault[1]}; {REMEDY}")
         texts = read_strings(self.path, f"{folder}/texts")
-        return PromptSet(texts, labels, floats["embeddings"], floats.get("pre_projection"))
+        found = PromptSet(texts, labels, floats["embeddings"], floats.get("pre_projection"))
+        _refuse_unusable_base(self.path, f"{folder}/embeddings", found.base)
+        return found
+
+    def _refuse_unknown_set(self, name: str) -> None:
+        if name not in self.prompt_sets:
+            add = command("taskres", "extract", self.provenance.dataset, "--prompts-name", name, "--prompts", "FILE")
+            raise UnknownNameError("set of prompts", name, self.prompt_sets, f"add it: {add}")
 
     def _default_prompts(self) -> PromptSet:
         """Return the set that format 1 has as a matrix of classes and templates; templates of imports stay as given."""
         bases, form = self.text_bases(), self.provenance.classnames_form
         fillable = form in PROMPT_FORMS and all(template.count("{}") == 1 for template in bases.templates)
         if fillable:
-            rows = fill_templates(bases.templates, self.classnames, form)
+            rows = fill_templates(bases.templates, self.shown_names or self.classnames, form)
         else:
             rows = [list(bases.templates)] * len(self.classnames)
         classes, templates, dim = bases.embeddings.shape
@@ -267,6 +299,8 @@ class FeatureCache(StoredFeatures):
             families=families,
             prompts={name: self.text(name) for name in self._prompt_labels},
             corrections=self.corrections.changes,
+            shown_names=self.shown_names,
+            default_prompts=self.default_prompts,
         )
 
     def expect(self, remedy: str, **expected: object) -> None:
@@ -340,12 +374,21 @@ class FeatureCache(StoredFeatures):
         }
 
     def _counted_views(self) -> str:
-        counts = {name: facts.count for name, facts in self.view_families.items()}
+        counts = {name: facts.views for name, facts in self.view_families.items()}
         return (
             str(self.views)
             if counts.keys() == {WIDE}
             else ", ".join(f"{count} {name}" for name, count in counts.items())
         )
+
+
+def _refuse_unusable_base(path: Path, name: str, base: np.ndarray) -> None:
+    """Raise CacheError if the mean of a class has no direction, or all means are equal."""
+    fault = unusable_row(base)
+    if fault is not None:
+        raise CacheError(f"{path}: {name} of class {fault[0]} (mean over prompts) {fault[1]}; {REMEDY}")
+    if all_equal(base):
+        raise CacheError(f"{path}: {name} have the same mean for all {len(base)} classes; {REMEDY}")
 
 
 def _refuse_unusable_text(path: Path, embeddings: np.ndarray) -> None:

@@ -63,6 +63,8 @@ def describe_cache(cache: FeatureCache) -> dict[str, Any]:
         "augmented_views": cache.views,
         "view_families": {name: facts.views for name, facts in cache.view_families.items()},
         "prompt_sets": list(cache.prompt_sets),
+        "default_prompts": cache.default_prompts,
+        "shown_names": sum(map(str.__ne__, cache.shown_names or cache.classnames, cache.classnames)),
         "pre_projection": cache.has_pre_projection,
         "skipped_images": len(cache.skipped),
         "splits": listed_splits(cache.splits),

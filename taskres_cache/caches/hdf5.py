@@ -16,11 +16,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from taskres_cache.caches.contents import CacheContents, Rows, Split, SplitName
+from taskres_cache.caches.contents import DEFAULT_PROMPTS, CacheContents, Rows, Split, SplitName
 from taskres_cache.caches.header import Header, check_header
 from taskres_cache.caches.layout import arrays_by_path, arrays_of_version_2, split_array
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
 from taskres_cache.caches.schema import (
+    DEFAULT_SET,
     REMEDY,
     VIEW_FAMILIES,
     FoundArray,
@@ -115,6 +116,8 @@ def read_header(path: Path) -> Header:
             family_settings=json.loads(plain.get(VIEW_FAMILIES, "{}")),
             prompt_labels={name: _integers(file[f"prompts/{name}/class"]) for name in prompts},
             shapes={name: array.shape for name, array in found.items()},
+            shown_names=_strings(file["text/shown_names"]) if "text/shown_names" in found else None,
+            default_prompts=plain.get(DEFAULT_SET, DEFAULT_PROMPTS) if version > 1 else DEFAULT_PROMPTS,
         )
     check_header(path, header)
     return replace(header, labels=header.labels.astype(np.int32), partitions=header.partitions.astype(np.uint8))
@@ -268,14 +271,15 @@ def _write_attributes(file: h5py.File, contents: CacheContents) -> None:
     made = {"created_at": datetime.now(UTC).isoformat(timespec="seconds"), "created_by": f"taskres-cache {__version__}"}
     file.attrs["format_version"] = VERSIONS[-1] if arrays_of_version_2(contents) else VERSIONS[0]
     settings = {name: family.settings for name, family in contents.families.items()}
-    families = {VIEW_FAMILIES: json.dumps(settings)} if settings else {}
-    for name, value in {"format": FORMAT, **made, **contents.provenance.as_plain(), **families}.items():
+    further = {VIEW_FAMILIES: json.dumps(settings)} if settings else {}
+    further |= {} if contents.default_prompts == DEFAULT_PROMPTS else {DEFAULT_SET: contents.default_prompts}
+    for name, value in {"format": FORMAT, **made, **contents.provenance.as_plain(), **further}.items():
         file.attrs[name] = _fixed_length((value,))[0] if isinstance(value, str) else value
 
 
 def _plain_attributes(file: h5py.File) -> dict[str, Any]:
     """Return the attributes of the format as text and numbers; the type where it is neither."""
-    wanted = (*(known.name for known in fields(Provenance)), "created_at", "created_by", VIEW_FAMILIES)
+    wanted = (*(known.name for known in fields(Provenance)), "created_at", "created_by", VIEW_FAMILIES, DEFAULT_SET)
     return {name: _plain_attribute(file, name) for name in wanted if name in file.attrs}
 
 

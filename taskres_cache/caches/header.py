@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from taskres_cache.caches.contents import Split, SplitName
+from taskres_cache.caches.contents import DEFAULT_PROMPTS, Split, SplitName
 from taskres_cache.caches.layout import split_array
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.caches.schema import REMEDY
 from taskres_cache.datasets import PARTITIONS
 from taskres_cache.errors import CacheError
+from taskres_cache.system.names import shown
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Header:
         Class of each prompt of each further set of prompts, by the name of the set.
     shapes : dict of str to tuple of int
         Shape of every array in the file, by its name.
+    shown_names : tuple of str or None
+        Names (C,) that the templates were filled with; None if these are the class names.
+    default_prompts : str
+        The set of prompts that fits use unless told otherwise.
     """
 
     provenance: Provenance
@@ -68,6 +73,8 @@ class Header:
     family_settings: dict[str, dict[str, Any]]
     prompt_labels: dict[str, np.ndarray]
     shapes: dict[str, tuple[int, ...]]
+    shown_names: tuple[str, ...] | None
+    default_prompts: str
 
     @property
     def views(self) -> int:
@@ -83,6 +90,9 @@ def check_header(path: Path, header: Header) -> None:
     _check_families(path, header)
     for name, labels in header.prompt_labels.items():
         _check_prompts(path, name, labels, len(header.classnames))
+    if header.default_prompts not in (DEFAULT_PROMPTS, *header.prompt_labels):
+        name = shown(header.default_prompts)
+        raise CacheError(f"{path}: attribute default_prompts is {name}, which is no set of prompts of it; {REMEDY}")
     if len(set(header.classnames)) == 1 and header.class_ids is None:
         raise CacheError(f"{path}: all {len(header.classnames)} class names are {header.classnames[0]!r}; {REMEDY}")
 

@@ -78,6 +78,8 @@ def arrays_of_version_2(contents: CacheContents) -> dict[str, Any]:
         arrays[family_array(name, "rows")] = family.rows.astype(np.int64)
         if family.pre_projection is not None:
             arrays[family_array(name, "pre_projection")] = family.pre_projection
+    if contents.shown_names is not None:
+        arrays["text/shown_names"] = contents.shown_names
     for name, prompts in contents.prompts.items():
         arrays[f"prompts/{name}/texts"] = prompts.texts
         arrays[f"prompts/{name}/class"] = prompts.labels.astype(np.int64)

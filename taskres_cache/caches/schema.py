@@ -74,6 +74,7 @@ ARRAYS_OF_VERSION_2 = {
     "features/pre_projection": ArrayRule("floats", "NI", optional=True),
     "features/augmented_pre_projection": ArrayRule("floats", "MVI", optional=True),
     **{f"corrections/{part}": ArrayRule("text", "R", optional=True) for part in CORRECTION_PARTS},
+    "text/shown_names": ArrayRule("text", "C", optional=True),
 }
 # Parts of each named group of version 2; M, V and P are sizes of one group.
 GROUPS = {
@@ -110,7 +111,10 @@ SPLIT_PART = ArrayRule("integers", "K")  # K images drawn: every array below `sp
 FEWEST = {"C": 2, "N": 1, "T": 1, "D": 1, "W": 1, "V": 1, "I": 1, "P": 1}
 
 TEXTS = (*NAMES, "weights_sha256", "created_at", "created_by")
-OPTIONAL_TEXTS = ("model_config", "precision", "classnames_form", "split", "images_folder", "defaults", "val_per_class")
+DEFAULT_SET = "default_prompts"  # the set of prompts that fits use
+OPTIONAL_TEXTS = (
+    "model_config", "precision", "classnames_form", "split", "images_folder", "defaults", "val_per_class", DEFAULT_SET,
+)  # fmt: skip
 VAL_PER_CLASS = re.compile(r"[1-9]\d{0,8}|all")
 VIEW_FAMILIES = "view_families"  # settings of the families below `views`, by name
 OBJECTS = ("preprocess", *DICTIONARIES, VIEW_FAMILIES)  # JSON

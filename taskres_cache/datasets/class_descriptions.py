@@ -5,11 +5,12 @@ Axes: C classes.
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from taskres_cache.datasets.dataset import Dataset
 from taskres_cache.datasets.description_file import Description, read_descriptions
-from taskres_cache.datasets.prompts import fill_templates
+from taskres_cache.datasets.prompts import own_or_filled
 from taskres_cache.errors import OptionError, near_matches
 from taskres_cache.system.names import shown
 
@@ -36,8 +37,7 @@ class ClassDescriptions:
 
     def sentences(self, templates: Sequence[str], form: str) -> tuple[tuple[str, ...], ...]:
         """Return the prompts of each class; those of a class with a name only are the filled templates."""
-        filled = fill_templates(templates, self.names, form)
-        return tuple(own or tuple(of_templates) for own, of_templates in zip(self.prompts, filled, strict=True))
+        return own_or_filled(self.prompts, templates, self.names, form)
 
 
 def read_class_descriptions(
@@ -68,6 +68,13 @@ def read_class_descriptions(
         prompts=tuple(one.prompts for one in found),
         notes=_notes(file, listed, pairs, class_ids or ()),
     )
+
+
+def with_descriptions(dataset: Dataset, file: Path) -> Dataset:
+    """Return a data set with the names and prompts of a file; parameters and errors are those of the reader."""
+    read = read_class_descriptions(file, dataset.classnames, dataset.class_ids)
+    prompts = read.prompts if any(read.prompts) else None
+    return replace(dataset, shown_names=read.names, prompts=prompts, notes=(*dataset.notes, *read.notes))
 
 
 def _matched(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from taskres_cache.datasets.images import ImageSource
 from taskres_cache.datasets.labels.changes import Corrections
+from taskres_cache.datasets.prompts import own_or_filled
 from taskres_cache.errors import DatasetError
 from taskres_cache.recipe import Recipe
 
@@ -63,6 +64,11 @@ class Dataset:
         Notes for the user on how the data set was read.
     corrections : Corrections
         What was corrected after it was read, see `corrected`.
+    shown_names : tuple of str, optional
+        Names (C,) that templates are filled with. None for the class names, or those that a cache has already.
+    prompts : tuple of tuple of str, optional
+        Complete sentences of each class (C,), used in place of templates; empty for a class whose text are the
+        templates. None if no class has any.
 
     Raises
     ------
@@ -83,6 +89,8 @@ class Dataset:
     recipe: Recipe = field(default_factory=Recipe)
     notes: tuple[str, ...] = ()
     corrections: Corrections = field(default_factory=Corrections)
+    shown_names: tuple[str, ...] | None = None
+    prompts: tuple[tuple[str, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         self._check_classes()
@@ -96,6 +104,17 @@ class Dataset:
     def partitions(self) -> dict[str, tuple[Item, ...]]:
         """The three lists by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def names_in_prompts(self) -> tuple[str, ...]:
+        """The names (C,) that templates are filled with."""
+        return self.classnames if self.shown_names is None else self.shown_names
+
+    def sentences(self, form: str) -> tuple[tuple[str, ...], ...] | None:
+        """Return the prompts (C lists) of a data set that has own ones; None for one of templates alone."""
+        if self.prompts is None:
+            return None
+        return own_or_filled(self.prompts, self.templates, self.names_in_prompts, form)
 
     @property
     def test_only(self) -> bool:

@@ -3,7 +3,6 @@
 Axes: C classes, T templates.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,47 +45,21 @@ def fill_templates(templates: Sequence[str], classnames: Sequence[str], form: st
     return [[template.replace("{}", name) for template in templates] for name in words]
 
 
-def read_prompts(file: Path, classnames: Sequence[str]) -> list[list[str]]:
-    """Return the sentences of each class (C lists) from a JSON file, in label order.
+def own_or_filled(
+    prompts: Sequence[Sequence[str]], templates: Sequence[str], names: Sequence[str], form: str
+) -> tuple[tuple[str, ...], ...]:
+    """Return the complete sentences of each class; those of a class without any are the filled templates.
 
     Parameters
     ----------
-    file : Path
-        A JSON object: class name -> list of sentences, as CuPL's files. Spaces, underscores and case of the names do
-        not matter.
-    classnames : sequence of str
-        Class names (C,).
-
-    Raises
-    ------
-    OptionError
-        The file could not be read, has another form, or has a class too few or too many.
+    prompts : sequence of sequence of str
+        Sentences of each class (C lists).
+    templates, names, form : sequence of str, sequence of str, {"spaces", "raw"}
+        As in `fill_templates`.
     """
-    try:
-        listed = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise OptionError(f"could not read the prompts in {file} ({reason}); pass a UTF-8 JSON file") from error
-    if not isinstance(listed, dict) or not all(_is_list_of_text(value) for value in listed.values()):
-        raise OptionError(f'{file}: expected a JSON object of class names, such as {{"cat": ["a cat.", "a tabby."]}}')
-    found = {_plain(name): sentences for name, sentences in listed.items()}
-    expected = {_plain(name): name for name in classnames}
-    unknown = next((name for name in listed if _plain(name) not in expected), None)
-    missing = next((name for plain, name in expected.items() if plain not in found), None)
-    if missing is not None or len(expected) < len(classnames):
-        raise OptionError(f"{file} has no prompts of class {missing!r}" if missing else "class names are not unique")
-    if unknown is not None:
-        raise OptionError(f"{file}: {unknown!r} is no class of the cache; remove it or fix the name")
-    return [found[_plain(name)] for name in classnames]
-
-
-def _is_list_of_text(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one.strip() for one in value)
-
-
-def _plain(name: str) -> str:
-    """Return a class name without the differences that files have in it."""
-    return " ".join(name.replace("_", " ").split()).casefold()
+    without = [name for name, own in zip(names, prompts, strict=True) if not own]
+    filled = iter(fill_templates(templates, without, form) if without else ())
+    return tuple(tuple(own) or tuple(next(filled)) for own in prompts)
 
 
 def read_templates(file_or_ensemble: str) -> tuple[str, ...]:

@@ -3,17 +3,27 @@
 Axes: N images, M train images, V augmented views, D embedding, I width of the image tower.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from taskres_cache.caches.contents import WIDE, CacheContents, ImageProjection, PromptSet, TextBases, ViewFamily
+from taskres_cache.caches.contents import (
+    DEFAULT_PROMPTS,
+    DESCRIPTIONS,
+    WIDE,
+    CacheContents,
+    ImageProjection,
+    PromptSet,
+    TextBases,
+    ViewFamily,
+)
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.layout import arrays_of_version_2
 from taskres_cache.datasets import PARTITIONS, Dataset, Item
+from taskres_cache.extraction.encode_missing import is_same_set
 from taskres_cache.extraction.known_rows import EarlierWork, KnownRows, Rendering
-from taskres_cache.extraction.planning import Plan
+from taskres_cache.extraction.planning import Plan, has_classes_of
 
 RECORDED = ("recipe", "defaults", "val_per_class", "corrections")  # of the provenance; other fields identify the cache
 
@@ -59,6 +69,8 @@ class Encoded:
         The existing cache and the finished blocks.
     text : TextBases
         Text features of the templates.
+    descriptions : PromptSet or None
+        Text features of the data set's own prompts.
     image_projection : ImageProjection or None
         The last linear map of the image tower.
     pre_projection : {"none", "images", "all"}
@@ -67,6 +79,7 @@ class Encoded:
 
     earlier: EarlierWork
     text: TextBases
+    descriptions: PromptSet | None
     image_projection: ImageProjection | None
     pre_projection: str
 
@@ -87,6 +100,7 @@ def assembled(plan: Plan, encoded: Encoded, unreadable: dict[str, str]) -> Cache
         if train
     }
     wide = families.pop(WIDE, None)
+    prompts = _named_prompts(encoded, dataset)
     return CacheContents(
         provenance=earlier.provenance,
         classnames=dataset.classnames,
@@ -105,8 +119,10 @@ def assembled(plan: Plan, encoded: Encoded, unreadable: dict[str, str]) -> Cache
         pre_projection=inputs.centers() if of_images else None,  # (N, I)
         augmented_pre_projection=wide.pre_projection if wide else None,
         families=families,
-        prompts=_kept_prompts(earlier.cache, dataset),
+        prompts=prompts,
         corrections=dataset.corrections.changes,
+        shown_names=dataset.shown_names,
+        default_prompts=_default_prompts(encoded, dataset, prompts),
     )
 
 
@@ -132,14 +148,33 @@ class _Reader:
         return LazyRows(self.known, renderings, (*shape, sample.shape[1]), sample.dtype)
 
 
-def prompts_are_kept(cache: FeatureCache | None, dataset: Dataset) -> bool:
-    """Return True if the classes are those of the existing cache, so that its named prompts are still theirs."""
-    return cache is None or (cache.classnames, cache.class_ids) == (dataset.classnames, dataset.class_ids)
+def _named_prompts(encoded: Encoded, dataset: Dataset) -> dict[str, PromptSet]:
+    """Return the sets that the cache keeps, and that of the data set's own prompts."""
+    cache = encoded.earlier.cache
+    names = cache.prompt_sets[1:] if cache is not None and has_classes_of(cache, dataset) else ()
+    kept = {name: cache.text(name) for name in names if name != DESCRIPTIONS} if cache else {}
+    return kept if encoded.descriptions is None else {DESCRIPTIONS: encoded.descriptions, **kept}
 
 
-def _kept_prompts(cache: FeatureCache | None, dataset: Dataset) -> dict[str, PromptSet]:
-    names = cache.prompt_sets[1:] if cache is not None and prompts_are_kept(cache, dataset) else ()
-    return {name: cache.text(name) for name in names} if cache else {}
+def _default_prompts(encoded: Encoded, dataset: Dataset, prompts: Mapping[str, PromptSet]) -> str:
+    """Return the set that fits use unless told otherwise."""
+    if encoded.descriptions is not None:
+        return DESCRIPTIONS
+    cache = encoded.earlier.cache
+    return cache.default_prompts if cache is not None and cache.default_prompts in prompts else DEFAULT_PROMPTS
+
+
+def has_same_text(cache: FeatureCache, contents: CacheContents) -> bool:
+    """Return True if a cache has the classes, names and prompts of these contents."""
+    sets = cache.prompt_sets[1:]
+    texts = contents.prompts.get(DESCRIPTIONS)
+    return (
+        all(
+            getattr(cache, name) == getattr(contents, name) for name in ("classnames", "shown_names", "default_prompts")
+        )
+        and set(sets) == contents.prompts.keys()
+        and (texts is None or is_same_set(cache.text(DESCRIPTIONS), texts.texts, texts.labels))
+    )
 
 
 def is_up_to_date(cache: FeatureCache, contents: CacheContents) -> bool:
@@ -166,6 +201,6 @@ def is_up_to_date(cache: FeatureCache, contents: CacheContents) -> bool:
         and all(np.array_equal(cache.family_rows[name], family.rows) for name, family in contents.families.items())
         and cache.shapes.keys() >= arrays_of_version_2(contents).keys()
         and cache.corrections.changes == contents.corrections
-        and set(cache.prompt_sets[1:]) == contents.prompts.keys()
+        and has_same_text(cache, contents)
         and all(getattr(cache.provenance, name) == getattr(contents.provenance, name) for name in RECORDED)
     )

@@ -18,12 +18,13 @@ from taskres_cache.encoders.backbone import Backbone, TextFeatures
 from taskres_cache.encoders.decoding import WantedImage
 from taskres_cache.encoders.encoding import Block, EncodedBlock, EncodingOptions, Seconds, encoded, in_blocks
 from taskres_cache.encoders.views import CENTER
-from taskres_cache.errors import TaskresError, WeightsError
+from taskres_cache.errors import OptionError, TaskresError, WeightsError
 from taskres_cache.extraction.blocks import BlockFolder, read_rows
 from taskres_cache.extraction.known_rows import EarlierWork, Rendering
 from taskres_cache.system.progress import Progress
 
 PROMPTS_PER_BLOCK = 64
+ROWS_AT_ONCE = 4096  # of finished blocks
 
 
 @dataclass(frozen=True)
@@ -161,37 +162,82 @@ def missing_blocks(
 
 def encode_prompts(dataset: Dataset, backbone: Backbone, earlier: EarlierWork, progress: Progress) -> TextBases:
     """Return the text features of all prompts of a data set: its templates, filled with class names."""
-    prompts = fill_templates(dataset.templates, dataset.classnames, earlier.provenance.classnames_form)
-    known = tower_outputs([prompt for row in prompts for prompt in row], dataset.name, backbone, earlier, progress)
-    outputs = np.stack([np.stack([known[prompt] for prompt in row]) for row in prompts])  # (C, T, W), or (C, T, D)
+    prompts = fill_templates(dataset.templates, dataset.names_in_prompts, earlier.provenance.classnames_form)
+    flat = tower_outputs([prompt for row in prompts for prompt in row], dataset.name, backbone, earlier, progress)
+    outputs = flat.reshape(len(prompts), len(dataset.templates), -1)  # (C, T, W), or (C, T, D)
     projection = backbone.projection
     if projection is None:
         return TextBases(dataset.templates, outputs)
     return TextBases(dataset.templates, outputs @ projection, outputs, projection)
 
 
+def encode_descriptions(
+    dataset: Dataset, backbone: Backbone, earlier: EarlierWork, progress: Progress
+) -> PromptSet | None:
+    """Return the text features of a data set's own prompts; None for one of templates alone."""
+    prompts = dataset.sentences(earlier.provenance.classnames_form)
+    if prompts is None:
+        return None
+    return encode_prompt_set(*flat_prompts(prompts, dataset.classnames), dataset.name, backbone, earlier, progress)
+
+
+def encode_prompt_set(
+    texts: Sequence[str], labels: np.ndarray, name: str, backbone: Backbone, earlier: EarlierWork, progress: Progress
+) -> PromptSet:
+    """Return the text features of complete sentences (P,) with their classes (P,)."""
+    outputs, projection = tower_outputs(texts, name, backbone, earlier, progress), backbone.projection
+    if projection is None:
+        return PromptSet(tuple(texts), labels, outputs)
+    return PromptSet(tuple(texts), labels, outputs @ projection, outputs)
+
+
+def flat_prompts(prompts: Sequence[Sequence[str]], classnames: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return all prompts (P,) and their classes (P,), int64, with duplicates within a class once.
+
+    Raises
+    ------
+    OptionError
+        A class has no prompt or an empty one, or there are prompts for another number of classes.
+    """
+    if len(prompts) != len(classnames):
+        raise OptionError(f"prompts of {len(prompts)} classes, expected those of the cache's {len(classnames)} classes")
+    unique = [tuple(dict.fromkeys(of_class)) for of_class in prompts]
+    for classname, of_class in zip(classnames, unique, strict=True):
+        if not of_class or not all(text.strip() for text in of_class):
+            raise OptionError(
+                f"class {classname!r} has no prompt or an empty one; give at least one sentence per class"
+            )
+    labels = np.repeat(np.arange(len(unique)), [len(of_class) for of_class in unique])
+    return tuple(text for of_class in unique for text in of_class), labels
+
+
+def is_same_set(one: PromptSet, texts: tuple[str, ...], labels: np.ndarray) -> bool:
+    """Return True if a set has exactly these prompts."""
+    return one.texts == texts and np.array_equal(one.labels, labels)
+
+
 def tower_outputs(
     prompts: Sequence[str], name: str, backbone: Backbone, earlier: EarlierWork, progress: Progress
-) -> dict[str, np.ndarray]:
-    """Return prompt -> output of the text tower: the input of its projection, or the embedding without one.
+) -> np.ndarray:
+    """Return the outputs of the text tower (P, W): inputs of its projection, or the embeddings (P, D) without one.
 
-    Only prompts that neither the cache nor finished blocks have are encoded.
+    Only prompts that neither the cache nor finished blocks have are encoded. Each block is written when it is done and
+    not kept in memory. Blocks are the same in a call that continues a killed one: so are their batches, and the bits.
     """
-    wanted = list(dict.fromkeys(prompts))
+    wanted, cached = list(dict.fromkeys(prompts)), _cached_prompts(earlier.cache)
+    missing = [prompt for prompt in wanted if prompt not in cached]
     blocks = earlier.text_blocks()
-    places = blocks.places()
-    known = dict(zip(places, read_rows(list(places.values())), strict=True)) | _known_prompts(earlier.cache)
-    missing = [prompt for prompt in wanted if prompt not in known]
-    if missing:
-        backbone.refuse_text_not_raw(missing[:2])
-    progress.begin(f"prompts of {name}", len(wanted), len(wanted) - len(missing))
-    for start in range(0, len(missing), PROMPTS_PER_BLOCK):
-        batch = missing[start : start + PROMPTS_PER_BLOCK]
-        outputs = _tower_output(backbone.encode_texts(batch))
-        blocks.write(batch, outputs)
-        known.update(zip(batch, outputs, strict=True))
+    finished = blocks.places()
+    starts = range(0, len(missing), PROMPTS_PER_BLOCK)
+    batches = [missing[start : start + PROMPTS_PER_BLOCK] for start in starts]
+    unfinished = [batch for batch in batches if any(prompt not in finished for prompt in batch)]
+    if unfinished:
+        backbone.refuse_text_not_raw(unfinished[0][:2])
+    progress.begin(f"prompts of {name}", len(wanted), len(wanted) - sum(map(len, unfinished)))
+    for batch in unfinished:
+        blocks.write(batch, _tower_output(backbone.encode_texts(batch)))
         progress.advance(len(batch))
-    return known
+    return _gathered(prompts, cached, earlier)
 
 
 def storage_dtype(precision: str) -> type[np.floating]:
@@ -199,10 +245,38 @@ def storage_dtype(precision: str) -> type[np.floating]:
     return np.float32 if precision == "fp32" else np.float16
 
 
-def _known_prompts(cache: FeatureCache | None) -> dict[str, np.ndarray]:
-    """Return prompt -> output of the text tower, from all sets of prompts of a cache."""
-    sets = [cache.text(name) for name in cache.prompt_sets] if cache else []
-    return {text: row for one in sets for text, row in zip(one.texts, _tower_output(one), strict=True)}
+def _cached_prompts(cache: FeatureCache | None) -> dict[str, str]:
+    """Return prompt -> a set of a cache that has it."""
+    sets = {name: cache.text(name).texts for name in cache.prompt_sets} if cache else {}
+    return {text: name for name, texts in sets.items() for text in texts}
+
+
+def _gathered(prompts: Sequence[str], cached: Mapping[str, str], earlier: EarlierWork) -> np.ndarray:
+    """Return the rows (P, W) of prompts that are in sets of the cache or in blocks, with few others in memory."""
+    places = earlier.text_blocks().places()
+    by_source: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        by_source.setdefault(cached.get(prompt, ""), []).append(row)
+    outputs: np.ndarray | None = None
+    for source, rows in by_source.items():
+        step = ROWS_AT_ONCE if source == "" else len(rows)
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            if earlier.cache is not None and source:
+                read = _rows_of_set(earlier.cache, source, [prompts[row] for row in some])
+            else:
+                read = read_rows([places[prompts[row]] for row in some])
+            outputs = np.empty((len(prompts), read.shape[1]), np.float32) if outputs is None else outputs
+            outputs[some] = read
+    assert outputs is not None  # every data set has prompts
+    return outputs
+
+
+def _rows_of_set(cache: FeatureCache, name: str, prompts: Sequence[str]) -> np.ndarray:
+    """Return the tower's outputs of some prompts of a set of a cache."""
+    stored = cache.text(name)
+    row_of = {text: row for row, text in enumerate(stored.texts)}
+    return _tower_output(stored)[[row_of[prompt] for prompt in prompts]]
 
 
 def _tower_output(text: TextFeatures | PromptSet) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from taskres_cache.caches.contents import ImageProjection, SplitName, cache_path
+from taskres_cache.caches.contents import DESCRIPTIONS, CacheContents, ImageProjection, SplitName, cache_path
 from taskres_cache.caches.drawing import drawing_of
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
@@ -22,12 +22,13 @@ from taskres_cache.encoders.backbone import PRECISIONS, Backbone, have_unit_leng
 from taskres_cache.encoders.encoding import BLOCK_ROWS, Block, Seconds
 from taskres_cache.encoders.views import WIDE, view_recipe
 from taskres_cache.errors import CacheMismatchError, RankError, UnreadableImagesError
-from taskres_cache.extraction.assembly import Encoded, assembled, is_up_to_date, prompts_are_kept
+from taskres_cache.extraction.assembly import Encoded, assembled, has_same_text, is_up_to_date
 from taskres_cache.extraction.blocks import discard_blocks
 from taskres_cache.extraction.copies import note_on_equal_features, without_copies
 from taskres_cache.extraction.encode_missing import (
     EncodedShare,
     ImageEncoding,
+    encode_descriptions,
     encode_prompts,
     missing_blocks,
     wants_input,
@@ -38,14 +39,16 @@ from taskres_cache.extraction.options import Extraction, ExtractOptions
 from taskres_cache.extraction.planning import (
     Plan,
     existing_cache,
+    has_classes_of,
     plan_cache,
     refuse_absent,
     refuse_other_dataset,
     refuse_undecodable_folder,
     refuse_undone_corrections,
     wanted_pre_projection,
+    with_cached_text,
 )
-from taskres_cache.extraction.prompt_check import checked_prompts
+from taskres_cache.extraction.prompt_check import checked_text
 from taskres_cache.extraction.ranks import Ranks
 from taskres_cache.system.files import discard_leftovers, refuse_special
 from taskres_cache.system.progress import Progress, Silent, default_progress
@@ -130,7 +133,8 @@ def extract(
     options, ranks = options or ExtractOptions(), ranks or Ranks()
     path = path or cache_path(Path("cache"), backbone.name, backbone.pretrained, dataset.name)
     refuse_undecodable_folder(dataset)
-    text_notes = checked_prompts(dataset, backbone, options.classnames_form)  # raises before hours of encoding
+    dataset = with_cached_text(dataset, Path(path))
+    text_notes = checked_text(dataset, backbone, options.classnames_form)  # raises before hours of encoding
     with ExitStack() as until_done:
         if progress is None:
             progress = until_done.enter_context(default_progress()) if ranks.first else Silent()
@@ -237,16 +241,18 @@ class _Job:
         plan, earlier = self.planned.plan, self.planned.earlier
         unreadable = {path: reason for share in shares for path, reason in share.unreadable.items()}
         text = encode_prompts(plan.dataset, self.backbone, earlier, self.progress)
+        descriptions = encode_descriptions(plan.dataset, self.backbone, earlier, self.progress)
         if unreadable and (self.options.unreadable == "fail" or len(unreadable) == len(plan.needed)):
             raise UnreadableImagesError(unreadable)
 
         projection, inputs = self.backbone.image_projection, self.planned.work.pre_projection
-        encoded = Encoded(earlier, text, ImageProjection(*projection) if projection else None, inputs)
+        encoded = Encoded(earlier, text, descriptions, ImageProjection(*projection) if projection else None, inputs)
         contents = assembled(plan, encoded, unreadable)
         images, views = sum(share.images for share in shares), sum(share.views for share in shares)
         changed = images + views > 0 or earlier.cache is None or not is_up_to_date(earlier.cache, contents)
         same = note_on_equal_features(contents.paths, contents.image_features) if changed else ()
         if changed:
+            same += _note_on_text(earlier.cache, contents)
             write_cache(self.path, contents)
         discard_blocks(self.parts)
         notes = (*_notes(plan.dataset, plan.draws, unreadable), *self.planned.notes, *same)
@@ -259,11 +265,13 @@ class _Job:
         notes = []
         if asked != "none" and not has_projection:
             notes.append(f"{self.backbone.name} does not end in a linear projection: no pre-projections are stored")
-        if existing and not prompts_are_kept(existing, self.dataset):
-            notes += [
-                f"the prompts {name!r} are left out, because the classes have changed; add them again"
-                for name in existing.prompt_sets[1:]
-            ]
+        if existing and not has_classes_of(existing, self.dataset):
+            again = "because the classes have changed; add them again"
+            given = () if self.dataset.prompts is None else (DESCRIPTIONS,)
+            lost = [name for name in existing.prompt_sets[1:] if name not in given]
+            notes += [f"the prompts {name!r} are left out, {again}" for name in lost]
+            if existing.shown_names and self.dataset.shown_names is None:
+                notes.append(f"the names of the classes in prompts are left out, {again}")
         return tuple(notes)
 
     def _provenance_as_cached(self) -> Provenance:
@@ -320,6 +328,12 @@ def _reference(source: ImageSource) -> str:
     if isinstance(source, PackedSource):
         return source.reference
     return str(source.location.absolute()) if source.location.is_dir() else ""
+
+
+def _note_on_text(cache: FeatureCache | None, contents: CacheContents) -> tuple[str, ...]:
+    if cache is None or cache.classnames != contents.classnames or has_same_text(cache, contents):
+        return ()
+    return ("the cache had other text for its classes, which is replaced; runs that were fitted on it are kept",)
 
 
 def _refuse_other_encoder(own: Provenance, agreed: Provenance, ranks: Ranks) -> None:

@@ -4,13 +4,13 @@ Axes: N images, M train images, V augmented views.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from taskres_cache.caches.contents import Split, SplitName
+from taskres_cache.caches.contents import DESCRIPTIONS, Split, SplitName
 from taskres_cache.caches.drawing import Drawing
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.provenance import Provenance
@@ -160,6 +160,22 @@ def existing_cache(path: Path, dataset: Dataset, provenance: Provenance) -> Feat
         )
     cache.expect(remedy, templates=dataset.templates, **expected)
     return cache
+
+
+def with_cached_text(dataset: Dataset, path: Path) -> Dataset:
+    """Return a data set with names and prompts of its existing cache, unless it has own ones or other classes."""
+    if dataset.shown_names is not None or not path.is_file():
+        return dataset
+    cache = FeatureCache(path)
+    if not has_classes_of(cache, dataset):
+        return dataset
+    prompts = cache.text(DESCRIPTIONS).by_class() if DESCRIPTIONS in cache.prompt_sets else None
+    return replace(dataset, shown_names=cache.shown_names, prompts=prompts)
+
+
+def has_classes_of(cache: FeatureCache, dataset: Dataset) -> bool:
+    """Return True if a cache has the classes of a data set, so that its names and prompts are still theirs."""
+    return (cache.classnames, cache.class_ids) == (dataset.classnames, dataset.class_ids)
 
 
 def refuse_other_dataset(existing: FeatureCache, stamps: dict[str, str]) -> None:

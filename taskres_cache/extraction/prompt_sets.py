@@ -8,17 +8,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from taskres_cache.caches.contents import PromptSet
+from taskres_cache.caches.contents import DESCRIPTIONS
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.schema import GROUP_NAME, RESERVED
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import OptionError
-from taskres_cache.extraction.encode_missing import tower_outputs
+from taskres_cache.extraction.encode_missing import encode_prompt_set, flat_prompts, is_same_set
 from taskres_cache.extraction.known_rows import EarlierWork
 from taskres_cache.extraction.lock import exclusive_lock
+from taskres_cache.extraction.prompt_check import notes_on_prompts
 from taskres_cache.extraction.ranks import Ranks
 from taskres_cache.system.files import refuse_special
 from taskres_cache.system.progress import Progress, Silent, default_progress
@@ -101,9 +100,10 @@ def add_prompts(
 
 def refuse_unusable_name(name: str) -> None:
     """Raise OptionError for a name that a set of prompts cannot have."""
-    if GROUP_NAME.fullmatch(name) is None or name == RESERVED["prompts"]:
+    if GROUP_NAME.fullmatch(name) is None or name in (RESERVED["prompts"], DESCRIPTIONS):
         raise OptionError(
-            f"prompts-name {name!r} is not usable: expected up to 64 of A-Z, a-z, 0-9, '.', '_', '-', not 'default'"
+            f"prompts-name {name!r} is not usable: expected up to 64 of A-Z, a-z, 0-9, '.', '_', '-', not 'default' or "
+            f"{DESCRIPTIONS!r}"
         )
 
 
@@ -113,41 +113,15 @@ def _added(
     cache = FeatureCache(path)
     expected = {field: getattr(backbone, field) for field in ("weights_sha256", "model_config")}
     cache.expect("pass the backbone that the cache was made with", **expected)
-    texts, labels = _flat(prompts, cache.classnames)
-    if name in cache.prompt_sets and _is_same(cache.text(name), texts, labels):
+    texts, labels = flat_prompts(prompts, cache.classnames)
+    if name in cache.prompt_sets and is_same_set(cache.text(name), texts, labels):
         return AddedPrompts(path, len(texts), False, ())
     refuse_special(path)
     earlier = EarlierWork(cache.provenance, cache, path.with_name(f"{path.name}.parts"))
-    known = tower_outputs(texts, cache.provenance.dataset, backbone, earlier, progress)
-    outputs, projection = np.stack([known[text] for text in texts]), backbone.projection  # (P, W), or (P, D)
-    if projection is None:
-        added = PromptSet(texts, labels, outputs)
-    else:
-        added = PromptSet(texts, labels, outputs @ projection, outputs)
+    added = encode_prompt_set(texts, labels, cache.provenance.dataset, backbone, earlier, progress)
     contents = cache.stored_contents()
     write_cache(path, replace(contents, prompts={**contents.prompts, name: added}))
     earlier.text_blocks().discard()  # blocks of images may belong to a run that was killed
-    cut = sum(backbone.are_cut(texts))
-    notes = (
-        (f"{cut} of {len(texts)} prompts are longer than {backbone.name} reads; their end is cut off",) if cut else ()
-    )
+    notes = notes_on_prompts(prompts, cache.classnames, backbone)
     replaced = (f"the prompts {name!r} were other ones and are replaced",) if name in cache.prompt_sets else ()
     return AddedPrompts(path, len(texts), True, (*notes, *replaced))
-
-
-def _flat(prompts: Sequence[Sequence[str]], classnames: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return all prompts (P,) and their classes (P,); raises OptionError if a class has none."""
-    if len(prompts) != len(classnames):
-        raise OptionError(f"prompts of {len(prompts)} classes, expected those of the cache's {len(classnames)} classes")
-    unique = [tuple(dict.fromkeys(of_class)) for of_class in prompts]
-    for classname, of_class in zip(classnames, unique, strict=True):
-        if not of_class or not all(text.strip() for text in of_class):
-            raise OptionError(
-                f"class {classname!r} has no prompt or an empty one; give at least one sentence per class"
-            )
-    labels = np.repeat(np.arange(len(unique)), [len(of_class) for of_class in unique])
-    return tuple(text for of_class in unique for text in of_class), labels
-
-
-def _is_same(one: PromptSet, texts: tuple[str, ...], labels: np.ndarray) -> bool:
-    return one.texts == texts and np.array_equal(one.labels, labels)

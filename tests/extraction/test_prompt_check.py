@@ -19,7 +19,7 @@ OPTIONS = ExtractOptions(shots=(1,), seeds=(1,), workers=0)
 
 
 def notes(backbone: Backbone, names: tuple[str, ...], *templates: str) -> tuple[str, ...]:
-    named = SimpleNamespace(classnames=names, templates=templates or ("a photo of a {}.",))
+    named = SimpleNamespace(classnames=names, names_in_prompts=names, templates=templates or ("a photo of a {}.",))
     return checked_prompts(named, backbone, "spaces")
 
 
@@ -71,8 +71,8 @@ def test_a_cut_end_is_a_note(dataset: Dataset, glyph_clip: Backbone, tmp_path: P
     named = replace(dataset, templates=(f"a {{}} {WORDS} a b", "a {}."))
     done = extract(named, glyph_clip, OPTIONS, tmp_path / "photos.h5")
     assert done.notes == (
-        "2 of 6 prompts are longer than the 16 tokens that glyph-clip reads; what comes after the class name is cut "
-        "off, as in 'a black cat one two three four five six seven eight nine ten...'",
+        "2 of 6 prompts are longer than the 16 tokens that glyph-clip reads (the longest has 17); what comes after the "
+        "class name is cut off, as in 'a black cat one two three four five six seven eight nine ten...'",
     )
     texts = FeatureCache(tmp_path / "photos.h5").text_features
     assert len({row.tobytes() for row in texts}) == 3

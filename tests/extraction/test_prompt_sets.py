@@ -10,7 +10,6 @@ import pytest
 
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset
-from taskres_cache.datasets.prompts import read_prompts
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import CacheMismatchError, OptionError
 from taskres_cache.extraction.extract import ExtractOptions, extract
@@ -86,7 +85,7 @@ def test_another_checkpoint_and_unusable_names_are_refused(cached: Path, glyph_c
     before = cached.read_bytes()
     with pytest.raises(CacheMismatchError, match="weights_sha256"):
         add_prompts(cached, replace(glyph_clip, weights_sha256="cd" * 32), "cupl", SENTENCES)
-    for name in ("default", "a/b", "", ".x"):
+    for name in ("default", "descriptions", "a/b", "", ".x"):
         with pytest.raises(OptionError, match="prompts-name .* is not usable"):
             add_prompts(cached, glyph_clip, name, SENTENCES)
     with pytest.raises(OptionError, match="prompts of 1 classes, expected those of the cache's 3 classes"):
@@ -109,23 +108,11 @@ def test_the_command_adds_a_file_or_templates(cached: Path, tmp_path: Path, task
         "art of the black cat.",
         "itap of a dog.",
     )
+    (tmp_path / "names.csv").write_text('class,name,prompt\nblack_cat,panther,\ndog,,woof.\nété,,"sun, heat"\n')
+    described = ("--class-descriptions", tmp_path / "names.csv")
+    mixed = taskres("extract", "photos", "--prompts-name", "mixed", *described, *where)
+    assert "3 prompts 'mixed', added" in mixed.err
+    assert FeatureCache(cached).text("mixed").texts == ("a photo of a panther.", "woof.", "sun, heat")
+    assert FeatureCache(cached).shown_names is None
     wrong = taskres("extract", "photos", "--prompts", tmp_path / "cupl.json", *where)
     assert "--prompts-name NAME goes together with" in one_line(wrong)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("[1]", "expected a JSON object of class names"),
-        ("{", "could not read the prompts"),
-        ('{"a": "x"}', "expected a JSON object of class names"),
-        ('{"a": []}', "expected a JSON object of class names"),
-        ('{"a": ["x"]}', "has no prompts of class 'b_c'"),
-        ('{"a": ["x"], "B c": ["y"], "d": ["z"]}', "'d' is no class of the cache"),
-    ],
-)
-def test_files_of_another_form_are_refused(content: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "prompts.json").write_text(content)
-    with pytest.raises(OptionError, match=message) as error:
-        read_prompts(tmp_path / "prompts.json", ("a", "b_c"))
-    assert "\n" not in str(error.value)
