@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import checks, completion
-from .labels import AskedLabels, Labels, asked_labels
 from .extract_prompts import ClassDescriptions, Prompts, PromptsName, PromptSource, add_prompts
+from .labels import AskedLabels, Labels, asked_labels
 from .options import (
     DEFAULT_CACHE_DIR,
     Backbone,
@@ -165,8 +165,8 @@ def _dataset(
 ) -> "Dataset":
     """Return the data set, with the text of `--templates` and `--class-descriptions` if there are any."""
     from taskres_cache.datasets import load_dataset
-    from taskres_cache.datasets.class_descriptions import with_descriptions
     from taskres_cache.datasets.prompts import read_templates
+    from taskres_cache.datasets.text.class_descriptions import with_descriptions
 
     dataset = load_dataset(
         name_or_folder,

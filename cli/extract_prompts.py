@@ -52,8 +52,8 @@ class PromptSource:
 
     def read(self, cache: "FeatureCache") -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
         """Return the prompts of each class of a cache, and notes."""
-        from taskres_cache.datasets.class_descriptions import read_class_descriptions
         from taskres_cache.datasets.prompts import PROMPT_FORMS, fill_templates, read_templates
+        from taskres_cache.datasets.text.class_descriptions import read_class_descriptions
 
         form = cache.provenance.classnames_form
         words = form if form in PROMPT_FORMS else "spaces"

@@ -24,8 +24,8 @@ from safetensors.numpy import load_file, save_file
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.foreign.importing import ImportOptions, contents_of_arrays
 from taskres_cache.caches.foreign.npz import OPTIONAL, REQUIRED, read_arrays
-from taskres_cache.datasets.class_descriptions import read_class_descriptions
 from taskres_cache.datasets.paper.listing import read_split_file
+from taskres_cache.datasets.text.class_descriptions import read_class_descriptions
 from taskres_cache.errors import OptionError, TaskresError
 from taskres_cache.recipe import CHOICES, Recipe
 from taskres_cache.runs.classifier_file import recipe_of

@@ -11,7 +11,7 @@ import pytest
 from taskres_cache.caches.class_halves import open_cache
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset
-from taskres_cache.datasets.class_descriptions import with_descriptions
+from taskres_cache.datasets.text.class_descriptions import with_descriptions
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import CacheError, OptionError, UnknownNameError
 from taskres_cache.extraction.extract import ExtractOptions, extract

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taskres_cache.datasets.dataset import Dataset
-from taskres_cache.datasets.description_file import Description, read_descriptions
 from taskres_cache.datasets.prompts import own_or_filled
+from taskres_cache.datasets.text.description_file import Description, read_descriptions
 from taskres_cache.errors import OptionError, near_matches
 from taskres_cache.system.names import shown
 

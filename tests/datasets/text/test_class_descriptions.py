@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from taskres_cache.datasets.class_descriptions import ClassDescriptions, read_class_descriptions
-from taskres_cache.datasets.description_file import MOST_BYTES
+from taskres_cache.datasets.text.class_descriptions import ClassDescriptions, read_class_descriptions
+from taskres_cache.datasets.text.description_file import MOST_BYTES
 from taskres_cache.errors import OptionError
 
 CLASSES = ("black_cat", "dog")

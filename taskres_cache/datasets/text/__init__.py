@@ -1,0 +1,1 @@
+"""What a file says about the classes: names for prompts, and complete sentences."""
