@@ -10,7 +10,7 @@ import typer
 
 from . import checks, completion
 from .extract_prompts import ClassDescriptions, Prompts, PromptsName, PromptSource, add_prompts
-from .labels import AskedLabels, Labels, asked_labels
+from .labels import Labels, asked_labels
 from .options import (
     DEFAULT_CACHE_DIR,
     Backbone,
@@ -99,6 +99,7 @@ def extract(
     """
     from taskres_cache.datasets import default_backbone
     from taskres_cache.datasets.forms.form import FormOptions
+    from taskres_cache.datasets.text.description_file import read_descriptions
 
     if prompts_name is not None or prompts is not None:
         checkpoint = None if backbone is None else (backbone, pretrained)
@@ -108,12 +109,16 @@ def extract(
     counts, draws, val_per_class = asked_splits(shots, seeds, val)
     listed = FormOptions(name, split_seed, root, path_column, label_column, split_column)
     asked = asked_labels(labels)
-    images = _dataset(dataset, listed, templates, class_descriptions)
-    asked.applied(images)  # errors come before the weights are loaded
+    images = _dataset(dataset, listed, templates)
+    if class_descriptions is not None:
+        read_descriptions(class_descriptions)  # errors come before the weights are loaded
+    asked.applied(images)
     default = default_backbone(images.name)
     checkpoint = (backbone, pretrained) if backbone else (default.name, pretrained or default.pretrained)
     checks.checkpoint(*checkpoint)
 
+    from taskres_cache.caches.contents import cache_path
+    from taskres_cache.datasets.text.class_descriptions import with_descriptions
     from taskres_cache.encoders.loading import load_backbone
     from taskres_cache.extraction.options import ExtractOptions
 
@@ -131,22 +136,23 @@ def extract(
         val_per_class=val_per_class,
         undo_corrections=asked.undo,
     )
-    _encode(images, asked, load_backbone(*checkpoint, device, precision, pretrained_like), options, cache_dir)
+    encoder = load_backbone(*checkpoint, device, precision, pretrained_like)
+    path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
+    images = asked.applied(images, path)
+    images = images if class_descriptions is None else with_descriptions(images, class_descriptions)
+    _encode(images, encoder, options, path, cache_dir)
 
 
 def _encode(
-    images: "Dataset", labels: AskedLabels, encoder: "LoadedBackbone", options: "ExtractOptions", cache_dir: Path
+    images: "Dataset", encoder: "LoadedBackbone", options: "ExtractOptions", path: Path, cache_dir: Path
 ) -> None:
     """Extract this rank's share of a data set; rank 0 prints notes and the result."""
-    from taskres_cache.caches.contents import cache_path
     from taskres_cache.extraction.extract import extract as extract_features
     from taskres_cache.extraction.ranks import joined_ranks
     from taskres_cache.system.progress import Silent
 
     from .console import kept_when_interrupted, progress, say
 
-    path = cache_path(cache_dir, encoder.name, encoder.pretrained, images.name)
-    images = labels.applied(images, path)
     with (
         kept_when_interrupted(),
         joined_ranks() as ranks,
@@ -160,13 +166,10 @@ def _encode(
         _report(done, ("eval", "RUN", "--on") if images.test_only else ("fit",), cache_dir)
 
 
-def _dataset(
-    name_or_folder: str, options: "FormOptions", templates: str | None, class_descriptions: Path | None
-) -> "Dataset":
-    """Return the data set, with the text of `--templates` and `--class-descriptions` if there are any."""
+def _dataset(name_or_folder: str, options: "FormOptions", templates: str | None) -> "Dataset":
+    """Return the data set, with the prompts of `--templates` if there are any."""
     from taskres_cache.datasets import load_dataset
     from taskres_cache.datasets.prompts import read_templates
-    from taskres_cache.datasets.text.class_descriptions import with_descriptions
 
     dataset = load_dataset(
         name_or_folder,
@@ -177,8 +180,7 @@ def _dataset(
         label_column=options.label_column,
         split_column=options.split_column,
     )
-    dataset = dataset if templates is None else replace(dataset, templates=read_templates(templates))
-    return dataset if class_descriptions is None else with_descriptions(dataset, class_descriptions)
+    return dataset if templates is None else replace(dataset, templates=read_templates(templates))
 
 
 def _report(done: "Extraction", following: Sequence[str], cache_dir: Path) -> None:

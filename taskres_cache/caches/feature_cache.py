@@ -34,7 +34,7 @@ from taskres_cache.caches.hdf5 import (
 )
 from taskres_cache.caches.layout import family_array
 from taskres_cache.caches.schema import CORRECTION_PARTS, REMEDY
-from taskres_cache.caches.soundness import all_equal, mismatched_row, unusable_row
+from taskres_cache.caches.soundness import mismatched_row, refuse_unusable_base, refuse_unusable_text, unusable_row
 from taskres_cache.caches.stored_features import StoredFeatures
 from taskres_cache.datasets import PARTITIONS
 from taskres_cache.datasets.labels.changes import Change, Corrections
@@ -191,7 +191,7 @@ class FeatureCache(StoredFeatures):
         """
         arrays = read_arrays(self.path, "text/embeddings", "text/pre_projection", "text/projection")
         embeddings = arrays["text/embeddings"].astype(np.float32, copy=False)  # (C, T, D)
-        _refuse_unusable_text(self.path, embeddings)
+        refuse_unusable_text(self.path, embeddings)
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise CacheError(f"{self.path}: {name} has NaN or infinite values; {REMEDY}")
@@ -232,7 +232,7 @@ class FeatureCache(StoredFeatures):
             raise CacheError(f"{self.path}: {folder}/embeddings, row {fault[0]} {fault[1]}; {REMEDY}")
         texts = read_strings(self.path, f"{folder}/texts")
         found = PromptSet(texts, labels, floats["embeddings"], floats.get("pre_projection"))
-        _refuse_unusable_base(self.path, f"{folder}/embeddings", found.base)
+        refuse_unusable_base(self.path, f"{folder}/embeddings", found.base)
         return found
 
     def _refuse_unknown_set(self, name: str) -> None:
@@ -380,24 +380,3 @@ class FeatureCache(StoredFeatures):
             if counts.keys() == {WIDE}
             else ", ".join(f"{count} {name}" for name, count in counts.items())
         )
-
-
-def _refuse_unusable_base(path: Path, name: str, base: np.ndarray) -> None:
-    """Raise CacheError if the mean of a class has no direction, or all means are equal."""
-    fault = unusable_row(base)
-    if fault is not None:
-        raise CacheError(f"{path}: {name} of class {fault[0]} (mean over prompts) {fault[1]}; {REMEDY}")
-    if all_equal(base):
-        raise CacheError(f"{path}: {name} have the same mean for all {len(base)} classes; {REMEDY}")
-
-
-def _refuse_unusable_text(path: Path, embeddings: np.ndarray) -> None:
-    """Raise CacheError if text features have no direction, or are equal for all classes."""
-    classes, templates, dim = embeddings.shape
-    for what, features in (("prompt", embeddings), ("mean over templates", embeddings.mean(axis=1, keepdims=True))):
-        fault = unusable_row(features.reshape(-1, dim))
-        if fault is not None:
-            label = fault[0] // features.shape[1]
-            raise CacheError(f"{path}: text/embeddings of class {label} ({what}) {fault[1]}; {REMEDY}")
-    if all_equal(embeddings.reshape(classes, templates * dim)):
-        raise CacheError(f"{path}: text/embeddings are equal for all {classes} classes; {REMEDY}")

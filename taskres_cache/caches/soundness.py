@@ -4,11 +4,14 @@ Axes: N rows or images, C classes, D embedding.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from taskres_cache.caches.contents import CacheContents, regular_base
+from taskres_cache.caches.schema import REMEDY
 from taskres_cache.datasets import PARTITIONS
+from taskres_cache.errors import CacheError
 
 ROWS = 4096  # images per product
 # Allowed relative difference of a feature and its pre-projection times the projection. Measured on RN50 and ViT-B/32:
@@ -41,6 +44,27 @@ def unusable_row(features: np.ndarray) -> tuple[int, str] | None:
 def all_equal(features: np.ndarray) -> bool:
     """Return True if there are several rows and all are equal."""
     return len(features) > 1 and bool((features == features[0]).all())
+
+
+def refuse_unusable_base(path: Path, name: str, base: np.ndarray) -> None:
+    """Raise CacheError if the mean of a class has no direction, or all means are equal."""
+    fault = unusable_row(base)
+    if fault is not None:
+        raise CacheError(f"{path}: {name} of class {fault[0]} (mean over prompts) {fault[1]}; {REMEDY}")
+    if all_equal(base):
+        raise CacheError(f"{path}: {name} have the same mean for all {len(base)} classes; {REMEDY}")
+
+
+def refuse_unusable_text(path: Path, embeddings: np.ndarray) -> None:
+    """Raise CacheError if text features have no direction, or are equal for all classes."""
+    classes, templates, dim = embeddings.shape
+    for what, features in (("prompt", embeddings), ("mean over templates", embeddings.mean(axis=1, keepdims=True))):
+        fault = unusable_row(features.reshape(-1, dim))
+        if fault is not None:
+            label = fault[0] // features.shape[1]
+            raise CacheError(f"{path}: text/embeddings of class {label} ({what}) {fault[1]}; {REMEDY}")
+    if all_equal(embeddings.reshape(classes, templates * dim)):
+        raise CacheError(f"{path}: text/embeddings are equal for all {classes} classes; {REMEDY}")
 
 
 def mismatched_row(computed: np.ndarray, features: np.ndarray, precision: str) -> tuple[int, float] | None:
