@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo benchmark ablations bench-extract bench-fit bench-methods clip-sizes test check format docs train-glyph-clip clean
+.PHONY: help demo benchmark ablations bench-extract bench-fit check-gpu bench-methods clip-sizes test check format docs train-glyph-clip clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,6 +36,9 @@ bench-extract: $(INSTALLED) ## Time stage one against decoding and encoding alon
 
 bench-fit: $(INSTALLED) ## Time stage two against its two matrix products alone [DEVICE=cuda].
 	$(BIN)/python tests/bench_fit.py $(if $(DEVICE),--device $(DEVICE))
+
+check-gpu: $(INSTALLED) ## Compare a GPU with the CPU and with the goals of its speed, in ten minutes [DEVICE=cuda:1].
+	PYTHONPATH=. $(BIN)/python tests/gpu_check.py $(if $(DEVICE),--device $(DEVICE))
 
 bench-methods: $(INSTALLED) ## Time every method on the paper's shots and seeds, and next to a plain loop.
 	PYTHONPATH=. $(BIN)/python tests/bench_methods.py --plain
