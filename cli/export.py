@@ -35,6 +35,13 @@ def export(
         bool,
         typer.Option("--with-encoder", help="Include the image encoder in the ONNX graph, which then takes pixels."),
     ] = False,
+    with_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--with-preprocessing",
+            help="With --with-encoder: include resize, crop and normalisation; the graph takes a uint8 picture.",
+        ),
+    ] = False,
     pretrained: Annotated[
         str | None,
         typer.Option(
@@ -63,14 +70,19 @@ def export(
         raise OptionError(
             f"--with-encoder needs ONNX, but {to} is {name}; pass --to FILE.onnx, or leave out --with-encoder"
         )
+    if with_preprocessing and not with_encoder:
+        raise OptionError("--with-preprocessing prepares pictures for the encoder; pass --with-encoder as well")
     if pretrained and not with_encoder:
         raise OptionError("--pretrained is the encoder's checkpoint; pass it only together with --with-encoder")
     refuse_unwritable(to)
     find_run(run)
 
-    from taskres_cache.exporting.export import export_head, export_with_encoder
+    from taskres_cache.exporting.export import export_head, export_with_encoder, export_with_preprocessing
 
-    done = export_with_encoder(run, to, pretrained) if with_encoder else export_head(run, to, form, cache_dir)
+    if with_preprocessing:
+        done = export_with_preprocessing(run, to, pretrained, cache_dir)
+    else:
+        done = export_with_encoder(run, to, pretrained) if with_encoder else export_head(run, to, form, cache_dir)
     _print(done, as_json)
 
 
@@ -86,7 +98,7 @@ def _print(done: "Export", as_json: bool) -> None:
     compared = done.comparison
     show(f"{' and '.join(map(str, done.files))}: {done.format}, {done.classes} classes, {done.bytes:,} bytes")
     for name, shape in done.shapes.items():
-        show(f"{name}: {' x '.join(map(str, shape))}, float32")
+        show(f"{name}: {' x '.join(map(str, shape))}, {'uint8' if name == 'picture' else 'float32'}")
     show(
         f"compared with the run on {compared.rows} {compared.of}: probabilities differ by at most "
         f"{compared.greatest_difference:.1e} (tolerance {compared.tolerance:.1e})"

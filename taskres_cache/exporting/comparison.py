@@ -24,6 +24,7 @@ Predict = Callable[[Sequence[Path], np.ndarray], np.ndarray]  # see `form.Form.p
 
 MAX_ROWS = 4096
 RANDOM_IMAGES, BLOTCHES, SIDE = 8, 6, 256
+BATCH = 16  # pictures that are encoded together
 REFERENCE_SCALE = 100.0  # of cosines; tolerances are for this scale, rounding errors grow with it
 SMALLEST_PROBABILITY = 1e-30  # that is compared; float32 ends at 1e-38
 RATIO_TOLERANCE = 100  # tolerance of ratios / tolerance of differences (rounding: 4 at probability 0.5)
@@ -99,6 +100,42 @@ def image_reference(classifier: Classifier, backbone: Backbone) -> Reference:
     inputs = features if classifier.head.input == "features" or before is None else before
     pixels = framed.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)  # (N, 3, H, W)
     return Reference(pixels, _expected(classifier, inputs), "random images with a fixed seed")
+
+
+def picture_reference(
+    classifier: Classifier, backbone: Backbone, pictures: Sequence[Image.Image], of: str = "test images"
+) -> Reference:
+    """Return pictures of any size to compare on, and what the run predicts for them.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        The classifier of the run.
+    backbone : Backbone
+        Its encoder, in fp32 on the CPU.
+    pictures : sequence of PIL.Image.Image
+        Upright, in RGB; random blotches of many sizes if there are none.
+    of : str
+        Where they come from.
+    """
+    pictures, of = (pictures, of) if pictures else (_random_pictures(), "random pictures of many sizes")
+    framed = np.stack([np.asarray(backbone.framing(picture)) for picture in pictures])  # (N, H, W, 3)
+    batches = [framed[start : start + BATCH] for start in range(0, len(framed), BATCH)]
+    encoded = [backbone.encode_images_with_inputs(backbone.on_device(batch)) for batch in batches]
+    reads = classifier.head.input == "features"
+    inputs = np.concatenate([features if reads or before is None else before for features, before in encoded])
+    given = np.empty(len(pictures), object)
+    given[:] = [np.asarray(picture) for picture in pictures]
+    return Reference(given, _expected(classifier, inputs), of)
+
+
+def _random_pictures() -> list[Image.Image]:
+    """Return coloured blotches, upright and lying, larger and smaller than a model's images."""
+    rng = np.random.default_rng(0)
+    sizes = ((640, 480), (333, 500), (97, 61), (1000, 1001), (224, 224), (1600, 400), (20, 30), (225, 223))
+    grids = [rng.integers(0, 256, (BLOTCHES, BLOTCHES, 3), dtype=np.uint8) for _ in sizes]
+    pairs = zip(grids, sizes, strict=True)
+    return [Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC) for grid, size in pairs]
 
 
 def tolerance_at(tolerance: float, classifier: Classifier) -> float:

@@ -10,15 +10,18 @@ from taskres_cache.exporting.comparison import (
     compare,
     head_reference,
     image_reference,
+    picture_reference,
     tolerance_at,
 )
 from taskres_cache.exporting.destination import format_of, refuse_reserved
 from taskres_cache.exporting.form import Form, Shapes
 from taskres_cache.exporting.onnx_graph import OnnxForm, require_onnx
+from taskres_cache.exporting.picture_graph import PictureForm
+from taskres_cache.exporting.stored_pictures import stored_pictures
 from taskres_cache.exporting.tensors import OpenClipForm, SafetensorsForm
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.finding import find_run
-from taskres_cache.runs.run import read_classifier
+from taskres_cache.runs.run import own_cache, read_classifier
 from taskres_cache.system.files import replaced
 
 
@@ -132,6 +135,43 @@ def export_with_encoder(run: Path, file: Path, pretrained: str | None) -> Export
     classifier = read_classifier(find_run(run))
     backbone = load_encoder(classifier, pretrained, "cpu", "fp32")
     return _export(classifier, OnnxForm(backbone), file, image_reference(classifier, backbone))
+
+
+def export_with_preprocessing(run: Path, file: Path, pretrained: str | None, cache_dir: Path) -> Export:
+    """Write preprocessing, image tower and classifier of a run as one ONNX graph, from a picture to probabilities.
+
+    It is compared with the run on up to 200 test images of the run's cache, if they are still there.
+
+    Parameters
+    ----------
+    run : Path
+        A run folder, or a folder above a single run.
+    file : Path
+        The file to write.
+    pretrained : str or None
+        Tag or file of the run's checkpoint; None for the tag that the run records.
+    cache_dir : Path
+        Folder of all caches.
+
+    Returns
+    -------
+    Export
+        What was written.
+
+    Raises
+    ------
+    TaskresError
+        As `export_with_encoder`; ExportError as well if the preprocessing cannot be expressed.
+    """
+    from taskres_cache.runs.encoder import load_encoder  # imports open_clip, which takes seconds; only needed here
+
+    refuse_reserved(file)
+    require_onnx("`taskres export` to ONNX")
+    folder = find_run(run)
+    classifier = read_classifier(folder)
+    backbone = load_encoder(classifier, pretrained, "cpu", "fp32")
+    pictures = stored_pictures(own_cache(folder, classifier, cache_dir), classifier.provenance)
+    return _export(classifier, PictureForm(backbone), file, picture_reference(classifier, backbone, pictures))
 
 
 def _export(classifier: Classifier, form: Form, file: Path, reference: Reference) -> Export:

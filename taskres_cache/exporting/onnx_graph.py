@@ -63,14 +63,7 @@ class OnnxForm:
 
     def probabilities(self, files: Sequence[Path], inputs: np.ndarray) -> np.ndarray:
         """Return probabilities (N, C) from onnxruntime on the CPU; the first input alone, the others in one batch."""
-        import onnx
-        import onnxruntime
-
-        model = onnx.load(str(files[0]))
-        refuse_changed({one.key: one.value for one in model.metadata_props}, _digest(model))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only
-        session = onnxruntime.InferenceSession(str(files[0]), options, providers=["CPUExecutionProvider"])
+        session = checked_session(files[0])
         batches = [batch for batch in (inputs[:1], inputs[1:]) if len(batch)]
         name = session.get_inputs()[0].name
         return np.concatenate([session.run([OUTPUT], {name: batch})[0] for batch in batches])
@@ -87,15 +80,18 @@ class OnnxForm:
 
     def _model(self, classifier: Classifier) -> Any:
         """Return the graph with its metadata."""
-        head, width = _graph_of(classifier), classifier.head.width
         if self.backbone is None:
-            model = _traced(head, torch.ones(2, width), self._input_name())
+            model = _traced(_graph_of(classifier), torch.ones(2, classifier.head.width), self._input_name())
         else:
-            example = torch.rand(2, 3, *self.backbone.framing.size, generator=torch.Generator().manual_seed(0))
-            graph = _EncoderGraph(head, self.backbone, classifier.head.input)
-            model = _traced(graph, example, self._input_name())
-        _describe(model, metadata(classifier, self._how_to_use()), self._input_description())
-        return model
+            model = self._encoder_model(classifier)
+        return describe(model, classifier, self._how_to_use(), self._input_description())
+
+    def _encoder_model(self, classifier: Classifier) -> Any:
+        """Return the graph from pixels to probabilities, without metadata."""
+        assert self.backbone is not None
+        example = torch.rand(2, 3, *self.backbone.framing.size, generator=torch.Generator().manual_seed(0))
+        graph = _EncoderGraph(_graph_of(classifier), self.backbone, classifier.head.input)
+        return _traced(graph, example, "pixels")
 
     def _refuse_large_towers(self) -> None:
         """Raise ExportError for an image tower that one file cannot hold, before it is traced for minutes."""
@@ -209,11 +205,33 @@ def _traced(graph: nn.Module, example: Tensor, name: str) -> Any:
         return program.model_proto
 
 
-def _describe(model: Any, values: dict[str, Any], input_description: str) -> None:
-    """Store the metadata in an ONNX model, and remove the exporter's notes on source files of this machine."""
+def checked_session(file: Path) -> Any:
+    """Return an onnxruntime session on the CPU for an exported file; raises ValueError if the file was changed."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(str(file))
+    refuse_changed({one.key: one.value for one in model.metadata_props}, _digest(model))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def describe(model: Any, classifier: Classifier, how_to_use: str, input_description: str) -> Any:
+    """Return an ONNX model with the run's metadata, and without the exporter's notes on source files of this machine.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The model, which is changed.
+    classifier : Classifier
+        The classifier of the run.
+    how_to_use, input_description : str
+        What goes in and comes out.
+    """
     import onnx
 
-    graph = model.graph
+    values, graph = metadata(classifier, how_to_use), model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
@@ -222,6 +240,7 @@ def _describe(model: Any, values: dict[str, Any], input_description: str) -> Non
     graph.output[0].doc_string = "calibrated probabilities (N, C)"
     onnx.helper.set_model_props(model, as_text(values))
     onnx.helper.set_model_props(model, {**as_text(values), DIGEST: _digest(model)})
+    return model
 
 
 def _digest(model: Any) -> str:

@@ -38,7 +38,8 @@ from taskres_cache.reporting.sections import (
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.svg import series
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed
-from taskres_cache.reporting.thumbnails import find_images, thumbnail
+from taskres_cache.reporting.thumbnails import thumbnail
+from taskres_cache.runs.image_files import find_images
 from taskres_cache.system.version import __version__
 
 HERE = Path(__file__).parent
@@ -56,7 +57,7 @@ def as_page(studies: Sequence[Study], title: str, root: Path | None, made_at: da
     title : str
         The heading.
     root : Path or None
-        Where the images are now, see `thumbnails.find_images`.
+        Where the images are now, see `image_files.find_images`.
     made_at : datetime
         The date in the footer.
     """

@@ -39,7 +39,7 @@ def write_report(studies: Sequence[Study], title: str, root: Path | None, file: 
     title : str
         The heading.
     root : Path or None
-        Where the images are now, see `thumbnails.find_images`.
+        Where the images are now, see `image_files.find_images`.
     file : Path
         The file to write, with suffix `.html`, `.md`, `.csv` or `.png`.
 

@@ -16,7 +16,8 @@ from taskres_cache.datasets import load_dataset
 from taskres_cache.datasets.images import PackedSource
 from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.extraction.extract import ExtractOptions, extract
-from taskres_cache.reporting.thumbnails import find_images, thumbnail
+from taskres_cache.reporting.thumbnails import thumbnail
+from taskres_cache.runs.image_files import find_images
 from tests.datasets.forms.packing import class_folders, contents_below, tar_of, zip_of
 from tests.extraction.test_kill import ATTEMPTS, BLOCKS_MADE, folder, stopped
 from tests.extraction.test_kill import extract as command
