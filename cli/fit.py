@@ -85,7 +85,7 @@ def fit(
         refuse_taskres_options(methods, of_taskres)
     counts, draws = shot_counts(joined(shots)) if shots else None, seed_numbers(joined(seeds, ONE_SEED))
     features = open_cache(find_cache(cache, cache_dir), classes)
-    methods = methods or default_methods(features, of_taskres)
+    methods = methods or default_methods(features, of_taskres, views)
     splits = [(count, seed) for count in counts or default_shots(features) for seed in draws]
     asked.check(features)
     say_notes(features, splits)

@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from taskres_cache.caches.feature_cache import FeatureCache
 
 
-def default_methods(cache: "FeatureCache", of_taskres: Mapping[str, object]) -> list[str]:
-    """Return the method for a cache: auto for data of one's own, unless options of the task residual are given."""
+def default_methods(cache: "FeatureCache", of_taskres: Mapping[str, object], views: int | None) -> list[str]:
+    """Return the method for a cache: auto for data of one's own, unless options of the task residual are given.
+
+    `views` belong to the task residual here: auto does not use any.
+    """
     from taskres_cache.caches.provenance import OWN
 
-    return [AUTO if cache.provenance.defaults == OWN and not used_options(of_taskres) else TASKRES]
+    asked = views is not None or used_options(of_taskres)
+    return [AUTO if cache.provenance.defaults == OWN and not asked else TASKRES]
 
 
 def default_shots(cache: "FeatureCache") -> tuple[int, ...]:
-    """Return the shots for a cache: all training images of data of one's own, if the cache has that split."""
+    """Return the shots for a cache: of data of one's own the most that it has, which are all by default."""
     from taskres_cache.caches.provenance import OWN
-    from taskres_cache.datasets.sampling import ALL_SHOTS
 
-    has_all = any(shots == ALL_SHOTS for shots, _ in cache.splits)
-    return (ALL_SHOTS,) if cache.provenance.defaults == OWN and has_all else (int(ONE_SHOTS),)
+    most = max((shots for shots, _ in cache.splits), default=int(ONE_SHOTS))
+    return (most,) if cache.provenance.defaults == OWN else (int(ONE_SHOTS),)

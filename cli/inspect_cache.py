@@ -20,6 +20,7 @@ LABELS = {
     "default_prompts": "default prompts",
     "shown_names": "other names in prompts",
     "pre_projection": "pre-projection",
+    "val_per_class": "val per class",
 }
 
 

@@ -194,8 +194,8 @@ def refuse_undone_corrections(existing: FeatureCache, dataset: Dataset) -> None:
 
     Corrections of images that no longer exist do not count.
     """
-    corrections, paths = existing.corrections, {item.path for _, items in dataset.partitions.items() for item in items}
-    undone = [one for one in corrections.changes if one.path in paths - dataset.corrections.paths]
+    corrections, paths = existing.corrections, {item.path for items in dataset.partitions.values() for item in items}
+    undone = [one for one in corrections.changes if one.path in paths and one.path not in dataset.corrections.paths]
     if undone:
         files = " and ".join(name for name, _ in corrections.files) or "a file"
         first = f"{undone[0].path} ({undone[0].original!r} to {undone[0].label or '-'!r})"

@@ -344,8 +344,8 @@ def test_views_in_extract_and_fit(taskres: Taskres, here: Path, photos: Path) ->
         ("--views-average",): "taskres-regular-views2-average",
     }
     for options, method in methods.items():
-        fitted = taskres("fit", "photos", "--method", "taskres", "--shots", "1", *options, "--json")
+        fitted = taskres("fit", "photos", *(options or ("--method", "taskres")), "--json")
         assert [run["method"] for run in json.loads(fitted.out)["runs"]] == [method]
-    refused = taskres("fit", "photos", "--method", "taskres", "--shots", "1", "--views", "5")
+    refused = taskres("fit", "photos", "--views", "5")
     assert refused.status == 2
     assert "has 2 augmented views of its train images, expected 5" in one_line(refused)

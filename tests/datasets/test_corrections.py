@@ -124,6 +124,13 @@ def test_a_later_file_overrides_an_earlier_one_and_the_cache(dataset: Dataset, t
     assert [name for name, _ in changed.corrections.files] == ["zero.csv", "one.csv", "two.csv"]
 
 
+def test_files_of_one_name_are_both_recorded(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    one = written(tmp_path, f"{dataset.train[0].path},dog\n")
+    two = written(tmp_path / "more", f"{dataset.train[1].path},dog\n")
+    assert [name for name, _ in corrected(dataset, [one, two]).corrections.files] == ["fixes.csv", str(two)]
+
+
 def test_rows_that_change_nothing_are_no_corrections(dataset: Dataset, tmp_path: Path) -> None:
     changed = corrected(dataset, [written(tmp_path, f"{dataset.train[0].path},black_cat\n")])
     assert changed.corrections.changes == ()
@@ -137,8 +144,8 @@ def test_rows_that_change_nothing_are_no_corrections(dataset: Dataset, tmp_path:
         ("", "fixes.csv has no row; expected the columns path and label"),
         ("a,b,c,d\n", "has the columns 'a', 'b', 'c', 'd'; expected path and label"),
         ("path,part\nx,test\n", "has the columns 'path', 'part'; expected path and label"),
-        ("path,label\nonly\n", "fixes.csv, line 2: 1 columns, expected a path and a label"),
-        ("path,label\n\n,dog\n", "fixes.csv, line 3: 2 columns, expected a path and a label"),
+        ("path,label\nonly\n", "fixes.csv, line 2 has 1 cells, expected a path and a label"),
+        ("path,label\n\n,dog\n", "fixes.csv, line 3 has 2 cells, expected a path and a label"),
         (
             "dog/image 9.png,dog\nx,dog\n",
             "line 1: .* no image 'dog/image 9.png'; did you mean .*path .1 more row",

@@ -102,3 +102,13 @@ def test_only_counted_shots_can_be_short() -> None:
     assert shortage_notes(["a", "b"], labels, [1, 3, ALL_SHOTS]) == (
         "class 'a' has 2 train images, fewer than 3 shots; all are used",
     )
+
+
+@pytest.mark.parametrize(
+    ("shots", "val_per_class", "expected"),
+    [(8, 6, 12), (2, 6, 4), (8, ALL_SHOTS, 16), (ALL_SHOTS, ALL_SHOTS, 18), (ALL_SHOTS, 4, 8)],
+)
+def test_val_takes_as_many_as_shots_up_to_the_limit(shots: int, val_per_class: int, expected: int) -> None:
+    drawn = sample_few_shot([0] * 20 + [1] * 20, [0] * 9 + [1] * 9, shots, 1, val_per_class)
+    assert len(drawn.val) == expected
+    assert drawn.train == sample_few_shot([0] * 20 + [1] * 20, [], shots, 1).train

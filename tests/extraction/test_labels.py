@@ -18,6 +18,7 @@ from taskres_cache.encoders.backbone import Backbone
 from taskres_cache.errors import CacheError, OptionError
 from taskres_cache.extraction.extract import extract
 from taskres_cache.extraction.options import ExtractOptions
+from taskres_cache.extraction.prompt_sets import add_prompts
 from tests.conftest import Taskres, one_line
 
 FEW = ExtractOptions(shots=(1, ALL_SHOTS), seeds=(1,), workers=0)
@@ -148,6 +149,19 @@ def test_corrections_are_never_undone_unasked(
     assert FeatureCache(path).provenance.corrections == {}
 
 
+def test_corrections_stay_when_prompts_are_added(
+    dataset: Dataset, glyph_clip: Backbone, path: Path, tmp_path: Path
+) -> None:
+    file = fixes(tmp_path, f"{dataset.train[0].path},dog\n")
+    extract(corrected(dataset, [file]), glyph_clip, FEW, path)
+    before = FeatureCache(path)
+    add_prompts(path, glyph_clip, "art", [["art"], ["a dog"], ["summer"]])
+    after = FeatureCache(path)
+    assert after.corrections == before.corrections
+    assert after.provenance == before.provenance
+    assert after.prompt_sets == ("default", "art")
+
+
 def test_the_commands_from_corrections_to_a_prediction(here: Path, photos: Path, taskres: Taskres) -> None:
     where = (photos, "--backbone", "glyph-clip", "--pretrained", "bundled", "--workers", "0")
     assert taskres("extract", *where).status == 0
@@ -173,10 +187,13 @@ def test_the_commands_from_corrections_to_a_prediction(here: Path, photos: Path,
     assert "pass one of them" in conflict
 
 
-def test_a_cache_of_few_shots_alone_is_fitted_on_sixteen(here: Path, photos: Path, taskres: Taskres) -> None:
+def test_without_a_split_of_all_the_most_shots_are_fitted(here: Path, photos: Path, taskres: Taskres) -> None:
     where = (photos, "--backbone", "glyph-clip", "--pretrained", "bundled", "--workers", "0")
     taskres("extract", *where, "--shots", "16", "--seeds", "1", "--val", "1")
     (run,) = json.loads(taskres("fit", "photos", "--json").out)["runs"]
     assert (run["shots"], run["method"], run["images"]["val"]) == (16, "auto", 3)
+    taskres("extract", *where, "--shots", "2", "--seeds", "1", "--name", "two")
+    (of_two,) = json.loads(taskres("fit", "two", "--json").out)["runs"]
+    assert of_two["shots"] == 2
     for wrong in ("0", "1,2", "some"):
         assert "--val" in one_line(taskres("extract", *where, "--val", wrong))

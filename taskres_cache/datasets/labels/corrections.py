@@ -72,7 +72,8 @@ def corrected(dataset: Dataset, files: Sequence[str | Path], earlier: Correction
     rows = {one.path: _row_of(one) for one in earlier.changes if one.path in parts}
     digests = dict(earlier.files)
     for file in map(Path, files):
-        found, digests[file.name] = _rows_of(file)
+        found, digest = _rows_of(file)
+        digests[file.name if file.name not in digests else str(file)] = digest
         rows |= _by_path(dataset, found, parts)
     wanted = {path: _wanted(row, parts[path]) for path, row in rows.items()}
     return _applied(dataset, wanted, tuple(digests.items()))
@@ -238,7 +239,7 @@ def _rows_of(file: Path) -> tuple[list[_Row], str]:
         where = f"{file.name}, line {line}"
         path, label, part = (row[at] if at is not None and at < len(row) else None for at in columns)
         if not path or label is None:
-            raise DatasetError(f"{where}: {len(row)} columns, expected a path and a label (- leaves the image out)")
+            raise DatasetError(f"{where} has {len(row)} cells, expected a path and a label (- leaves the image out)")
         rows.append(_Row(path, label, part or "", where))
     return rows, sha256(content).hexdigest()
 
