@@ -131,6 +131,19 @@ def test_files_of_one_name_are_both_recorded(dataset: Dataset, tmp_path: Path) -
     assert [name for name, _ in corrected(dataset, [one, two]).corrections.files] == ["fixes.csv", str(two)]
 
 
+def test_an_earlier_correction_moves_only_what_it_moved(dataset: Dataset) -> None:
+    val, test = dataset.val[0].path, dataset.test[0].path
+    earlier = Corrections(
+        (
+            Change(val, "black_cat", "dog", "train", "train"),  # the image was in train when it was corrected
+            Change(test, "black_cat", "dog", "test", "train"),
+        )
+    )
+    changed = corrected(dataset, [], earlier)
+    assert classes_of(changed, "val")[val] == "dog"
+    assert classes_of(changed, "train")[test] == "dog"
+
+
 def test_rows_that_change_nothing_are_no_corrections(dataset: Dataset, tmp_path: Path) -> None:
     changed = corrected(dataset, [written(tmp_path, f"{dataset.train[0].path},black_cat\n")])
     assert changed.corrections.changes == ()

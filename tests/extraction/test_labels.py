@@ -120,6 +120,9 @@ def test_corrected_labels_encode_nothing_but_new_prompts(
     assert describe_cache(cache)["corrections"]["relabelled"] == 2
     assert describe_cache(cache)["corrections"]["files"].keys() == {"fixes.csv"}
     assert not extract(changed, glyph_clip, FEW, path).changed
+    renamed = corrected(dataset, [file.rename(tmp_path / "renamed.csv")])
+    assert extract(renamed, glyph_clip, FEW, path).changed
+    assert FeatureCache(path).corrections.files[0][0] == "renamed.csv"
     with h5py.File(path) as stored:
         assert stored.attrs["format_version"] == 2
 
