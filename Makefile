@@ -46,6 +46,9 @@ bench-methods: $(INSTALLED) ## Time every method on the paper's shots and seeds,
 clip-sizes: $(INSTALLED) ## Count the parameters of open_clip's models again, after a new release.
 	$(BIN)/python -m taskres_cache.encoders.sizes
 
+bench-busy: $(INSTALLED) ## Time fits alone and next to two busy processes.
+	PYTHONPATH=. $(BIN)/python tests/bench_busy.py
+
 # One thread per process: several processes share the cores.
 test: $(INSTALLED) ## Run the tests, one process per core.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto

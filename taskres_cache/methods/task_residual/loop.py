@@ -28,6 +28,7 @@ from taskres_cache.methods.task_residual.step import ProjectionStep, ResidualSte
 from taskres_cache.methods.task_residual.task import Fit, FitTask, ProjectionFit, Task
 from taskres_cache.recipe import Recipe, learning_rate
 from taskres_cache.system.accelerator import computing_on
+from taskres_cache.system.threads import idle_threads_for
 
 MATMUL_PRECISION = {"fp32": "highest", "tf32": "high", "bf16": "highest"}
 
@@ -68,7 +69,9 @@ def try_residuals(tasks: Sequence[FitTask], logit_scale: float, device: torch.de
     def train(stack: list[FitTask]) -> list[Fit]:
         base = stacked_bases(stack).to(device)
         step = partial(ResidualStep, base=base, logit_scale=logit_scale, recipes=[task.recipe for task in stack])
-        return [_residual_fit(trained, task) for trained, task in zip(_train(stack, base, step), stack, strict=True)]
+        with idle_threads_for(len(stack) * _operations(stack[0], base)):
+            trained = _train(stack, base, step)
+        return [_residual_fit(one, task) for one, task in zip(trained, stack, strict=True)]
 
     return train_stacked(tasks, tasks[0].base.size, device, train) if tasks else []
 
@@ -107,12 +110,19 @@ def tune_projections(
     def train(stack: list[Task]) -> list[ProjectionFit]:
         recipes = [task.recipe for task in stack]
         step = partial(ProjectionStep, pre_projection=text, projection=first, logit_scale=logit_scale, recipes=recipes)
-        fits = [_projection_fit(trained) for trained in _train(stack, first, step)]
+        with idle_threads_for(len(stack) * _operations(stack[0], text)):
+            fits = [_projection_fit(trained) for trained in _train(stack, first, step)]
         for fit, recipe in zip(fits, recipes, strict=True):
             _check_convergence(fit, recipe)
         return fits
 
     return train_stacked(tasks, projection.size, device, train)
+
+
+def _operations(task: Task, text: Tensor) -> float:
+    """Return the floating-point operations of the two products of a task's step, with text (..., C, D) or (C, W)."""
+    batch = min(task.recipe.batch_size, len(task.training.labels))
+    return 4.0 * batch * text.shape[-2] * text.shape[-1]
 
 
 def _check_convergence(fit: Fit | ProjectionFit, recipe: Recipe) -> None:
