@@ -101,8 +101,8 @@ def main() -> None:
     print(f"{'workload':14} {'settings':16} {'alone':>8} {'busy':>8} {'ratio':>6}")
     for name in SHAPES:
         for setting in settings:
-            alone, beside = (median(found[name, setting, busy]) for busy in (0, 2))
-            print(f"{name:14} {setting:16} {alone:7.2f}s {beside:7.2f}s {beside / alone:6.1f}")
+            alone, busy = (median(found[name, setting, busy]) for busy in (0, 2))
+            print(f"{name:14} {setting:16} {alone:7.2f}s {busy:7.2f}s {busy / alone:6.1f}")
 
 
 if __name__ == "__main__":
