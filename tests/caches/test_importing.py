@@ -14,6 +14,7 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.foreign.importing import ImportOptions, contents_of_arrays, import_contents
 from taskres_cache.caches.foreign.npz import read_arrays
 from taskres_cache.caches.hdf5 import write_cache
+from taskres_cache.datasets import ALL_SHOTS
 from taskres_cache.errors import ArraysError, CacheMismatchError, OptionError
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.fitting.study import fit_each
@@ -225,6 +226,22 @@ def test_another_import_adds_its_splits(arrays: Arrays, tmp_path: Path) -> None:
         "had other images or features and is replaced" in note
         for note in import_contents(other, OPTIONS, tmp_path).notes
     )
+
+
+def test_all_labels_of_an_import_are_used(arrays: Arrays, here: Path, taskres: Taskres) -> None:
+    np.savez("birds.npz", **arrays)
+    assert taskres("import", "birds.npz", "--name", "birds").status == 0
+    cache = FeatureCache("cache/imported-arrays/birds.h5")
+    assert (cache.provenance.defaults, cache.provenance.val_per_class) == ("own", "all")
+    assert (len(cache.split(ALL_SHOTS, 1).train), len(cache.split(ALL_SHOTS, 1).val)) == (12, 6)
+    fewer = taskres("import", "birds.npz", "--name", "birds", "--shots", "4", "--val", "1")
+    assert "validation images per class: 1, before: all; all splits of the cache are drawn again" in fewer.err
+    again = FeatureCache(cache.path)
+    assert again.splits.keys() == cache.splits.keys()
+    assert {len(split.val) for split in again.splits.values()} == {3}
+    kept = taskres("import", "birds.npz", "--name", "birds")
+    assert "before" not in kept.err
+    assert FeatureCache(cache.path).provenance.val_per_class == "1"
 
 
 def test_an_import_ends_with_what_shows_most_mistakes(arrays: Arrays, here: Path, taskres: Taskres) -> None:
