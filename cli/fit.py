@@ -5,7 +5,7 @@ from pathlib import Path
 
 from taskres_cache.methods.names import TASKRES
 
-from .fit_defaults import default_methods, default_shots
+from .fit_defaults import default_methods, default_shots, with_prompts
 from .fit_options import (
     ONE_SEED,
     Alpha,
@@ -16,6 +16,7 @@ from .fit_options import (
     Methods,
     Patience,
     Precision,
+    Prompts,
     Residual,
     Search,
     Seeds,
@@ -51,6 +52,7 @@ def fit(
     precision: Precision = "fp32",
     settings: Settings = None,
     val: Val = "few",
+    prompts: Prompts = None,
     classes: Classes = "all",
     device: Device = "auto",
     out: Out = Path("runs"),
@@ -59,9 +61,9 @@ def fit(
 ) -> None:
     """Train a classifier on a cache: task residuals, or any other method.
 
-    One run for each combination of shots, seed, method, base, alpha, learning rate and weight decay; each writes
-    classifier.safetensors and metrics.json. Defaults for a known data set are the paper's recipe or its own, 16 shots;
-    for your own data, --method auto and all training images. Nothing is chosen by test accuracy.
+    One run for each combination of shots, seed, method, prompts, base, alpha, learning rate and weight decay; each
+    writes classifier.safetensors and metrics.json. Defaults for a known data set are the paper's recipe or its own, 16
+    shots; for your own data, --method auto and all training images. Nothing is chosen by test accuracy.
 
     Example: taskres fit digits --shots 1,4,16 --method taskres,gda
     """
@@ -85,6 +87,7 @@ def fit(
         refuse_taskres_options(methods, of_taskres)
     counts, draws = shot_counts(joined(shots)) if shots else None, seed_numbers(joined(seeds, ONE_SEED))
     features = open_cache(find_cache(cache, cache_dir), classes)
+    caches = with_prompts(features, joined(prompts))
     methods = methods or default_methods(features, of_taskres, views)
     splits = [(count, seed) for count in counts or default_shots(features) for seed in draws]
     asked.check(features)
@@ -92,9 +95,9 @@ def fit(
     from taskres_cache.system.devices import choose_device
 
     where = choose_device(device), out
-    runs = asked.runs(features, splits, *where) if TASKRES in methods else iter(())
-    others = method_runs(features, splits, methods, given, views, val, *where)
-    results = announced(chain(runs, others))
+    runs = [asked.runs(one, splits, *where) for one in caches] if TASKRES in methods else []
+    others = method_runs(caches, splits, methods, given, views, val, *where)
+    results = announced(chain(*runs, others))
     if as_json:
         print_results_json(features, results)
     else:

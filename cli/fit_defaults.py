@@ -1,4 +1,4 @@
-"""Defaults of --method and --shots of `taskres fit`: those of the paper, or all labels of the user's own data."""
+"""Defaults of --method, --shots and --prompts of `taskres fit`: those of the paper, or for the user's own data."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -29,3 +29,9 @@ def default_shots(cache: "FeatureCache") -> tuple[int, ...]:
 
     most = max((shots for shots, _ in cache.splits), default=int(ONE_SHOTS))
     return (most,) if cache.provenance.defaults == OWN else (int(ONE_SHOTS),)
+
+
+def with_prompts(cache: "FeatureCache", names: str) -> "list[FeatureCache]":
+    """Return the cache with each of the listed sets of prompts; with its default set if none is listed."""
+    listed = dict.fromkeys(name.strip() for name in names.split(",") if name.strip())
+    return [cache.using(name) for name in listed] or [cache]

@@ -122,3 +122,13 @@ Val = Annotated[
         autocompletion=completion.one_of("few", "full"),
     ),
 ]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompts",
+        metavar=LIST,
+        help="Sets of prompts of the cache, compared with each other: default (its templates) and those that extract "
+        "--prompts-name added.",
+        show_default="default, or descriptions if the cache has them",
+    ),
+]

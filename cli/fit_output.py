@@ -70,13 +70,15 @@ def print_results_json(cache: "FeatureCache", results: "Sequence[Run]") -> None:
 def _print_tables(cache: "FeatureCache", results: "Sequence[Run]") -> None:
     """Print tables for each method: accuracies, and what was chosen from which candidates."""
     from taskres_cache.reporting.choices import candidates_table, settings_table
-    from taskres_cache.reporting.sections import choice_table, method_table
+    from taskres_cache.reporting.sections import choice_table, method_table, prompts_table
     from taskres_cache.runs.results import summarise
 
     from .console import print_table
 
     source, only = cache.provenance, "" if cache.half == "all" else f", {cache.half} classes"
     summaries = summarise(result.metrics for result in results)
+    if len({summary.prompts for summary in summaries}) > 1:
+        print_table(prompts_table(summaries, f"{source.dataset}, {source.backbone} ({source.pretrained}){only}"))
     for method in dict.fromkeys(summary.method for summary in summaries):
         title = f"{source.dataset}, {source.backbone} ({source.pretrained})\n{method}{only}"
         print_table(method_table([summary for summary in summaries if summary.method == method], title))
@@ -84,9 +86,14 @@ def _print_tables(cache: "FeatureCache", results: "Sequence[Run]") -> None:
         if chosen[0].chosen is not None:
             print_table(choice_table(chosen, title))
             _say_edge(chosen)
-        for table in (settings_table(chosen, title), candidates_table(chosen, title) if method == "auto" else None):
+        for table in (settings_table(chosen, title), candidates_table(chosen, title) if _is_auto(chosen) else None):
             if table is not None:
                 print_table(table)
+
+
+def _is_auto(all_metrics: "Sequence[Metrics]") -> bool:
+    record = all_metrics[0].record
+    return record is not None and record.name == "auto"
 
 
 def _say_edge(all_metrics: "Sequence[Metrics]") -> None:

@@ -1,6 +1,7 @@
 """`taskres methods`: every method, what it trains and needs, and how it chooses; and `--method` of other commands."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,7 @@ def refuse_taskres_options(names: Sequence[str], given: dict[str, Any]) -> None:
 
 
 def method_runs(
-    cache: "FeatureCache",
+    caches: "Sequence[FeatureCache]",
     splits: "Sequence[SplitName]",
     names: Sequence[str],
     settings: dict[str, str],
@@ -110,18 +111,21 @@ def method_runs(
     device: "torch.device",
     out: Path,
 ) -> "Iterator[Run]":
-    """Fit the methods other than the task residual on every split; those that the cache does not suit get a note."""
+    """Fit the methods other than the task residual on every split; those that the cache does not suit get a note.
+
+    The caches are one cache with several sets of prompts.
+    """
     from taskres_cache.runs.fitting.choices import choices_for, suited
     from taskres_cache.runs.fitting.method_study import fit_methods
 
     from .console import say
 
-    choices = choices_for(cache, names, settings, views, "full" if val == "full" else "few")
-    kept, left_out = suited(cache, choices)
+    choices = choices_for(caches[0], names, settings, views, "full" if val == "full" else "few")
+    kept, left_out = suited(caches[0], choices)
     if len(choices) > 1:
         for note in left_out:
             say(f"note: {note}")
         if not kept and TASKRES not in names:
             raise OptionError(f"none of the methods {', '.join(names)} suits this cache; see the notes above")
         choices = kept
-    return fit_methods(cache, splits, choices, device, out) if choices else iter(())
+    return chain.from_iterable(fit_methods(cache, splits, choices, device, out) for cache in caches if choices)

@@ -56,6 +56,16 @@ class TextBases:
     pre_projection: np.ndarray | None = None
     projection: np.ndarray | None = None
 
+    @property
+    def base(self) -> np.ndarray:
+        """The regular base (C, D), see `regular_base`."""
+        return regular_base(self.embeddings)
+
+    @property
+    def base_inputs(self) -> np.ndarray | None:
+        """The mean input (C, W) of the text projection of each class; None without inputs."""
+        return None if self.pre_projection is None else regular_base(self.pre_projection)
+
 
 def regular_base(embeddings: np.ndarray) -> np.ndarray:
     """Return the regular base: the mean of the text features over the templates.

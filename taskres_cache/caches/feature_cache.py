@@ -181,6 +181,11 @@ class FeatureCache(StoredFeatures):
         named = tuple((name, str(digest)) for name, digest in files.items()) if isinstance(files, dict) else ()
         return Corrections(tuple(Change(*row) for row in zip(*columns, strict=True)), named, frozenset(columns[0]))
 
+    @property
+    def used_templates(self) -> tuple[str, ...]:
+        """The templates (T,) of the set of prompts that is used; empty for sentences."""
+        return self.templates if self.prompts == DEFAULT_PROMPTS else ()
+
     def text_bases(self) -> TextBases:
         """Return the text features per template, of the set `default`, and the text tower's projection.
 
@@ -237,8 +242,9 @@ class FeatureCache(StoredFeatures):
 
     def _refuse_unknown_set(self, name: str) -> None:
         if name not in self.prompt_sets:
+            known = ", ".join(self.prompt_sets)
             add = command("taskres", "extract", self.provenance.dataset, "--prompts-name", name, "--prompts", "FILE")
-            raise UnknownNameError("set of prompts", name, self.prompt_sets, f"add it: {add}")
+            raise UnknownNameError("set of prompts", name, self.prompt_sets, f"the cache has {known}; add it: {add}")
 
     def _default_prompts(self) -> PromptSet:
         """Return the set that format 1 has as a matrix of classes and templates; templates of imports stay as given."""

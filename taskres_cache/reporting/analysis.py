@@ -14,7 +14,7 @@ from taskres_cache.caches.class_halves import open_cache
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import RunError
 from taskres_cache.reporting.notes import test_notes
-from taskres_cache.runs.class_matching import class_rows, text_head
+from taskres_cache.runs.class_matching import class_rows, text_head, with_text_of
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.evaluation import predictions_of
 from taskres_cache.runs.run import Run, own_cache
@@ -147,7 +147,7 @@ def analyse(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: torch.
     """
     classifiers = [fit.classifier for fit in fits]
     first = classifiers[0]
-    cache = open_cache(own_cache(fits[0].folder, first, cache_dir), first.half)
+    cache = with_text_of(first, open_cache(own_cache(fits[0].folder, first, cache_dir), first.half))
     rows = cache.rows("test")
     heads = [classifier.head.of_classes(class_rows(classifier, cache)) for classifier in classifiers]
     predictions = predictions_of(cache, rows, [text_head(cache), *heads], device)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from taskres_cache.caches.contents import DEFAULT_PROMPTS
 from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.analysis import ClassGain, ConfusedPair, Misclassification
@@ -135,6 +136,31 @@ def method_table(summaries: Sequence[Summary], title: str) -> Table:
     return Table(f"{title}: test accuracy, mean and standard deviation over seeds", columns, rows, left=0)
 
 
+def prompts_table(summaries: Sequence[Summary], title: str) -> Table:
+    """Return one row per method, shot count and set of prompts; zero-shot is of the same set."""
+    methods = list(dict.fromkeys(_without_set(row) for row in summaries))
+    ordered = sorted(summaries, key=lambda row: (methods.index(_without_set(row)), row.shots))  # sets stay as listed
+    rows = tuple(
+        (
+            _without_set(row),
+            row.prompts,
+            shots_text(row.shots),
+            percent(row.zero_shot_accuracy),
+            percent(row.mean_val_accuracy),
+            _test_accuracy(row),
+            signed(row.gain),
+        )
+        for row in ordered
+    )
+    columns = ("method", "prompts", "shots", "zero-shot %", "val %", "test %", "gain")
+    return Table(f"{title}: sets of prompts", columns, rows, left=2)
+
+
+def _without_set(row: Summary) -> str:
+    """Return the name of a method without that of its set of prompts."""
+    return row.method if row.prompts == DEFAULT_PROMPTS else row.method.removesuffix(f"@{row.prompts}")
+
+
 def choice_table(all_metrics: Sequence[Metrics], title: str) -> Table:
     """Return what validation accuracy chose for each shot count and seed, and from how many candidates."""
     rows = tuple(
@@ -207,7 +233,7 @@ def recipe_and_provenance(classifier: Classifier) -> list[Fact]:
     facts = _method_facts(classifier) if isinstance(classifier, MethodClassifier) else _recipe_facts(classifier)
     return [
         *facts,
-        Fact("prompts", "  ".join(classifier.templates)),
+        Fact("prompts", "  ".join(classifier.templates) or f"the set {classifier.prompts}"),
         Fact("backbone", f"{source.backbone} ({source.pretrained}), open_clip model {source.model_config}"),
         Fact("weights", source.weights_sha256, code=True),
         Fact("logit scale", f"{source.logit_scale:g}"),

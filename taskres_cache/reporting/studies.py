@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from taskres_cache.caches.contents import DEFAULT_PROMPTS
 from taskres_cache.errors import CacheError, OptionError, RunError
 from taskres_cache.reporting.analysis import Analysis, analyse
 from taskres_cache.reporting.published.compared import Compared, compared, measured
@@ -19,7 +20,7 @@ LONGEST_PROMPTS = 60  # letters in a title
 
 @dataclass(frozen=True)
 class Study:
-    """All runs of one data set, checkpoint, half of the classes, set of prompts and set of test images.
+    """All runs of one data set, checkpoint, half of the classes, templates and set of test images.
 
     Parameters
     ----------
@@ -162,7 +163,7 @@ def _description(run: Run) -> dict[str, str]:
         classifier = run.classifier
     except RunError:
         return {}
-    prompts = " | ".join(classifier.templates)
+    prompts = " | ".join(classifier.templates) or classifier.prompts
     return {
         "classes": f"{len(classifier.classnames)} classes",
         "prompts": f"prompts {prompts if len(prompts) <= LONGEST_PROMPTS else prompts[:LONGEST_PROMPTS] + '...'}",
@@ -187,9 +188,9 @@ def _study(runs: Sequence[Run], variant: str, cache_dir: Path, device: torch.dev
     return Study(dataset, backbone, pretrained, half, *results, variant)
 
 
-def _order(run: Run) -> tuple[bool, bool]:
-    """Return a sort key: the paper's method, task residuals on other bases, other methods."""
-    return run.metrics.record is not None, run.metrics.base != "regular"
+def _order(run: Run) -> tuple[bool, bool, bool]:
+    """Return a sort key: the paper's method, task residuals on other bases, other methods; templates come first."""
+    return run.metrics.record is not None, run.metrics.base != "regular", run.metrics.prompts != DEFAULT_PROMPTS
 
 
 def _chosen(summaries: Sequence[Summary]) -> tuple[Summary, str]:

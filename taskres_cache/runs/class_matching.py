@@ -18,8 +18,13 @@ LONGEST_VALUE = 200  # characters of a value in a message
 
 
 def text_head(cache: FeatureCache) -> CosineHead:
-    """Return the zero-shot classifier of a cache, its regular base."""
+    """Return the zero-shot classifier of a cache, the regular base of its used set of prompts."""
     return CosineHead.of_arrays(cache.text_features, cache.provenance.logit_scale)
+
+
+def with_text_of(classifier: Classifier, cache: FeatureCache) -> FeatureCache:
+    """Return a cache with the set of prompts that a run was fitted with, if the cache has it."""
+    return cache.using(classifier.prompts) if classifier.prompts in cache.prompt_sets else cache
 
 
 def heads_on(classifier: Classifier, cache: FeatureCache) -> tuple[Head, Head]:
@@ -64,18 +69,18 @@ def _base_of_other_classes(classifier: ResidualClassifier, cache: FeatureCache) 
     """Return the base (C, D) of the classes of a cache, from its text, as the run's own base was made."""
     if classifier.recipe.base == "regular":
         return cache.text_features
-    projection, pre_projection = classifier.projection, cache.text_bases().pre_projection
+    projection, inputs = classifier.projection, cache.text().base_inputs  # (C, W)
     if projection is None:
         raise RunError(
             f"{cache.path} has classes that the run does not know, and the run's base was read from a file without a "
             "text projection, so there is no base for them; fit a run on a cache that has them"
         )
-    if pre_projection is None or pre_projection.shape[2] != len(projection):
+    if inputs is None or inputs.shape[1] != len(projection):
         raise RunError(
             f"{cache.path} has classes that the run does not know, and no text/pre_projection of width "
             f"{len(projection)} to apply the run's text projection to; extract the cache with the run's backbone"
         )
-    base: np.ndarray = pre_projection.mean(axis=1) @ projection  # (C, D)
+    base: np.ndarray = inputs @ projection  # (C, D)
     return base
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from taskres_cache.caches.contents import DEFAULT_PROMPTS
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.heads.head import Head
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.choice import MethodRecord
 from taskres_cache.recipe import Recipe
+from taskres_cache.runs.finding import method_of_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class _Described:
     provenance: Provenance
     class_ids: tuple[str, ...] | None = None
     half: str = "all"
+    prompts: str = DEFAULT_PROMPTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class ResidualClassifier(_Described):
     classnames : tuple of str
         One per class, in the order of the head's classes.
     templates : tuple of str
-        Prompt templates of the text features.
+        Prompt templates of the text features; empty for another set of prompts than `default`.
     shots, seed : int
         The few-shot split.
     provenance : Provenance
@@ -57,6 +60,8 @@ class ResidualClassifier(_Described):
         Identifiers that match classes across data sets; None to match by name.
     half : {"all", "base", "new"}
         The classes of the data set that were used.
+    prompts : str
+        The cache's set of prompts whose text features were used.
     """
 
     base: np.ndarray
@@ -80,8 +85,8 @@ class ResidualClassifier(_Described):
 
     @property
     def method(self) -> str:
-        """Name of the method, which differs between recipes that differ."""
-        return self.recipe.method_name()
+        """Name of the method, which differs between recipes and sets of prompts that differ."""
+        return method_of_set(self.recipe.method_name(), self.prompts)
 
     def calibrated(self, temperature: float) -> "ResidualClassifier":
         """Return the classifier with another temperature."""
@@ -99,11 +104,11 @@ class MethodClassifier(_Described):
     record : MethodRecord
         The method and its options.
     method : str
-        Name of the method, which differs between options that differ.
+        Name of the method, which differs between options and sets of prompts that differ.
     classnames : tuple of str
         One per class, in the order of the head's classes.
     templates : tuple of str
-        Prompt templates of the text features.
+        Prompt templates of the text features; empty for another set of prompts than `default`.
     shots, seed : int
         The few-shot split.
     provenance : Provenance
@@ -112,6 +117,8 @@ class MethodClassifier(_Described):
         Identifiers that match classes across data sets; None to match by name.
     half : {"all", "base", "new"}
         The classes of the data set that were used.
+    prompts : str
+        The cache's set of prompts whose text features were used.
     """
 
     fitted: Head

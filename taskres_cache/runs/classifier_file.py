@@ -18,8 +18,9 @@ from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from taskres_cache.caches.contents import DEFAULT_PROMPTS
 from taskres_cache.caches.provenance import DICTIONARIES, Provenance
-from taskres_cache.caches.schema import GREATEST_LOGIT_SCALE
+from taskres_cache.caches.schema import GREATEST_LOGIT_SCALE, GROUP_NAME
 from taskres_cache.datasets.sampling import shots_json, shots_of
 from taskres_cache.errors import OptionError, RunError
 from taskres_cache.heads.kinds import head_of
@@ -37,6 +38,7 @@ COMMON: dict[str, Any] = {  # fields of the metadata, stored as JSON
     "class_ids": tuple[str, ...] | None,
     "half": Literal["all", "base", "new"],
     "temperature": Annotated[float, Meta(gt=0)],
+    "prompts": Annotated[str, Meta(pattern=f"^{GROUP_NAME.pattern}$")],
 }
 OF_RESIDUAL: dict[str, Any] = {"alpha": float}
 OF_METHOD: dict[str, Any] = {
@@ -45,7 +47,8 @@ OF_METHOD: dict[str, Any] = {
     "record": MethodRecord,
     "method": Annotated[str, Meta(min_length=1, max_length=255)],
 }
-DEFAULTS = {"class_ids": "null", "half": '"all"', "temperature": "1.0"}  # missing in runs of earlier versions
+# Missing in runs of earlier versions, and the last one in all runs of the default set, whose files stay as they were.
+DEFAULTS = {"class_ids": "null", "half": '"all"', "temperature": "1.0", "prompts": f'"{DEFAULT_PROMPTS}"'}
 REFUSED = (SafetensorError, msgspec.MsgspecError, OptionError, OSError, LookupError, ValueError, TypeError)
 
 
@@ -144,6 +147,8 @@ def _as_metadata(classifier: Classifier) -> dict[str, str]:
     else:
         plain |= {"format": "taskres-run", "format_version": "1", "recipe": json.dumps(classifier.recipe.as_dict())}
         fields |= {name: getattr(classifier, name) for name in OF_RESIDUAL}
+    if classifier.prompts == DEFAULT_PROMPTS:
+        del fields["prompts"]
     plain |= {name: json.dumps(value) for name, value in fields.items()}
     return {name: str(value) for name, value in plain.items()}
 

@@ -17,7 +17,7 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import RunError
 from taskres_cache.heads.head import Head
 from taskres_cache.heads.kinds import CosineHead
-from taskres_cache.runs.class_matching import heads_on, text_head
+from taskres_cache.runs.class_matching import heads_on, text_head, with_text_of
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.scores import TOP, Predictions, reliability
 
@@ -217,7 +217,7 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
     RunError
         The cache has features of another checkpoint, classes that the run cannot be applied to, or no test images.
     """
-    rows = cache.rows("test")
+    cache, rows = with_text_of(classifier, cache), cache.rows("test")
     predictions = predictions_of(cache, rows, [text_head(cache), *heads_on(classifier, cache)], device)
     if predictions is None:
         raise RunError(f"{cache.path} has no test images; pass a cache that has some")
@@ -244,7 +244,7 @@ def _accuracy_on_base_half(classifier: Classifier, cache: FeatureCache, device: 
     """Return the accuracy of a run of the base half on that half, if the cache is the new half of its data set."""
     if (classifier.half, cache.half) != ("base", "new") or classifier.provenance.dataset != cache.provenance.dataset:
         return None
-    half = open_cache(cache.path, "base")
+    half = with_text_of(classifier, open_cache(cache.path, "base"))
     accuracies = percent_correct(half, half.rows("test"), heads_on(classifier, half)[1:], device)
     return None if accuracies is None else accuracies[0]
 

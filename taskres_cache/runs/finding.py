@@ -1,10 +1,13 @@
 """The folder of a run, and the runs at or below a path. Does not need torch."""
 
+from hashlib import sha256
 from pathlib import Path
 
+from taskres_cache.caches.contents import DEFAULT_PROMPTS
 from taskres_cache.caches.provenance import Provenance
 from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.errors import OptionError, RunError
+from taskres_cache.recipe import LONGEST_METHOD
 
 CLASSIFIER_FILE = "classifier.safetensors"
 METRICS_FILE = "metrics.json"
@@ -22,6 +25,13 @@ def run_folder(out: Path, provenance: Provenance, method: str, half: str, shots:
     return (
         checkpoint_folder(out, provenance) / provenance.dataset / name / f"shots_{shots_text(shots)}" / f"seed_{seed}"
     )
+
+
+def method_of_set(method: str, prompts: str) -> str:
+    """Return the name of a method fitted with a set of prompts: the method's own for the filled templates."""
+    name = method if prompts == DEFAULT_PROMPTS else f"{method}@{prompts}"
+    digest = sha256(name.encode()).hexdigest()[:16]
+    return name if len(name) <= LONGEST_METHOD else f"{name[: LONGEST_METHOD - 17]}-{digest}"
 
 
 def find_runs(path: Path) -> list[Path]:

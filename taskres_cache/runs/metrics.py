@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from taskres_cache.caches.contents import DEFAULT_PROMPTS
 from taskres_cache.datasets.sampling import shots_json, shots_of
 from taskres_cache.methods.choice import MethodRecord
 from taskres_cache.methods.method import Trial
@@ -100,7 +101,9 @@ class Metrics:
     classes : {"all", "base", "new"}
         The classes of the data set that were used.
     method : str
-        Name of the method; differs between recipes that differ.
+        Name of the method; differs between recipes and sets of prompts that differ.
+    prompts : str
+        The cache's set of prompts whose text features were used, also for zero-shot.
     recipe : Recipe, optional
         How the residual was trained; None for other methods.
     record : MethodRecord, optional
@@ -166,6 +169,7 @@ class Metrics:
     seed: int
     classes: Literal["all", "base", "new"] = "all"
     method: str
+    prompts: str = DEFAULT_PROMPTS
     recipe: Recipe | None = None
     record: MethodRecord | None = None
     alpha: float | None = None

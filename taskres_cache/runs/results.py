@@ -7,6 +7,7 @@ from functools import cached_property
 from html import escape
 from typing import Any, overload
 
+from taskres_cache.caches.contents import DEFAULT_PROMPTS
 from taskres_cache.datasets.sampling import shots_json, shots_text
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.run import Run
@@ -38,6 +39,8 @@ class Summary:
         Kind of base, see `Recipe.base`.
     images_per_class : float or None
         Mean number of training images per class; None if all runs are of an earlier version.
+    prompts : str
+        The set of prompts; zero-shot is of the same set.
     """
 
     method: str
@@ -53,6 +56,7 @@ class Summary:
     mean_fit_seconds: float | None = None
     base: str = "regular"
     images_per_class: float | None = None
+    prompts: str = DEFAULT_PROMPTS
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as plain values for JSON."""
@@ -90,6 +94,7 @@ def _summary(method: str, shots: int, runs: list[Metrics]) -> Summary:
         _mean(run.seconds.fit for run in runs),
         runs[0].base,
         _mean(run.images_per_class for run in runs),
+        runs[0].prompts,
     )
 
 

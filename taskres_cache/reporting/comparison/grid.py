@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from taskres_cache.caches.contents import DEFAULT_PROMPTS
 from taskres_cache.errors import RunError
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.comparison.paired import Difference, paired_difference
 from taskres_cache.reporting.published.figures import published_method
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import in_shots
+from taskres_cache.runs.finding import method_of_set
 from taskres_cache.runs.metrics import Metrics
 from taskres_cache.runs.results import deviation
 
@@ -127,7 +129,8 @@ def _own_name(study: Study, method: str) -> str:
         default = Recipe(**run.classifier.provenance.recipe)
     except (RunError, TypeError):
         default = Recipe()
-    if replace(recipe, base="regular", base_sha256="", views=default.views) != default:
+    as_default = replace(recipe, base="regular", base_sha256="", views=default.views)
+    if as_default != default or run.metrics.prompts != DEFAULT_PROMPTS:
         return method
     base = "" if recipe.base == "regular" else f", base {recipe.base} {recipe.base_sha256[:8]}".rstrip()
     return f"{TASKRES}{base}" + (f", {recipe.views} views" if recipe.views else "")
@@ -150,7 +153,7 @@ def _by_method(study: Study, name_of: Callable[[str], str]) -> dict[str, dict[in
 def _grid(title: str, studies: Mapping[str, dict[str, dict[int, dict[int, Metrics]]]], reference: str) -> Grid:
     names = list(dict.fromkeys(name for methods in studies.values() for name in methods))
     shots = sorted({count for methods in studies.values() for runs in methods.values() for count in runs})
-    cells: dict[str, dict[int, Cell]] = {name: {} for name in (ZERO_SHOT, *names)}
+    cells: dict[str, dict[int, Cell]] = {}
     shared, notes = {}, []
     for count in shots:
         fits = {
@@ -168,8 +171,9 @@ def _grid(title: str, studies: Mapping[str, dict[str, dict[int, dict[int, Metric
         notes += [f"{name} misses a data set or seed of the others at {in_shots(count)}" for name in missing]
         column = _column(complete, shared[count], fits.get(reference, {})) if complete else {}
         for name, cell in column.items():
-            cells[name][count] = replace(cell, difference=None) if name == reference else cell
-    return Grid(title, tuple(studies), tuple(shots), shared, cells, reference, tuple(notes))
+            cells.setdefault(name, {})[count] = replace(cell, difference=None) if name == reference else cell
+    ordered = {name: cells.get(name, {}) for name in (*filter(is_zero_shot, cells), *names)}
+    return Grid(title, tuple(studies), tuple(shots), shared, ordered, reference, tuple(notes))
 
 
 def most_shared(sets: Sequence[tuple[Where, ...]]) -> tuple[Where, ...]:
@@ -188,19 +192,32 @@ def most_shared(sets: Sequence[tuple[Where, ...]]) -> tuple[Where, ...]:
 def _column(fits: Mapping[str, Fits], shared: Sequence[Where], reference: Fits) -> dict[str, Cell]:
     """Return the cells of one shot count, over the shared data sets and seeds."""
     tests = {name: {where: one[where].test_accuracy for where in shared} for name, one in fits.items()}
-    some = next(iter(fits.values()))
-    zero_shot = {where: some[where].zero_shot_accuracy for where in shared}
-    everything = {ZERO_SHOT: zero_shot, **tests}
-    ranks, base = _ranks(everything), _mean(zero_shot)
+    own = {name: zero_shot_name(one[shared[0]].prompts) for name, one in fits.items()}
+    zero_shot = {
+        own[name]: {where: one[where].zero_shot_accuracy for where in shared}
+        for name, one in sorted(fits.items(), key=lambda fit: fit[1][shared[0]].prompts != DEFAULT_PROMPTS)
+    }
+    everything = {**zero_shot, **tests}
+    ranks = _ranks(everything)
     best = max(round(_mean(one), 2) for one in everything.values())
     column = {}
     for name, found in everything.items():
-        mean = _mean(found)
-        spread = None if name == ZERO_SHOT else _deviation(found)
-        seconds = None if name == ZERO_SHOT else _seconds([fits[name][where] for where in shared])
-        difference = None if name == ZERO_SHOT else _difference(fits[name], reference)
+        mean, base = _mean(found), _mean(zero_shot[own.get(name, name)])
+        spread = _deviation(found) if name in fits else None
+        seconds = _seconds([fits[name][where] for where in shared]) if name in fits else None
+        difference = _difference(fits[name], reference) if name in fits else None
         column[name] = Cell(mean, mean - base, spread, seconds, ranks[name], round(mean, 2) == best, difference)
     return column
+
+
+def zero_shot_name(prompts: str) -> str:
+    """Return the row of zero-shot classification with a set of prompts."""
+    return method_of_set(ZERO_SHOT, prompts)
+
+
+def is_zero_shot(name: str) -> bool:
+    """Return True for a row that `zero_shot_name` names."""
+    return name == ZERO_SHOT or name.startswith(f"{ZERO_SHOT}@")
 
 
 def _mean(accuracies: Mapping[Where, float]) -> float:

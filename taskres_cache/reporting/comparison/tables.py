@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from taskres_cache.datasets.sampling import shots_text
-from taskres_cache.reporting.comparison.grid import ZERO_SHOT, Cell, Grid
+from taskres_cache.reporting.comparison.grid import Cell, Grid, is_zero_shot
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
 from taskres_cache.runs.metrics import Metrics
@@ -54,7 +54,7 @@ def gain_table(grid: Grid) -> Table:
     rows = tuple(
         (name, *(signed(cells[count].gain) if count in cells else "-" for count in grid.shots))
         for name, cells in grid.methods.items()
-        if name != ZERO_SHOT
+        if not is_zero_shot(name)
     )
     title = f"{grid.title}\ngain over zero-shot in points, mean over {_over(grid)}"
     return Table(title, ("method", *map(in_shots, grid.shots)), rows)
@@ -62,7 +62,7 @@ def gain_table(grid: Grid) -> Table:
 
 def difference_table(grid: Grid) -> Table:
     """Return the paired difference to the reference per shot count, with its interval."""
-    others = [name for name in grid.methods if name not in (ZERO_SHOT, grid.reference)]
+    others = [name for name in grid.methods if not is_zero_shot(name) and name != grid.reference]
     rows = tuple((name, *(_difference(grid.methods[name].get(count)) for count in grid.shots)) for name in others)
     found = [cell.difference for name in others for cell in grid.methods[name].values() if cell.difference]
     counts = sorted({one.pairs for one in found}) or [0]

@@ -186,6 +186,8 @@ def published_method(method: str) -> str | None:
 
     Of task residuals, only those on the text side of the regular base are the published method.
     """
+    if "@" in method:  # another set of prompts than the cache's templates
+        return None
     family = max((name for name in PUBLISHED_AS if f"{method}-".startswith(f"{name}-")), key=len, default=None)
     if family is None:
         return None

@@ -34,7 +34,8 @@ class TaskReader:
         self.cache, self._device = cache, device
         embeddings = cache.text_bases().embeddings  # (C, T, D)
         self.text_sha256 = sha256(np.ascontiguousarray(embeddings).data).hexdigest()
-        self._text = Text.from_templates(embeddings)
+        used = cache.text()
+        self._text = Text(used.embeddings, used.labels)
         self._read: dict[tuple[object, ...], Images | Views] = {}
 
     def task(self, name: SplitName, choice: MethodChoice) -> FewShotTask:

@@ -12,7 +12,7 @@ from hashlib import sha256
 import numpy as np
 import torch
 
-from taskres_cache.caches.contents import SplitName, TextBases, regular_base
+from taskres_cache.caches.contents import PromptSet, SplitName, TextBases
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import OptionError
 from taskres_cache.heads.kinds import CosineHead
@@ -59,6 +59,8 @@ class Bases:
         Multiplier s of the cosines.
     device : torch.device
         Where enhanced bases are tuned.
+    prompts : PromptSet, optional
+        The set of prompts that bases are computed from. Defaults to the templates of `text`.
 
     Raises
     ------
@@ -75,14 +77,16 @@ class Bases:
         file: BaseFile | None,
         logit_scale: float,
         device: torch.device,
+        prompts: PromptSet | None = None,
     ) -> None:
-        self.regular = regular_base(text.embeddings)  # (C, D)
+        used = text if prompts is None else prompts
+        self.regular = used.base  # (C, D)
         self.text_sha256 = sha256(np.ascontiguousarray(text.embeddings).data).hexdigest()
         self.head = CosineHead.of_arrays(self.regular, logit_scale)
         self._logit_scale, self._device = logit_scale, device
         self._regular = StartingBase(self.regular)  # one object, so that fits can tell that they share it
         self._projection = text.projection
-        self._pre_projection = None if text.pre_projection is None else text.pre_projection.mean(axis=1)  # (C, W)
+        self._pre_projection = used.base_inputs  # (C, W)
         self._file: StartingBase | None = None
         if file is not None:
             self._file = StartingBase(*file.base_for(self._pre_projection, len(self.regular), self.dim))
@@ -209,9 +213,10 @@ def study_digest(cache: FeatureCache, text_sha256: str, test_features: str) -> s
     Parameters
     ----------
     cache : FeatureCache
-        Gives checkpoint, logit scale, classes, prompts and test labels.
+        Gives checkpoint, logit scale, classes, templates and test labels.
     text_sha256 : str
-        SHA-256 of the text features, see `Bases.text_sha256`.
+        SHA-256 of the text features of the templates, see `Bases.text_sha256`. It is the same for all sets of prompts
+        of a cache, so that a table compares them.
     test_features : str
         SHA-256 of the test features.
     """

@@ -21,7 +21,7 @@ from taskres_cache.methods.temperature import fit_temperature
 from taskres_cache.runs.class_matching import text_head
 from taskres_cache.runs.classifier import MethodClassifier
 from taskres_cache.runs.evaluation import predictions_of
-from taskres_cache.runs.finding import run_folder
+from taskres_cache.runs.finding import method_of_set, run_folder
 from taskres_cache.runs.fitting.few_shot_tasks import TaskReader, refuse_unsuited, task_digest
 from taskres_cache.runs.fitting.inputs import study_digest
 from taskres_cache.runs.fitting.recording import (
@@ -108,7 +108,8 @@ def finished_method_runs(
     study = study_digest(cache, reader.text_sha256, test.hexdigest())
     for name in splits:
         inputs = task_digest(cache, reader.task(name, choice), test.hexdigest())
-        folder = run_folder(out, cache.provenance, choice.method_name(), cache.half, *name)
+        method = method_of_set(choice.method_name(), cache.prompts)
+        folder = run_folder(out, cache.provenance, method, cache.half, *name)
         run = intact_run(folder, inputs, study, choice.record())
         if run is not None:
             finished[name] = run
@@ -129,9 +130,10 @@ def _fitted(reader: TaskReader, name: SplitName, choice: MethodChoice) -> _Fitte
     classifier = MethodClassifier(
         fitted=adapted.head,
         record=choice.record(),
-        method=choice.method_name(),
+        method=method_of_set(choice.method_name(), cache.prompts),
         classnames=cache.classnames,
-        templates=cache.templates,
+        templates=cache.used_templates,
+        prompts=cache.prompts,
         shots=name[0],
         seed=name[1],
         provenance=cache.provenance,

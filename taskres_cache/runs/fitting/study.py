@@ -21,7 +21,7 @@ from taskres_cache.methods.task_residual.task import Fit, FitTask
 from taskres_cache.recipe import Recipe
 from taskres_cache.runs.classifier import ResidualClassifier
 from taskres_cache.runs.evaluation import Digest, predictions_of
-from taskres_cache.runs.finding import run_folder
+from taskres_cache.runs.finding import method_of_set, run_folder
 from taskres_cache.runs.fitting.base_files import BaseFile
 from taskres_cache.runs.fitting.inputs import Bases, inputs_digest, refuse_missing_views, study_digest, tasks_of_split
 from taskres_cache.runs.fitting.recording import (
@@ -151,7 +151,7 @@ def fit_each(
     """
     refuse_unusable(cache, splits)
     refuse_missing_views(cache, recipes)
-    bases = Bases(cache.text_bases(), recipes, base_file, cache.provenance.logit_scale, device)
+    bases = Bases(cache.text_bases(), recipes, base_file, cache.provenance.logit_scale, device, cache.text())
     fits_per_split = sum(len(candidates_of(recipe, bases.regular)) for recipe in recipes)
     at_once = max(1, stack_size(bases.regular.size, device) // fits_per_split)
     for first in range(0, len(splits), at_once):
@@ -178,7 +178,8 @@ def finished_runs(cache: FeatureCache, splits: Sequence[SplitName], recipe: Reci
     OptionError
         The cache does not have a split.
     """
-    bases = Bases(cache.text_bases(), [recipe], None, cache.provenance.logit_scale, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    bases = Bases(cache.text_bases(), [recipe], None, cache.provenance.logit_scale, cpu, cache.text())
     test, finished = sha256(), {}
     for _, features in cache.pieces(cache.rows("test")):
         test.update(features.data)
@@ -186,9 +187,9 @@ def finished_runs(cache: FeatureCache, splits: Sequence[SplitName], recipe: Reci
     for name in splits:
         (task,) = tasks_of_split(cache, name, [recipe])
         inputs = inputs_digest(cache, bases.sources(recipe), task, test.hexdigest())
-        run = intact_run(
-            run_folder(out, cache.provenance, recipe.method_name(), cache.half, *name), inputs, study, recipe
-        )
+        method = method_of_set(recipe.method_name(), cache.prompts)
+        folder = run_folder(out, cache.provenance, method, cache.half, *name)
+        run = intact_run(folder, inputs, study, recipe)
         if run is not None:
             finished[name] = run
     return finished
