@@ -18,7 +18,7 @@ LABELS = {
     "view_families": "view families",
     "prompt_sets": "prompt sets",
     "default_prompts": "default prompts",
-    "shown_names": "other names in prompts",
+    "shown_names": "shown names",
     "pre_projection": "pre-projection",
     "val_per_class": "val per class",
 }
