@@ -17,7 +17,7 @@ LABELS = {
     "views": "view settings",
     "view_families": "view families",
     "prompt_sets": "prompt sets",
-    "default_prompts": "default prompts",
+    "default_prompts": "default set",
     "shown_names": "shown names",
     "pre_projection": "pre-projection",
     "val_per_class": "val per class",
