@@ -4,6 +4,7 @@
 images by row, in several processes, and again after a kill; each would download everything before its row.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,8 @@ def _loaded(name: HubName, typed: str) -> Mapping[str, Sequence[str]]:
     """Return split -> the Arrow files that `datasets` keeps of it; from its own folder if the hub cannot be reached."""
     import datasets
 
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     reason = "" if name.is_local else _unreachable(name, typed)
     try:
         with _offline(bool(reason)):
