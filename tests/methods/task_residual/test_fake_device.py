@@ -51,6 +51,8 @@ def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     list(product(("text", "image", "both"), ("fixed", "learn"), (False, True), (False, True))),
 )
 def test_steps_of_residuals_stay_on_the_gpu(kind: str, rule: str, narrow: bool, own: bool) -> None:
+    if narrow and not torch._C._dispatch_has_kernel_for_dispatch_key("aten::bmm.dtype_out", "Meta"):
+        pytest.skip("this torch has no fake of a product whose result has another type")
     recipes = [Recipe(residual=kind, alpha_rule=rule, lr=rate) for rate in (0.1, 0.2, 0.1)]
     with FakeTensorMode():
         directions = torch.zeros(ROWS, DIM, device=CUDA, dtype=torch.bfloat16 if narrow else torch.float32)
