@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from taskres_cache.caches.foreign.importing import ImportOptions, import_contents
 from taskres_cache.cli.console import print_table
+from taskres_cache.datasets import PAPER_SHOTS
 from taskres_cache.methods.task_residual import capture
 from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.step import ResidualStep
@@ -311,7 +312,7 @@ def write_random_cache(folder: Path) -> Path:
     named = {f"{part}_labels": labels for part in ("train", "val", "test")}
     names = np.array([f"class {number}" for number in range(problem.classes)])
     arrays = {**parts, **named, "text_features": base, "classnames": names}
-    return import_contents(arrays, ImportOptions("random"), folder / "cache").path
+    return import_contents(arrays, ImportOptions("random", shots=PAPER_SHOTS), folder / "cache").path
 
 
 def main() -> None:

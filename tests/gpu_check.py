@@ -20,6 +20,7 @@ import torch
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.foreign.importing import ImportOptions, import_contents
 from taskres_cache.cli.console import print_table
+from taskres_cache.datasets import PAPER_SHOTS
 from taskres_cache.datasets.images import ImageFolder
 from taskres_cache.encoders.loading import load_backbone
 from taskres_cache.methods.task_residual import epoch
@@ -175,7 +176,7 @@ def random_cache(name: str, classes: int, test: int, folder: Path) -> Path:
             arrays[f"{part}_labels"] = labels
             noise = rng.standard_normal((count, DIM), dtype=np.float32)
             arrays[f"{part}_features"] = 10 * (0.4 * centres[labels] + noise)
-    return import_contents(arrays, ImportOptions(name), folder).path
+    return import_contents(arrays, ImportOptions(name, shots=PAPER_SHOTS), folder).path
 
 
 def papers_grid(device: torch.device, names: Sequence[str], folder: Path, epochs: int | None) -> Table:

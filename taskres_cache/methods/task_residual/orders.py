@@ -36,15 +36,12 @@ def epoch_orders(
     for first in range(0, tasks[0].epochs, together):
         numbers = range(first, min(first + together, tasks[0].epochs))
         orders = [
-            torch.stack(
-                [
-                    epoch_order(count, batch, shuffler) + row + number % views * count
-                    for shuffler, row in zip(shufflers, first_rows, strict=True)
-                ]
-            )
+            epoch_order(count, batch, shuffler) + (row + number % views * count)
             for number in numbers
+            for shuffler, row in zip(shufflers, first_rows, strict=True)
         ]
-        yield from _sent(torch.stack(orders), device).unbind(0)
+        stacked = torch.stack(orders).view(len(numbers), len(tasks), -1, batch)
+        yield from _sent(stacked, device).unbind(0)
 
 
 def epoch_order(count: int, batch: int, shuffler: torch.Generator) -> Tensor:
