@@ -158,6 +158,7 @@ def test_rows_that_change_nothing_are_no_corrections(dataset: Dataset, tmp_path:
         ("a,b,c,d\n", "has the columns 'a', 'b', 'c', 'd'; expected path and label"),
         ("path,part\nx,test\n", "has the columns 'path', 'part'; expected path and label"),
         ("path,label\nonly\n", "fixes.csv, line 2 has 1 cells, expected a path and a label"),
+        ("path,label\nx,a\x1bb\n", r"line 2: label 'a\\x1bb' has characters that cannot be printed"),
         ("path,label\n\n,dog\n", "fixes.csv, line 3 has 2 cells, expected a path and a label"),
         (
             "dog/image 9.png,dog\nx,dog\n",

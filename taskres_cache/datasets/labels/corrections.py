@@ -240,6 +240,8 @@ def _rows_of(file: Path) -> tuple[list[_Row], str]:
         path, label, part = (row[at] if at is not None and at < len(row) else None for at in columns)
         if not path or label is None:
             raise DatasetError(f"{where} has {len(row)} cells, expected a path and a label (- leaves the image out)")
+        if not label.isprintable():
+            raise DatasetError(f"{where}: label {label!a} has characters that cannot be printed; fix the row")
         rows.append(_Row(path, label, part or "", where))
     return rows, sha256(content).hexdigest()
 
