@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import count, repeat
 from pathlib import Path
 from secrets import token_hex
@@ -41,6 +40,7 @@ from taskres_cache.runs.statistics.intervals import (
     mean_class_accuracy_interval,
     paired_difference,
 )
+from taskres_cache.system.version import library_version
 
 DIGITS = 8  # of inputs_sha256 in the name of a folder
 SECONDS_UNTIL_LEFTOVER = 3600.0  # a run is written in less than a second
@@ -123,7 +123,7 @@ def identity(cache: FeatureCache, classifier: Classifier) -> dict[str, Any]:
         "method": classifier.method,
         "prompts": classifier.prompts,
         "cache": str(cache.path),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {name: library_version(name) for name in LIBRARIES},
         "images": ImageCounts(len(split.train), len(split.val), len(cache.rows("test"))),
     }
 
