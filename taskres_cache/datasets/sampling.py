@@ -12,6 +12,7 @@ from taskres_cache.errors import OptionError
 PAPER_SHOTS = (1, 2, 4, 8, 16)
 PAPER_SEEDS = (1, 2, 3)
 ALL_SHOTS = 2**31 - 1  # more images than any class has: every image is drawn, in list order
+MOST_NOTED = 5  # short classes that get a note each
 ALL = "all"  # how people and files see ALL_SHOTS
 VAL_SHOTS_AT_MOST = 4  # the protocol gives a few-shot method at most four validation images per class
 
@@ -100,11 +101,21 @@ def short_classes(train_labels: Sequence[int], shots: int) -> dict[int, int]:
 
 
 def shortage_notes(classnames: Sequence[str], train_labels: Sequence[int], shots: Iterable[int]) -> tuple[str, ...]:
-    """Return one line for each class with fewer train items than the most `shots`, of which ALL_SHOTS is none."""
+    """Return notes on classes with fewer train items than the most `shots`, of which ALL_SHOTS is none.
+
+    One line per class, or one for all if there are many.
+    """
     most = max((count for count in shots if count != ALL_SHOTS), default=0)
+    short = short_classes(train_labels, most)
+    if len(short) > MOST_NOTED:
+        fewest = min(short, key=lambda label: short[label])
+        return (
+            f"{len(short)} classes have fewer than {most} train images, the fewest {classnames[fewest]!r} with "
+            f"{short[fewest]}; all of theirs are used at {most} shots",
+        )
     return tuple(
         f"class {classnames[label]!r} has {count} train images, fewer than {most} shots; all are used"
-        for label, count in short_classes(train_labels, most).items()
+        for label, count in short.items()
     )
 
 

@@ -112,3 +112,12 @@ def test_val_takes_as_many_as_shots_up_to_the_limit(shots: int, val_per_class: i
     drawn = sample_few_shot([0] * 20 + [1] * 20, [0] * 9 + [1] * 9, shots, 1, val_per_class)
     assert len(drawn.val) == expected
     assert drawn.train == sample_few_shot([0] * 20 + [1] * 20, [], shots, 1).train
+
+
+def test_many_short_classes_share_a_note() -> None:
+    labels = [label for label in range(6) for _ in range(label + 1)]
+    names = [f"c{label}" for label in range(6)]
+    assert len(shortage_notes(names, labels, [6])) == 5
+    assert shortage_notes(names, labels, [8, 1]) == (
+        "6 classes have fewer than 8 train images, the fewest 'c0' with 1; all of theirs are used at 8 shots",
+    )
