@@ -240,4 +240,5 @@ def _zero_shot_row(result: "ZeroShot") -> tuple[str, ...]:
     from taskres_cache.reporting.tables import percent
 
     accuracies = (percent(result.val_accuracy), percent(result.test_accuracy))
-    return (result.form, str(len(result.templates)), *accuracies)
+    per_class = f"{result.prompts_per_class:.1f}".removesuffix(".0")
+    return (result.form, per_class, *accuracies)

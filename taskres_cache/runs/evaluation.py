@@ -4,7 +4,7 @@ Axes: N images, C classes of the cache, T templates, D embedding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -160,15 +160,18 @@ class ZeroShot:
     form : str
         Name of the form, see `zero_shot_weights`.
     templates : tuple of str
-        The templates that it uses.
+        The templates that it uses; empty for named sets of prompts.
     val_accuracy, test_accuracy : float or None
         None without validation or test images.
+    prompts_per_class : float
+        Mean number of prompts of a class.
     """
 
     form: str
     templates: tuple[str, ...]
     val_accuracy: float | None
     test_accuracy: float | None
+    prompts_per_class: float
 
 
 def zero_shot_weights(embeddings: np.ndarray) -> dict[str, np.ndarray]:
@@ -186,17 +189,27 @@ def zero_shot_weights(embeddings: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def evaluate_zero_shot(cache: FeatureCache, device: torch.device) -> list[ZeroShot]:
-    """Return the accuracy of each form of zero-shot classification on the val and test images of a cache."""
-    templates = cache.templates
-    forms = zero_shot_weights(cache.text_bases().embeddings)
+    """Return the accuracy of each form of zero-shot classification on the val and test images of a cache.
+
+    Named sets of prompts have the last two forms, called `prompt ensemble@NAME` and `residual base@NAME`.
+    """
+    templates, forms = cache.templates, zero_shot_weights(cache.text_bases().embeddings)
+    used = {form: templates[:1] if form == "single prompt" else templates for form in forms}
+    per_class = {form: float(len(of_form)) for form, of_form in used.items()}
+    for name in cache.prompt_sets[1:]:
+        text = cache.text(name)
+        directions = text.embeddings / np.linalg.norm(text.embeddings, axis=1, keepdims=True)  # (P, D)
+        of_set = {"prompt ensemble": replace(text, embeddings=directions).base, "residual base": text.base}
+        forms |= {f"{form}@{name}": weights for form, weights in of_set.items()}
+        per_class |= {f"{form}@{name}": len(text.texts) / len(cache.classnames) for form in of_set}
     heads = [CosineHead.of_arrays(form, cache.provenance.logit_scale) for form in forms.values()]
     no_images: list[float | None] = [None] * len(forms)
     val, test = (
         percent_correct(cache, cache.rows(partition), heads, device) or no_images for partition in ("val", "test")
     )
     return [
-        ZeroShot(form, templates[:1] if form == "single prompt" else templates, *accuracies)
-        for form, *accuracies in zip(forms, val, test, strict=True)
+        ZeroShot(form, used.get(form, ()), of_val, of_test, per_class[form])
+        for form, of_val, of_test in zip(forms, val, test, strict=True)
     ]
 
 

@@ -1,5 +1,6 @@
 """`taskres extract` killed or interrupted as a user would do it, then the same command again."""
 
+import json
 import os
 import shutil
 import signal
@@ -87,3 +88,36 @@ def wait_until(true) -> None:
     deadline = time.monotonic() + PATIENCE
     while not true() and time.monotonic() < deadline:
         time.sleep(0.005)
+
+
+def test_a_killed_command_keeps_its_blocks_of_prompts(tmp_path: Path) -> None:
+    for number in range(6):
+        save_image(tmp_path / "pair" / ("even" if number % 2 else "odd") / f"{number}.png", number)
+    sentences = {name: [f"{name} sentence {number}" for number in range(4000)] for name in ("even", "odd")}
+    (tmp_path / "text.json").write_text(json.dumps(sentences))
+    subprocess.run(extract(tmp_path / "pair", tmp_path / "killed"), capture_output=True, check=True)
+    shutil.copytree(tmp_path / "killed", tmp_path / "whole")
+    text = ["--prompts-name", "long", "--class-descriptions", str(tmp_path / "text.json"), "--device", "cpu"]
+    taskres = str(Path(sys.executable).with_name("taskres"))
+
+    def command(cache_dir: str) -> list[str]:
+        return [taskres, "extract", "pair", *text, "--cache-dir", str(tmp_path / cache_dir)]
+
+    subprocess.run(command("whole"), capture_output=True, check=True)
+    parts = tmp_path / "killed" / "glyph-clip-bundled" / "pair.h5.parts"
+    process = subprocess.Popen(command("killed"), stderr=subprocess.DEVNULL)
+    until = time.monotonic() + PATIENCE
+    while len(list(parts.glob("text-*.npz"))) < 5 and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    finished = {file.name: file.stat().st_mtime_ns for file in parts.glob("text-*.npz")}
+    assert 5 <= len(finished) < 125
+    done = subprocess.run(command("killed"), capture_output=True, check=True, text=True)
+    assert f"({64 * len(finished)} already there)" in done.stderr
+    whole, killed = (FeatureCache(tmp_path / one / "glyph-clip-bundled" / "pair.h5") for one in ("whole", "killed"))
+    assert len(whole.text("long").texts) == 8000
+    for part in ("texts", "embeddings", "pre_projection"):
+        assert np.array_equal(getattr(whole.text("long"), part), getattr(killed.text("long"), part))
+    assert not parts.exists()

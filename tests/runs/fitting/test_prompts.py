@@ -17,7 +17,7 @@ from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.comparison.grid import grid_of
 from taskres_cache.reporting.published.figures import published_method
 from taskres_cache.reporting.studies import gather_studies
-from taskres_cache.runs.evaluation import evaluate_run
+from taskres_cache.runs.evaluation import evaluate_run, evaluate_zero_shot
 from taskres_cache.runs.finding import method_of_set
 from taskres_cache.runs.fitting.method_study import finished_method_runs, fit_methods
 from taskres_cache.runs.fitting.study import finished_runs, fit_each
@@ -150,6 +150,19 @@ def test_a_report_compares_sets_each_with_its_own_zero_shot(cache: FeatureCache,
     assert published_method("taskres-regular") == "TaskRes"
     assert published_method("taskres-regular@cupl") is None
     assert published_method("gda-ridge0.1@cupl") is None
+
+
+def test_zero_shot_of_every_set(cache: FeatureCache, ragged: PromptSet, taskres: Taskres) -> None:
+    found = {one.form: one for one in evaluate_zero_shot(cache, CPU)}
+    assert list(found)[3:] == ["prompt ensemble@cupl", "residual base@cupl"]
+    directions = ragged.embeddings / np.linalg.norm(ragged.embeddings, axis=1, keepdims=True)
+    ensemble = np.stack([directions[ragged.labels == label].mean(axis=0) for label in range(3)])
+    assert found["prompt ensemble@cupl"].test_accuracy == pytest.approx(by_hand(cache, ensemble))
+    base = cache.using("cupl").text_features
+    assert found["residual base@cupl"].test_accuracy == pytest.approx(by_hand(cache, base))
+    assert found["residual base"].test_accuracy == pytest.approx(by_hand(cache, cache.text_features))
+    assert [one.prompts_per_class for one in found.values()] == [1, 2, 2, 2, 2]
+    assert "residual base@cupl" in taskres("eval", cache.path, "--zero-shot").out
 
 
 def test_names_fit_into_a_folder() -> None:
