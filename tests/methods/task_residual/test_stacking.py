@@ -86,7 +86,9 @@ def test_a_gpus_free_memory_limits_a_stack(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")]
 )
-def test_a_stack_that_does_not_fit_is_halved(error: Exception) -> None:
+def test_a_stack_that_does_not_fit_is_halved(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    returned: list[torch.device] = []
+    monkeypatch.setattr("taskres_cache.methods.task_residual.stacking.return_unused_memory", returned.append)
     training, base = few_shot_problem(20)
     tasks = [FitTask(training, Recipe(), 3, seed, base=base) for seed in range(7)]
     tried: list[list[int]] = []
@@ -99,6 +101,7 @@ def test_a_stack_that_does_not_fit_is_halved(error: Exception) -> None:
 
     assert train_stacked(tasks, base.size, CPU, train) == [0, 10, 20, 30, 40, 50, 60]
     assert tried == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2], [0], [1, 2], [3, 4, 5, 6], [3, 4], [5, 6]]
+    assert returned == [CPU] * 3
 
 
 def test_a_fit_that_does_not_fit_alone_is_one_line() -> None:

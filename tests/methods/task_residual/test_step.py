@@ -109,10 +109,10 @@ def test_a_learned_alpha_moves_in_the_right_direction() -> None:
 
 
 def test_stacked_fits_equal_the_fits_alone() -> None:
-    features, labels, base, order = problem(fits=4)
+    features, labels, base, order = problem(fits=5)
     directions = normalize(features, dim=-1)
-    rates = [0.01, 0.05, 0.002, 0.01]
-    changes = [{"alpha": 0.3}, {"alpha": 1.0, "weight_decay": 0.1}, {"alpha": 2.0}, {"alpha": 0.7}]
+    rates = [0.01, 0.05, 0.002, 0.01, 0.05]
+    changes = [{"alpha": 0.3}, {"alpha": 1.0, "weight_decay": 0.1}, {"alpha": 2.0}, {"alpha": 0.7}, {"alpha": 0.7}]
     recipes = [Recipe(lr=rate, **change) for rate, change in zip(rates, changes, strict=True)]
     stacked = residual_step(directions, base, SCALE, recipes, 7)
     stacked.set_rates(rates)
