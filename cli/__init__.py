@@ -42,6 +42,8 @@ def _status() -> int:
         return _failed(f"{error}; run `taskres doctor` to see what is missing or broken")
     except BrokenPipeError:
         return BROKEN_PIPE
+    except RuntimeError as error:
+        return _out_of_memory(error)
     except OSError as error:
         if error.filename is None and error.errno in FULL:  # the library names the files that it writes
             return _unwritable(error)
@@ -52,6 +54,16 @@ def _status() -> int:
         if isinstance(end.__context__, BrokenPipeError):
             return BROKEN_PIPE
         return end.code if isinstance(end.code, int) else int(bool(end.code))
+
+
+def _out_of_memory(error: RuntimeError) -> int:
+    """Print one line if a device ran out of memory; raise other errors of this kind again, they are faults."""
+    from taskres_cache.system.accelerator import is_out_of_memory
+
+    if not is_out_of_memory(error):
+        raise error
+    reason = " ".join(str(error).split())[:200]
+    return _failed(f"the device ran out of memory ({reason}); free some of its memory, or use --device cpu")
 
 
 def _run() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import Taskres, one_line, save_image
 
@@ -349,3 +350,23 @@ def test_views_in_extract_and_fit(taskres: Taskres, here: Path, photos: Path) ->
     refused = taskres("fit", "photos", "--views", "5")
     assert refused.status == 2
     assert "has 2 augmented views of its train images, expected 5" in one_line(refused)
+
+
+def test_full_memory_of_a_device_is_one_line(taskres: Taskres, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore about it.")
+
+    monkeypatch.setattr("taskres_cache.cli._run", full)
+    outcome = taskres("fit", "digits")
+    assert outcome.status == 1
+    assert "the device ran out of memory (CUDA out of memory" in one_line(outcome)
+    assert "or use --device cpu" in outcome.err
+
+
+def test_other_errors_of_torch_are_not_hidden(taskres: Taskres, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: object) -> None:
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr("taskres_cache.cli._run", fault)
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        taskres("fit", "digits")
