@@ -5,6 +5,7 @@ from pathlib import Path
 
 from taskres_cache.methods.names import TASKRES
 
+from .fit_conclusions import concluded
 from .fit_defaults import default_methods, default_shots, with_prompts
 from .fit_options import (
     ONE_SEED,
@@ -98,7 +99,8 @@ def fit(
     runs = [asked.runs(one, splits, *where) for one in caches] if TASKRES in methods else []
     others = method_runs(caches, splits, methods, given, views, val, *where)
     results = announced(chain(*runs, others))
+    found = concluded(features, results, val, where[0])
     if as_json:
-        print_results_json(features, results)
+        print_results_json(features, results, found)
     else:
-        print_results(features, results, out)
+        print_results(features, results, found, out)

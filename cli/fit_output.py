@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from taskres_cache.caches.contents import SplitName
     from taskres_cache.caches.feature_cache import FeatureCache
+    from taskres_cache.reporting.conclusions.conclusion import Conclusion
     from taskres_cache.runs.metrics import Metrics
     from taskres_cache.runs.run import Run
 
@@ -35,14 +36,16 @@ def announced(runs: "Iterator[Run]") -> "list[Run]":
     return results
 
 
-def print_results(cache: "FeatureCache", results: "Sequence[Run]", out: Path) -> None:
-    """Print the tables, and the command that makes a report."""
+def print_results(cache: "FeatureCache", results: "Sequence[Run]", found: "Conclusion", out: Path) -> None:
+    """Print the tables, what was gained, and the command that makes a report."""
     from taskres_cache.runs.finding import checkpoint_folder
     from taskres_cache.system.text import command
 
     from .console import say
+    from .fit_conclusions import print_conclusion
 
     _print_tables(cache, results)
+    print_conclusion(cache, found)
     folder = checkpoint_folder(out, cache.provenance) / cache.provenance.dataset
     say("next: " + command("taskres", "report", folder))
 
@@ -56,15 +59,20 @@ def _run_line(result: "Run") -> str:
     return f"{result.folder}: test {percent(test)} %, fit {seconds.fit:.2f} s{base}"
 
 
-def print_results_json(cache: "FeatureCache", results: "Sequence[Run]") -> None:
-    """Print summaries over seeds and all runs as one JSON document."""
+def print_results_json(cache: "FeatureCache", results: "Sequence[Run]", found: "Conclusion") -> None:
+    """Print summaries over seeds, baselines, what was gained, and all runs as one JSON document."""
     from taskres_cache.runs.results import summarise
 
     from .console import print_json
+    from .fit_conclusions import conclusion_json
 
-    summaries = [summary.to_json() for summary in summarise(result.metrics for result in results)]
+    measured = {(one.classifier, one.shots): one.as_json() for one in found.standings}
+    summaries = [
+        {**summary.to_json(), **measured.get((summary.method, summary.shots), {})}
+        for summary in summarise(result.metrics for result in results)
+    ]
     runs = [{"folder": str(result.folder), **result.metrics.to_json()} for result in results]
-    print_json({"cache": str(cache.path), "summary": summaries, "runs": runs})
+    print_json({"cache": str(cache.path), "summary": summaries, **conclusion_json(found), "runs": runs})
 
 
 def _print_tables(cache: "FeatureCache", results: "Sequence[Run]") -> None:

@@ -42,8 +42,24 @@ KEPT_TRIALS = 50  # of a search, the best ones
 
 
 @dataclass(frozen=True)
-class _FittedMethod:
-    """A method fitted on a split, with the digest of its inputs up to the test images."""
+class FittedMethod:
+    """A method fitted on a split.
+
+    Parameters
+    ----------
+    name : (int, int)
+        Shots and seed.
+    choice : MethodChoice
+        The method and its options.
+    task : FewShotTask
+        What it saw.
+    adapted : Adapted
+        What it returned.
+    classifier : MethodClassifier
+        The calibrated classifier.
+    seconds : float
+        Time of the fit.
+    """
 
     name: SplitName
     choice: MethodChoice
@@ -90,7 +106,7 @@ def fit_methods(
     refuse_unsuited(cache, choices)
     reader = TaskReader(cache, device)
     for name in splits:
-        fitted = [_fitted(reader, name, choice) for choice in choices]
+        fitted = [fitted_method(reader, name, choice) for choice in choices]
         yield from _written(reader, fitted, device, out)
         reader.forget()
 
@@ -117,8 +133,23 @@ def finished_method_runs(
     return finished
 
 
-def _fitted(reader: TaskReader, name: SplitName, choice: MethodChoice) -> _FittedMethod:
-    """Fit a method on a split, and its temperature on the validation images."""
+def fitted_method(reader: TaskReader, name: SplitName, choice: MethodChoice) -> FittedMethod:
+    """Fit a method on a split, and its temperature on the validation images; nothing is written.
+
+    Parameters
+    ----------
+    reader : TaskReader
+        Reads the split.
+    name : (int, int)
+        Shots and seed.
+    choice : MethodChoice
+        The method and its options.
+
+    Raises
+    ------
+    FitError
+        The method failed, or its head has values that are not finite.
+    """
     task = reader.task(name, choice)
     started = perf_counter()
     count, dim = task.train.image_features.shape
@@ -140,7 +171,7 @@ def _fitted(reader: TaskReader, name: SplitName, choice: MethodChoice) -> _Fitte
         class_ids=cache.class_ids,
         half=cache.half,
     )
-    return _FittedMethod(name, choice, task, adapted, _calibrated(classifier, task), seconds)
+    return FittedMethod(name, choice, task, adapted, _calibrated(classifier, task), seconds)
 
 
 def _adapted(task: FewShotTask, choice: MethodChoice) -> Adapted:
@@ -178,7 +209,7 @@ def _refuse_infinite(adapted: Adapted, choice: MethodChoice, name: SplitName) ->
             )
 
 
-def _written(reader: TaskReader, fitted: Sequence[_FittedMethod], device: torch.device, out: Path) -> Iterator[Run]:
+def _written(reader: TaskReader, fitted: Sequence[FittedMethod], device: torch.device, out: Path) -> Iterator[Run]:
     """Measure all methods of a split on the test images, which are read here and not before, and write the runs."""
     cache, started, test = reader.cache, perf_counter(), sha256()
     zero_shot = text_head(cache)
