@@ -40,7 +40,7 @@ def test_list_of_bases(extracted: Path, taskres: Taskres) -> None:
         for name in ("zero_shot_accuracy", "base_accuracy", "test_accuracy"):
             assert again[name] == run[name]
     printed = taskres("fit", "photos", *QUICK, "--base", "regular,enhanced")
-    regular, enhanced = printed.out.split("taskres-enhanced")
+    regular, enhanced = printed.out.split("taskres-enhanced", 1)
     assert "base %" in enhanced
     assert "base %" not in regular
     assert ", base 0." in printed.err
@@ -110,7 +110,7 @@ def test_search_shows_the_chosen_values(extracted: Path, taskres: Taskres) -> No
     assert printed.count("chosen by validation accuracy") == 1
     table = printed.split("chosen by validation accuracy")[1]
     assert all(column in table for column in ("alpha", "lr", "weight decay", "candidates"))
-    rows = [line.split()[:2] for line in table.partition("─\n")[2].splitlines() if line]
+    rows = [line.split()[:2] for line in table.partition("─\n")[2].partition("\n\n")[0].splitlines() if line]
     assert [(int(shots), int(seed)) for shots, seed in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     refused = taskres("fit", "photos", *QUICK, "--search", "--alpha", "learn")
     assert refused.status == 2
