@@ -60,11 +60,11 @@ def print_conclusion(cache: "FeatureCache", found: "Conclusion") -> None:
 def conclusion_json(found: "Conclusion") -> dict[str, Any]:
     """Return the classifiers that were not asked for, and the sentences, as plain values."""
     from taskres_cache.datasets.sampling import shots_json
-    from taskres_cache.reporting.conclusions.standings import LOGISTIC_REGRESSION, ZERO_SHOT
+    from taskres_cache.reporting.conclusions.standings import LOGISTIC_REGRESSION
 
     baselines = [
         {"classifier": one.classifier, "shots": shots_json(one.shots), "seeds": list(one.seeds), **one.as_json()}
         for one in found.standings
-        if one.classifier in (ZERO_SHOT, LOGISTIC_REGRESSION)
+        if one.shots == 0 or one.classifier == LOGISTIC_REGRESSION
     ]
     return {"baselines": baselines, "conclusion": list(found.sentences)}

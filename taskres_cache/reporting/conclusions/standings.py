@@ -25,6 +25,7 @@ from taskres_cache.runs.statistics.intervals import (
 )
 
 ZERO_SHOT, LOGISTIC_REGRESSION = "zero-shot", "logistic regression"
+PROMPTS_MARK = "@"  # in front of the set of prompts, as in names of runs
 LINEAR_PROBE = "linear-probe"  # the method that is logistic regression
 
 
@@ -99,8 +100,19 @@ def standings(runs: Sequence[Run], logistic: Mapping[SplitName, ImageHits] | Non
         return []
     fitted = [_standing(*group, of_seeds) for group, of_seeds in groups.items()]
     fitted.sort(key=lambda one: one.shots)  # stable: classifiers stay in their order
-    first = fitted[-1]
-    return [Standing(ZERO_SHOT, 0, (), first.labels, first.zero_shot, first.zero_shot), *fitted]
+    of_prompts = {prompts_of(one.classifier): one for one in fitted}  # each set of prompts has its own zero-shot
+    zero_shot = [_zero_shot(prompts, one) for prompts, one in sorted(of_prompts.items(), key=lambda pair: pair[0])]
+    return [*zero_shot, *fitted]
+
+
+def prompts_of(classifier: str) -> str:
+    """Return the set of prompts in the name of a classifier, as in "taskres@cupl"; empty for the default."""
+    return classifier.partition(PROMPTS_MARK)[2]
+
+
+def _zero_shot(prompts: str, one: Standing) -> Standing:
+    name = f"{ZERO_SHOT}{PROMPTS_MARK}{prompts}" if prompts else ZERO_SHOT
+    return Standing(name, 0, (), one.labels, one.zero_shot, one.zero_shot)
 
 
 def _standing(classifier: str, shots: int, of_seeds: Mapping[int, ImageHits]) -> Standing:
@@ -115,11 +127,11 @@ def standings_table(found: Sequence[Standing], title: str) -> Table:
     rows = tuple(
         (
             one.classifier,
-            "-" if one.classifier == ZERO_SHOT else shots_text(one.shots),
+            "-" if one.shots == 0 else shots_text(one.shots),
             f"{one.hits.accuracy:.1f}",
             to_text(one.interval),
             f"{mean_class_accuracy(one.hits, one.labels):.1f}",
-            "-" if one.classifier == ZERO_SHOT else signed(one.against_zero_shot.difference),
+            "-" if one.shots == 0 else signed(one.against_zero_shot.difference),
         )
         for one in found
     )
