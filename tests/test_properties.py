@@ -132,7 +132,7 @@ def test_classifiers(data: st.DataObject, run: Path, tmp_path: Path) -> None:
     with safe_open(file, framework="numpy") as stored:
         metadata = stored.metadata()
     tensors = load_file(file)
-    for name in data.draw(st.lists(st.sampled_from([*metadata, "unknown"]), max_size=2)):
+    for name in data.draw(st.lists(st.sampled_from([*sorted(metadata), "prompts", "unknown"]), max_size=2)):
         metadata[name] = as_json(data.draw(values))
     if data.draw(st.booleans()):
         name = data.draw(st.sampled_from([*tensors, "image_residual", "projection"]))

@@ -30,6 +30,7 @@ from taskres_cache.runs.classifier import Classifier, MethodClassifier, Residual
 
 TENSORS, OPTIONAL_TENSORS = ("base", "residual"), ("image_residual", "projection")
 DIGEST, INPUTS = "content_sha256", "inputs_sha256"
+LEAST_TEMPERATURE = 1e-30  # logits divided by less than this overflow
 COMMON: dict[str, Any] = {  # fields of the metadata, stored as JSON
     "classnames": Annotated[tuple[str, ...], Meta(min_length=1)],
     "templates": tuple[str, ...],
@@ -37,7 +38,7 @@ COMMON: dict[str, Any] = {  # fields of the metadata, stored as JSON
     "seed": int,
     "class_ids": tuple[str, ...] | None,
     "half": Literal["all", "base", "new"],
-    "temperature": Annotated[float, Meta(gt=0)],
+    "temperature": Annotated[float, Meta(ge=LEAST_TEMPERATURE)],
     "prompts": Annotated[str, Meta(pattern=f"^{GROUP_NAME.pattern}$")],
 }
 OF_RESIDUAL: dict[str, Any] = {"alpha": float}

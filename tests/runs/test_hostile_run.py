@@ -24,11 +24,21 @@ from tests.runs.conftest import CPU, RECIPE
 
 TEXTS = (
     *("", "null", "[]", "{}", "1e999", "NaN", "-1", "0", "true", '"x"', "[1]", "[null]", "[" * 10_000, "9" * 5000),
-    *('"../../x"', "../../x", "-Infinity", "1e300", '["a"]', '{"alpha": "x"}', '{"epochs": -1}', '{"base": []}'),
+    *(
+        '"../../x"',
+        "../../x",
+        "-Infinity",
+        "1e300",
+        "1e-320",
+        '["a"]',
+        '{"alpha": "x"}',
+        '{"epochs": -1}',
+        '{"base": []}',
+    ),
 )
 FIELDS = (
     *("classnames", "templates", "alpha", "shots", "seed", "class_ids", "half", "temperature", "recipe", "preprocess"),
-    *("logit_scale", "dataset", "backbone", "views", "versions", "weights_sha256"),
+    *("logit_scale", "dataset", "backbone", "views", "versions", "weights_sha256", "prompts"),
 )
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "NaN": lambda tensor: tensor * np.float32("nan"),
