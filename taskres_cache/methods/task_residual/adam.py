@@ -16,50 +16,79 @@ EPS = 1e-8
 PIECE = 1 << 13  # elements; torch's kernel uses one multiprocessor per tensor or 65,536 elements of it
 
 
-class FusedAdam:
-    """torch's fused Adam; weight decay is added to the gradient (not AdamW).
-
-    It calls the kernel itself: the bookkeeping of `torch.optim.Adam` takes as long as a step of a small fit, and keeps
-    a step count per tensor.
+class StackedAdam:
+    """torch's fused Adam over a stack; weight decay is added to the gradient (not AdamW).
 
     Parameters
     ----------
-    parameters, gradients : sequence of Tensor
-        Of equal shapes; every step reads the gradients and writes the parameters.
-    weight_decay : float
-        Times the parameter, added to its gradient.
+    values, gradients : sequence of Tensor of shape (K, ...)
+        Of equal shapes; every step reads the gradients and writes the values.
+    recipes : sequence of Recipe, of length K
+        Fits with the same learning rate and weight decay share a call.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], weight_decay: float) -> None:
-        device = parameters[0].device
-        self._parameters, self._gradients, self._weight_decay = list(parameters), list(gradients), weight_decay
-        self._means = [torch.zeros_like(parameter) for parameter in parameters]
-        self._squares = [torch.zeros_like(parameter) for parameter in parameters]
+    def __init__(self, values: Sequence[Tensor], gradients: Sequence[Tensor], recipes: Sequence[Recipe]) -> None:
+        means, squares = ([torch.zeros_like(value) for value in values] for _ in range(2))
+        self._moments = [*means, *squares]
+        self._fits = fits_by_optimiser(recipes)
+        self._calls = []
+        for fits in self._fits:
+            tensors = [
+                [row for one in stacked for row in rows_of_fits(one, fits)]
+                for stacked in (values, gradients, means, squares)
+            ]
+            self._calls.append(_Call(tensors, recipes[fits[0]].weight_decay))
+
+    def step(self) -> None:
+        """Update the values."""
+        for call in self._calls:
+            call.step()
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """Set the learning rate of each fit (K,), without waiting for the device; fits of one call have the same."""
+        for call, fits in zip(self._calls, self._fits, strict=True):
+            call.set_rate(rates[fits[0]])
+
+    def restart(self) -> None:
+        """Reset the moments and step counts."""
+        for moment in self._moments:
+            moment.zero_()
+        for call in self._calls:
+            call.restart()
+
+
+class _Call:
+    """One call of the kernel per step.
+
+    `torch.optim.Adam` calls it too, but its bookkeeping takes as long as a step of a small fit, and it keeps a step
+    count per tensor.
+    """
+
+    def __init__(self, tensors: Sequence[list[Tensor]], weight_decay: float) -> None:
+        self._tensors, self._weight_decay = tensors, weight_decay
+        device = tensors[0][0].device
         self._step = torch.zeros((), device=device)
-        self._steps = [self._step] * len(parameters)
+        self._steps = [self._step] * len(tensors[0])
         # A recorded step reads its learning rate from a tensor, which is rewritten between replays.
         self._rate: float | Tensor = torch.zeros((), device=device) if capture.can_record(device) else 0.0
 
     def step(self) -> None:
-        """Update the parameters."""
         self._step.add_(1)
+        values, gradients, means, squares = self._tensors
         torch._fused_adam_(
-            self._parameters, self._gradients, self._means, self._squares, [], self._steps,
+            values, gradients, means, squares, [], self._steps,
             lr=self._rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=self._weight_decay, eps=EPS,
             amsgrad=False, maximize=False,
         )  # fmt: skip
 
     def set_rate(self, rate: float) -> None:
-        """Set the learning rate of the next steps, without waiting for the device."""
         if isinstance(self._rate, Tensor):
             self._rate.fill_(rate)
         else:
             self._rate = rate
 
     def restart(self) -> None:
-        """Reset the moments and the step count."""
-        for state in (*self._means, *self._squares, self._step):
-            state.zero_()
+        self._step.zero_()
 
 
 def fits_by_optimiser(recipes: Sequence[Recipe]) -> list[list[int]]:

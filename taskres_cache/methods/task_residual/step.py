@@ -14,7 +14,7 @@ from torch import Tensor
 
 from taskres_cache.heads.formulas import add_residual
 from taskres_cache.heads.kinds import CosineHead
-from taskres_cache.methods.task_residual.adam import FusedAdam, fits_by_optimiser, rows_of_fits
+from taskres_cache.methods.task_residual.adam import StackedAdam
 from taskres_cache.methods.task_residual.parts import (
     Alpha,
     Batch,
@@ -43,7 +43,7 @@ class Step(ABC):
     alpha : Alpha or None
         Weights of the residuals among the parts; None if there are none.
     recipes : sequence of Recipe, of length K
-        Give learning rate and weight decay; fits with the same ones share an optimiser.
+        Give learning rate and weight decay.
 
     Notes
     -----
@@ -65,8 +65,10 @@ class Step(ABC):
         self._directions, self._batch = directions, batch
         self._lengths = lengths if any(isinstance(part, ImageResidual) for part in self.parts.values()) else None
         self._minus_one = batch.errors.new_full((*batch.errors.shape[:2], 1), -1.0)
-        self._fits = fits_by_optimiser(recipes)
-        self._optimisers = [self._optimiser(fits, recipes[fits[0]].weight_decay) for fits in self._fits]
+        trained: list[Part | Alpha] = [*self.parts.values()]
+        if alpha is not None and alpha.learns:
+            trained.append(alpha)
+        self._adam = StackedAdam([one.value for one in trained], [one.gradient for one in trained], recipes)
 
     def __call__(self, rows: Tensor, labels: Tensor, likelihoods: Tensor) -> None:
         """Take one step.
@@ -93,8 +95,7 @@ class Step(ABC):
             self.alpha.gradient.zero_()
         for part in self.parts.values():
             part.pull_back(batch)
-        for optimiser in self._optimisers:
-            optimiser.step()
+        self._adam.step()
 
     def _forward(self) -> None:
         """Compute the logits of the batch, and their softmax in the buffer of the errors."""
@@ -115,26 +116,16 @@ class Step(ABC):
         """Return the current classifier of a fit."""
 
     def set_rates(self, rates: Sequence[float]) -> None:
-        """Set the learning rate of each fit (K,); fits that share an optimiser have the same one."""
-        for optimiser, fits in zip(self._optimisers, self._fits, strict=True):
-            optimiser.set_rate(rates[fits[0]])
+        """Set the learning rate of each fit (K,); fits with the same learning rate and weight decay have one."""
+        self._adam.set_rates(rates)
 
     def restart(self) -> None:
         """Reset all fits to their initial state, as after a warm-up step."""
         for part in self.parts.values():
             part.restart()
-        for optimiser in self._optimisers:
-            optimiser.restart()
+        self._adam.restart()
         if self.alpha is not None:
             self.alpha.restart()
-
-    def _optimiser(self, fits: Sequence[int], weight_decay: float) -> FusedAdam:
-        trained: list[Part | Alpha] = list(self.parts.values())
-        if self.alpha is not None and self.alpha.learns:
-            trained.append(self.alpha)
-        values = [row for one in trained for row in rows_of_fits(one.value, fits)]
-        gradients = [row for one in trained for row in rows_of_fits(one.gradient, fits)]
-        return FusedAdam(values, gradients, weight_decay)
 
 
 class ResidualStep(Step):

@@ -74,8 +74,7 @@ def test_all_fits_with_one_learning_rate_share_a_call_of_adam(monkeypatch: pytes
         images = torch.zeros(ROWS, DIM, device=CUDA), torch.ones(ROWS, device=CUDA)
         recipes = [Recipe(lr=0.1), Recipe(lr=0.1), Recipe(lr=0.3)]
         step = ResidualStep(*images, torch.zeros(CLASSES, DIM, device=CUDA), 100.0, recipes, BATCH)
-        for optimiser in step._optimisers:
-            optimiser.step()
+        step._adam.step()
     assert [sum(sizes) for sizes in calls] == [2 * CLASSES * DIM, CLASSES * DIM]
     assert all(size == PIECE for sizes in calls for size in sizes[:-1])  # one multiprocessor each
     assert len(calls[0]) == -(-2 * CLASSES * DIM // PIECE)

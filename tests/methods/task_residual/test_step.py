@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from taskres_cache.heads.formulas import directions_and_lengths
-from taskres_cache.methods.task_residual.adam import FusedAdam
+from taskres_cache.methods.task_residual.adam import StackedAdam
 from taskres_cache.methods.task_residual.step import ResidualStep
 from taskres_cache.recipe import Recipe
 from tests.by_hand import loss
@@ -155,14 +155,19 @@ def test_restart_resets_to_the_initial_state() -> None:
 
 def test_adam_equals_torchs_with_decay_in_the_gradient() -> None:
     generator = torch.Generator().manual_seed(1)
-    value, gradient = torch.randn(3, 4, generator=generator, dtype=torch.float64), torch.zeros(3, 4).double()
-    expected = torch.nn.Parameter(value.clone())
-    optimiser, reference = FusedAdam([value], [gradient], 0.05), torch.optim.Adam([expected], weight_decay=0.05)
+    value, gradient = torch.randn(3, 2, 4, generator=generator, dtype=torch.float64), torch.zeros(3, 2, 4).double()
+    recipes = [Recipe(lr=0.1, weight_decay=0.05), Recipe(lr=0.1, weight_decay=0.0), Recipe(lr=0.1, weight_decay=0.05)]
+    optimiser = StackedAdam([value], [gradient], recipes)
+    expected = [torch.nn.Parameter(row.clone()) for row in value]
+    references = [
+        torch.optim.Adam([one], weight_decay=recipe.weight_decay) for one, recipe in zip(expected, recipes, strict=True)
+    ]
     for number in range(20):
-        gradient.copy_(torch.randn(3, 4, generator=generator, dtype=torch.float64))
+        gradient.copy_(torch.randn(3, 2, 4, generator=generator, dtype=torch.float64))
         rate = 0.1 / (number + 1)
-        optimiser.set_rate(rate)
+        optimiser.set_rates([rate] * 3)
         optimiser.step()
-        reference.param_groups[0]["lr"], expected.grad = rate, gradient.clone()
-        reference.step()
-    assert torch.allclose(value, expected.detach(), rtol=1e-12, atol=0)
+        for one, reference, row in zip(expected, references, gradient, strict=True):
+            reference.param_groups[0]["lr"], one.grad = rate, row.clone()
+            reference.step()
+    assert torch.allclose(value, torch.stack([one.detach() for one in expected]), rtol=1e-12, atol=0)
