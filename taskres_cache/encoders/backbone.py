@@ -246,7 +246,7 @@ def have_unit_length(features: np.ndarray) -> bool:
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     # Not model.half(): its bits differ from those of caches that exist, and casting RN50's weights should take 0.1 ms
-    # of a batch of 50 ms on a GPU. Nor cudnn.benchmark: it chooses algorithms by their time, so that a resumed extraction
+    # of a batch of 50 ms on a GPU. Nor cudnn.benchmark: it chooses algorithms by their time, so that a resumed run
     # could compute other bits than one that was not interrupted.
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=PRECISIONS[precision])
 

@@ -128,6 +128,11 @@ class Head(ABC):
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
+def share_correct(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of correct predictions of logits (N, C) with labels (N,)."""
+    return int((logits.argmax(dim=1) == labels).sum()) / len(labels)  # no float64, which MPS does not have
+
+
 def pairs_on_host(measured: Sequence[Tensor], counts: Sequence[int]) -> list[tuple[float, float]]:
     """Return what `Head.score` returns for several heads; the device is waited for once.
 

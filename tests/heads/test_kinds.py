@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from taskres_cache.heads.formulas import normalise
-from taskres_cache.heads.head import Head
+from taskres_cache.heads.head import Head, share_correct
 from taskres_cache.heads.kinds import (
     KINDS,
     AdapterHead,
@@ -150,3 +150,10 @@ def test_what_makes_no_head_is_refused(kind: str, changes: dict[str, Any], messa
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown kind of head 'tree', expected one of cosine, linear, memory"):
         head_of("tree", {}, {})
+
+
+def test_the_share_of_correct_predictions_has_the_bits_of_a_mean_in_float64() -> None:
+    logits, labels = torch.randn(1003, 7), torch.arange(1003) % 7
+    expected = (logits.argmax(dim=1) == labels).double().mean().item()
+    assert share_correct(logits, labels) == expected
+    assert 0 < expected < 1

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from taskres_cache.errors import FitError
+from taskres_cache.heads.head import share_correct
 from taskres_cache.heads.kinds import ProjectionHead
 from taskres_cache.methods.few_shot import FewShotTask, Images
 from taskres_cache.methods.image_side.projection_change import Change, Problem, Schedule, cosines, train_changes
@@ -133,7 +134,7 @@ def _val_results(task: FewShotTask, basis: np.ndarray, val: Images, changes: lis
 
 
 def _result(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
+    accuracy = share_correct(logits, labels)
     return 100.0 * accuracy, cross_entropy(logits, labels).item()
 
 

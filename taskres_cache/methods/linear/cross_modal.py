@@ -41,6 +41,7 @@ from torch.nn.functional import cross_entropy
 
 from taskres_cache.errors import FitError
 from taskres_cache.heads.formulas import normalise
+from taskres_cache.heads.head import share_correct
 from taskres_cache.heads.kinds import LinearHead
 from taskres_cache.methods.few_shot import FewShotTask
 from taskres_cache.methods.method import Adapted, Method, Setting, Trial, best_trial
@@ -166,7 +167,7 @@ class _Group:
             return
         logits = self._logits(val[0])
         for member, of_member in enumerate(logits.unbind(1)):
-            accuracy = 100 * (of_member.argmax(dim=1) == val[1]).double().mean().item()
+            accuracy = 100 * share_correct(of_member, val[1])
             loss = cross_entropy(of_member, val[1]).item()
             if (accuracy, -loss) > (self._accuracies[member], -self._losses[member]):
                 self._accuracies[member], self._losses[member], self._steps[member] = accuracy, loss, step

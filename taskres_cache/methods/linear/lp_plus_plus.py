@@ -31,6 +31,7 @@ from torch import Tensor
 
 from taskres_cache.errors import FitError
 from taskres_cache.heads.formulas import normalise
+from taskres_cache.heads.head import share_correct
 from taskres_cache.heads.kinds import LinearHead
 from taskres_cache.methods.few_shot import FewShotTask
 from taskres_cache.methods.method import Adapted, Method, Setting
@@ -129,7 +130,7 @@ class _BestEpoch:
         accuracy = 0.0
         if self._val is not None:
             logits = self._images @ current.folded(self._text).T + current.bias
-            accuracy = float((logits.argmax(dim=1) == self._labels).double().mean())
+            accuracy = share_correct(logits, self._labels)
         if accuracy >= self._accuracy:
             self._accuracy, self.epoch, self.parameters = accuracy, epoch, current.copy()
 

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from taskres_cache.heads.head import share_correct
 from taskres_cache.heads.kinds import LinearHead
 from taskres_cache.methods.few_shot import FewShotTask, unit
 from taskres_cache.methods.linear.gda import ALPHA_OF_SHOTS, discriminants
@@ -102,7 +103,7 @@ def _head(
 
 
 def _trial(settings: dict[str, Setting], logits: torch.Tensor, labels: torch.Tensor) -> Trial:
-    accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
+    accuracy = share_correct(logits, labels)
     return Trial(settings, 100.0 * accuracy, cross_entropy(logits, labels).item())
 
 

@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from taskres_cache.errors import FitError
+from taskres_cache.heads.head import share_correct
 from taskres_cache.heads.kinds import MemoryHead
 from taskres_cache.methods.few_shot import FewShotTask, unit
 from taskres_cache.methods.method import Adapted, Method, Trial, best_trial
@@ -227,7 +228,7 @@ def _grid(
 
 def _rank(logits: Tensor, targets: Tensor) -> tuple[float, float]:
     """Return accuracy in percent and the negative mean cross-entropy."""
-    accuracy = (logits.argmax(dim=1) == targets).double().mean().item()
+    accuracy = share_correct(logits, targets)
     return 100.0 * accuracy, -cross_entropy(logits, targets).item()
 
 

@@ -28,6 +28,7 @@ import torch
 from scipy.linalg import LinAlgError, eigh
 
 from taskres_cache.errors import FitError
+from taskres_cache.heads.head import share_correct
 from taskres_cache.heads.kinds import MemoryHead
 from taskres_cache.methods.few_shot import FewShotTask, unit
 from taskres_cache.methods.method import Adapted, Method, Setting, Trial, best_trial
@@ -152,7 +153,7 @@ def _balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def _score(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """Return accuracy in percent and mean cross-entropy."""
-    accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
+    accuracy = share_correct(logits, labels)
     return 100.0 * accuracy, torch.nn.functional.cross_entropy(logits, labels).item()
 
 
