@@ -190,11 +190,11 @@ def test_fits_on_a_gpu_equal_those_on_the_cpu(
     replayed = try_residuals(on_gpu, SCALE, device)
     monkeypatch.setattr(epoch.Epoch, "_recorded", lambda *_: {})
     stepped = try_residuals(on_gpu, SCALE, device)
-    tolerance = {"fp32": 1e-3, "tf32": 0.05, "bf16": 0.2}[precision]
+    least = {"fp32": 0.9999, "tf32": 0.9995, "bf16": 0.999}[precision]  # tiny gradients may differ in sign
     for one, other, third in zip(replayed, stepped, expected, strict=True):
         for name in ("residual", "image_residual"):
             arrays = [getattr(fit, name) for fit in (one, other, third)]
             if arrays[0] is not None:
-                scale = np.abs(arrays[2]).max() + 1e-9
-                assert np.abs(arrays[0] - arrays[1]).max() <= 1e-5 * scale
-                assert np.abs(arrays[0] - arrays[2]).max() <= tolerance * scale
+                assert np.abs(arrays[0] - arrays[1]).max() <= 1e-5 * np.abs(arrays[1]).max()
+                lengths = np.linalg.norm(arrays[0]) * np.linalg.norm(arrays[2])
+                assert (arrays[0] * arrays[2]).sum() >= least * lengths
