@@ -83,7 +83,7 @@ def arrays_of_version_2(contents: CacheContents) -> dict[str, Any]:
     for name, prompts in contents.prompts.items():
         arrays[f"prompts/{name}/texts"] = prompts.texts
         arrays[f"prompts/{name}/class"] = prompts.labels.astype(np.int64)
-        arrays[f"prompts/{name}/embeddings"] = prompts.embeddings.astype(np.float32)
+        arrays[f"prompts/{name}/embeddings"] = prompts.embeddings.astype(np.float32, copy=False)
         if prompts.pre_projection is not None:
-            arrays[f"prompts/{name}/pre_projection"] = prompts.pre_projection.astype(np.float32)
+            arrays[f"prompts/{name}/pre_projection"] = prompts.pre_projection.astype(np.float32, copy=False)
     return arrays

@@ -41,25 +41,31 @@ def fill_templates(templates: Sequence[str], classnames: Sequence[str], form: st
     for template in templates:
         if template.count("{}") != 1:
             raise OptionError(f"template {template!r} must have exactly one {{}} where the class name goes")
-    words = [name.replace("_", " ") if form == "spaces" else name for name in classnames]
-    return [[template.replace("{}", name) for template in templates] for name in words]
+    return [[template.replace("{}", name) for template in templates] for name in _in_form(classnames, form)]
+
+
+def _in_form(names: Sequence[str], form: str) -> list[str]:
+    return [name.replace("_", " ") if form == "spaces" else name for name in names]
 
 
 def own_or_filled(
     prompts: Sequence[Sequence[str]], templates: Sequence[str], names: Sequence[str], form: str
 ) -> tuple[tuple[str, ...], ...]:
-    """Return the complete sentences of each class; those of a class without any are the filled templates.
+    """Return the sentences of each class; those of a class without any are the filled templates.
 
     Parameters
     ----------
     prompts : sequence of sequence of str
-        Sentences of each class (C lists).
+        Sentences of each class (C lists); `{}` in them stands for the name.
     templates, names, form : sequence of str, sequence of str, {"spaces", "raw"}
         As in `fill_templates`.
     """
     without = [name for name, own in zip(names, prompts, strict=True) if not own]
     filled = iter(fill_templates(templates, without, form) if without else ())
-    return tuple(tuple(own) or tuple(next(filled)) for own in prompts)
+    return tuple(
+        tuple(text.replace("{}", name) for text in own) or tuple(next(filled))
+        for name, own in zip(_in_form(names, form), prompts, strict=True)
+    )
 
 
 def read_templates(file_or_ensemble: str) -> tuple[str, ...]:

@@ -48,6 +48,12 @@ def test_names_alone_fill_templates_and_prompts_replace_them(tmp_path: Path) -> 
     assert found.sentences(("a {}.",), "raw")[0] == ("a night_panther.",)
 
 
+def test_braces_in_a_sentence_stand_for_the_name(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.yaml", "black_cat: ['a {}, a pet.', fur.]\ndog: {name: big_dog, prompts: 'the {}'}\n")
+    assert found.sentences(("{}",), "spaces") == (("a black cat, a pet.", "fur."), ("the big dog",))
+    assert found.sentences(("{}",), "raw")[1] == ("the big_dog",)
+
+
 def test_keys_match_by_name_then_by_identifier_then_loosely(tmp_path: Path) -> None:
     content = (
         '{"n02": ["by id"], "Black  CAT": ["loosely"], "dog": ["by name"], "E\u0301te\u0301": ["accents"], "z": ["-"]}'

@@ -19,6 +19,7 @@ from taskres_cache.reporting.published.figures import published_method
 from taskres_cache.reporting.studies import gather_studies
 from taskres_cache.runs.evaluation import evaluate_run, evaluate_zero_shot
 from taskres_cache.runs.finding import method_of_set
+from taskres_cache.runs.fitting.few_shot_tasks import TaskReader
 from taskres_cache.runs.fitting.method_study import finished_method_runs, fit_methods
 from taskres_cache.runs.fitting.study import finished_runs, fit_each
 from taskres_cache.runs.run import Run, load_run
@@ -100,6 +101,15 @@ def test_equal_counts_have_the_same_bits_as_templates(cache: FeatureCache, conte
     write_cache(cache.path, replace(contents, prompts={"same": same}))
     two = FeatureCache(cache.path)
     assert np.array_equal(two.using("same").text_features, two.text_features)
+
+
+def test_methods_see_every_prompt_of_the_set(cache: FeatureCache, ragged: PromptSet) -> None:
+    choice = MethodChoice(find_method("gda").method, find_method("gda").method.options)
+    text = TaskReader(cache.using("cupl"), CPU).task((4, 1), choice).text
+    assert np.array_equal(text.features, ragged.embeddings)
+    assert text.labels.tolist() == [0, 0, 1, 2, 2, 2]
+    of_templates = TaskReader(cache, CPU).task((4, 1), choice).text
+    assert np.array_equal(of_templates.features, cache.text_bases().embeddings.reshape(6, 8))
 
 
 def test_finished_runs_are_those_of_the_set(cache: FeatureCache, tmp_path: Path) -> None:
