@@ -158,6 +158,8 @@ def existing_cache(path: Path, dataset: Dataset, provenance: Provenance) -> Feat
             "an older version split it in a way that moved images when others came; it stays usable, but to add to it, "
             "make a new one with --name or --cache-dir"
         )
+    elif cache.templates != dataset.templates:
+        remedy += "; to add the templates as a set of prompts, pass --prompts-name NAME too"
     cache.expect(remedy, templates=dataset.templates, **expected)
     return cache
 

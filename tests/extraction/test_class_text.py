@@ -13,7 +13,7 @@ from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets import Dataset
 from taskres_cache.datasets.text.class_descriptions import with_descriptions
 from taskres_cache.encoders.backbone import Backbone
-from taskres_cache.errors import CacheError, OptionError, UnknownNameError
+from taskres_cache.errors import CacheError, CacheMismatchError, OptionError, UnknownNameError
 from taskres_cache.extraction.extract import ExtractOptions, extract
 from tests.conftest import Taskres
 from tests.extraction.test_extract import Recorder
@@ -137,6 +137,12 @@ def test_what_is_cut_off_is_said_before_anything_is_encoded(
     ) in done.notes
     with pytest.raises(OptionError, match="the class name 'one two .*', which is cut off"):
         extract(described(dataset, tmp_path, black_cat=f"{WORDS} {WORDS}", dog="d", été="e"), glyph_clip, OPTIONS, path)
+
+
+def test_other_templates_are_a_set_of_their_own(dataset: Dataset, glyph_clip: Backbone, path: Path) -> None:
+    extract(dataset, glyph_clip, OPTIONS, path)
+    with pytest.raises(CacheMismatchError, match="to add the templates as a set of prompts, pass --prompts-name NAME"):
+        extract(replace(dataset, templates=("the {}.",)), glyph_clip, OPTIONS, path)
 
 
 def test_the_command_takes_a_file(photos: Path, tmp_path: Path, taskres: Taskres) -> None:
