@@ -51,9 +51,9 @@ Base = Annotated[
     typer.Option(
         metavar="BASE",
         help="Text classifier to start from, one or more of regular, enhanced (text projection tuned on the same shots "
-        "first) and enhanced-only (without residual); or a file: the authors' model.pth.tar, a safetensors file with "
-        "base or projection, or a run.",
-        show_default="regular",
+        "first), enhanced-only (without residual) and means (mean image of each class, which needs no text); or a "
+        "file: the authors' model.pth.tar, a safetensors file with base or projection, or a run.",
+        show_default="regular; means without text",
         autocompletion=completion.bases,
     ),
 ]

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def say_notes(cache: "FeatureCache", splits: "Sequence[SplitName]") -> None:
-    """Print what the accuracies of the fits leave out, and splits without validation images."""
+    """Print what the accuracies of the fits leave out, splits without validation images, and a cache without text."""
     from taskres_cache.reporting.notes import test_notes
 
     from .console import say
-    from .notes import calibration_notes
+    from .notes import calibration_notes, text_notes
 
-    for note in (*calibration_notes(cache, splits), *test_notes(cache)):
+    for note in (*text_notes(cache), *calibration_notes(cache, splits), *test_notes(cache)):
         say(f"note: {note}")
 
 

@@ -46,7 +46,7 @@ class Residuals:
         from taskres_cache.recipe import Recipe
 
         given = {"views": cache.views} | {name: value for name, value in self.fields.items() if value is not None}
-        for fields in map(_unread_base, self._bases()):
+        for fields in map(_unread_base, self._bases(cache)):
             self._recipes(Recipe().changed(**(given | fields)))
 
     def runs(
@@ -55,13 +55,13 @@ class Residuals:
         """Fit every combination on every split; return the runs one by one."""
         from taskres_cache.runs.fitting.study import fit_each, recipe_of
 
-        bases, file = _read_bases(self._bases(), cache)
+        bases, file = _read_bases(self._bases(cache), cache)
         with_base = [recipe_of(cache, **(self.fields | fields)) for fields in bases]
         recipes = [recipe for one in with_base for recipe in self._recipes(one)]
         return fit_each(cache, splits, recipes, device, out, file)
 
-    def _bases(self) -> list[str]:
-        return _base_names(self.base or ["regular"])
+    def _bases(self, cache: "FeatureCache") -> list[str]:
+        return _base_names(self.base or ["regular" if cache.has_text else "means"])
 
     def _recipes(self, recipe: "Recipe") -> "list[Recipe]":
         return _recipes(recipe, joined(self.alpha), joined(self.lr), joined(self.weight_decay), self.search)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TASK_RESIDUAL = {
     "name": TASKRES,
     "trains": "a residual per class, added to the text features",
-    "needs": "text; augmented views (0.08-1) if there are any",
+    "needs": "text, or class means; augmented views (0.08-1) if there are any",
     "chooses": "fixed; alpha and others by val with --alpha auto or --search",
     "paper": "Yu et al., TaskRes, CVPR 2023",
 }
@@ -52,7 +52,8 @@ def _facts(method: "Method") -> dict[str, str]:
     """Return what a user wants to know about a method."""
     views = {"wide": "views (0.08-1)", "narrow": "views (0.5-1)"}.get(method.views, "")
     before = {"pre_projection": "pre-projection features", "either": "pre-projection features, optional"}
-    needs = ["text" if method.needs_text else "", views and f"{views}, optional", before.get(method.reads, "")]
+    text = "text" if method.needs_text else "text, optional" if method.reads_text else ""
+    needs = [text, views and f"{views}, optional", before.get(method.reads, "")]
     return {
         "name": method.name,
         "trains": method.trains,

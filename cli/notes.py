@@ -16,6 +16,14 @@ def left_out_of(cache: "FeatureCache") -> dict[str, Any]:
     return {"skipped": dict(cache.skipped), "classes_without_test_images": untested_classes(cache)}
 
 
+def text_notes(cache: "FeatureCache") -> list[str]:
+    """Return a note on what a cache without text features cannot give."""
+    if cache.has_text:
+        return []
+    means = "the mean image of each class takes the place of the text"
+    return [f"{cache.path} has no text features: {means}, and there is no zero-shot accuracy"]
+
+
 def calibration_notes(cache: "FeatureCache", splits: "Sequence[SplitName]") -> list[str]:
     """Return a note if splits have no validation images to fit a temperature on."""
     without = [

@@ -27,7 +27,7 @@ from taskres_cache.heads.head import Head
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.task import FitTask
-from taskres_cache.methods.training_sets import TrainingSet
+from taskres_cache.methods.training_sets import TrainingSet, class_means
 from taskres_cache.recipe import Recipe, Residual
 from taskres_cache.runs.classifier import MethodClassifier, ResidualClassifier
 from taskres_cache.runs.finding import METRICS_FILE
@@ -292,7 +292,7 @@ class TaskResClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _base(self, image_features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the base (C, D) as a new array."""
         shape = len(self.classes_), image_features.shape[1]
-        base = _class_means(image_features, labels, shape[0]) if self.text_features is None else self._regular(shape)
+        base = class_means(image_features, labels, shape[0]) if self.text_features is None else self._regular(shape)
         directed = _has_direction(base)
         if not directed.all():
             name = "the mean of the images" if self.text_features is None else "the row of text_features"
@@ -363,14 +363,6 @@ def _parameters(run: ResidualClassifier, folder: Path) -> dict[str, Any]:
     same = {name: getattr(recipe, name) for name in ("epochs", "batch_size", "residual")}
     how = {"alpha": run.alpha, "lr": lr, "weight_decay": weight_decay}
     return {**how, **same, "logit_scale": run.provenance.logit_scale, "random_state": run.seed}
-
-
-def _class_means(image_features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return the mean (C, D) of the un-normalised images of each class; zero for a class without images."""
-    means = np.zeros((classes, image_features.shape[1]), np.float32)
-    for label in np.unique(labels):
-        means[label] = image_features[labels == label].mean(axis=0, dtype=np.float64)
-    return means
 
 
 def _drop_zero_rows(image_features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from taskres_cache.errors import OptionError
 
-Base = Literal["regular", "enhanced", "enhanced-only", "file"]
+Base = Literal["regular", "enhanced", "enhanced-only", "means", "file"]
 Residual = Literal["text", "image", "both"]
 AlphaRule = Literal["fixed", "auto", "learn"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -48,9 +48,10 @@ class Recipe:
         Images per step.
     weight_decay : float, default 0.0005
         L2 weight decay, added to the gradient (Adam, not AdamW).
-    base : {"regular", "enhanced", "enhanced-only", "file"}
-        Text classifier that the residual is added to. "regular" is the mean text feature; "enhanced" first tunes the
-        text projection on the same shots; "enhanced-only" does that and trains no residual; "file" is read from a file.
+    base : {"regular", "enhanced", "enhanced-only", "means", "file"}
+        Classifier that the residual is added to. "regular" is the mean text feature; "enhanced" first tunes the text
+        projection on the same shots; "enhanced-only" does that and trains no residual; "means" is the mean image
+        feature of each class on the same shots, which needs no text; "file" is read from a file.
     base_sha256 : str
         Digest of a base read from a file; empty for all others.
     residual : {"text", "image", "both"}

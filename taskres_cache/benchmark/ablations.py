@@ -16,7 +16,7 @@ from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.recipe import Recipe
-from taskres_cache.reporting.tables import Table, in_shots, signed, with_deviation
+from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
 from taskres_cache.runs.finding import checkpoint_folder
 from taskres_cache.runs.fitting.study import finished_runs, fit_each, recipe_of
 from taskres_cache.runs.results import Summary, summarise
@@ -150,7 +150,7 @@ def ablation_tables(found: Ablations) -> list[Table]:
     zero_shot = found.rows[0][1][0].zero_shot_accuracy
     accuracies = [(row.base, row.residual, row.alpha, *map(_accuracy, ones)) for row, ones in found.rows]
     gains = [(row.base, row.residual, row.alpha, *(signed(one.gain) for one in ones)) for row, ones in found.rows]
-    alone = ("regular", "none", "-", *(f"{zero_shot:.2f}" for _ in shots))
+    alone = ("regular", "none", "-", *(percent(zero_shot) for _ in shots))
     heading = f"{found.title}\nablations: test accuracy in %, mean and standard deviation over seeds {seeds}"
     return [
         Table(heading, columns, (alone, *accuracies), left=3),
@@ -191,7 +191,9 @@ def ablation_figure(found: Ablations) -> str:
         AlphaCurve(f"{base}, {in_shots(shots)}", tuple(sorted(points, key=lambda one: one.alpha)), learned[base, shots])
         for (base, shots), points in curves.items()
     ]
-    return alpha_chart(named, found.rows[0][1][0].zero_shot_accuracy, f"{found.title}: accuracy over alpha")
+    zero_shot = found.rows[0][1][0].zero_shot_accuracy
+    assert zero_shot is not None  # the ablations are of the text side
+    return alpha_chart(named, zero_shot, f"{found.title}: accuracy over alpha")
 
 
 def write_ablations(found: Ablations, cache: FeatureCache, out: Path) -> list[Path]:

@@ -278,11 +278,13 @@ def _shift_result(name: str, runs: Sequence[Run], cache: FeatureCache, device: t
     chosen = [run for run in runs if run.metrics.shots == shots]
     results = [evaluate_run(read_classifier(run.folder), cache, device) for run in chosen]
     tests = [result.test_accuracy for result in results]
+    zero_shot = results[0].zero_shot_accuracy
+    assert zero_shot is not None  # extracted caches have text
     return ShiftResult(
         name=name,
         shots=shots,
         seeds=tuple(run.metrics.seed for run in chosen),
-        zero_shot_accuracy=results[0].zero_shot_accuracy,
+        zero_shot_accuracy=zero_shot,
         mean_test_accuracy=statistics.mean(tests),
         std_test_accuracy=deviation(tests),
     )

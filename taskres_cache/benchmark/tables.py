@@ -87,7 +87,7 @@ def _record(name: str, trained_on: str, row: Summary | ShiftResult, val: float |
 
 def _accuracy_table(results: Sequence[DatasetResult], title: str) -> Table:
     """Return the mean over seeds per data set and shot count, with zero-shot, and the average over data sets."""
-    zero_shots = [outcome.summaries[0].zero_shot_accuracy for outcome in results]
+    zero_shots = [outcome.summaries[0].zero_shot_accuracy or 0.0 for outcome in results]
     rows = _rows_over_shots(results, lambda row: row.mean_test_accuracy, percent)
     with_zero_shot = [
         (name, percent(zero_shot), *cells)
@@ -98,7 +98,7 @@ def _accuracy_table(results: Sequence[DatasetResult], title: str) -> Table:
 
 
 def _gain_table(results: Sequence[DatasetResult], title: str) -> Table:
-    rows = _rows_over_shots(results, lambda row: row.gain, signed)
+    rows = _rows_over_shots(results, lambda row: row.gain or 0.0, signed)
     return Table(f"{title}: gain over zero-shot in points", ("data set", *_shot_columns(results)), tuple(rows))
 
 

@@ -207,8 +207,8 @@ class CacheContents:
         Positions in `PARTITIONS`.
     image_features : Rows of shape (N, D), float16 or float32
         Image features, un-normalised.
-    text : TextBases
-        Text features.
+    text : TextBases or None
+        Text features; None for imported features without text.
     splits : dict of (int, int) to Split
         Few-shot splits by shots and seed.
     skipped : dict of str to str
@@ -244,7 +244,7 @@ class CacheContents:
     labels: np.ndarray
     partitions: np.ndarray
     image_features: Rows
-    text: TextBases
+    text: TextBases | None
     splits: dict[SplitName, Split]
     skipped: dict[str, str] = field(default_factory=dict)
     class_ids: tuple[str, ...] | None = None

@@ -42,6 +42,11 @@ from taskres_cache.datasets.prompts import PROMPT_FORMS, fill_templates
 from taskres_cache.errors import CacheError, CacheMismatchError, UnknownNameError
 from taskres_cache.system.text import command
 
+NO_TEXT = (
+    "has no text features, only image features; use what needs none, such as taskres fit CACHE --method auto, or "
+    "import it again with text_features"
+)
+
 
 class FeatureCache(StoredFeatures):
     """Read a cache file: small arrays are loaded at once, features on demand.
@@ -62,7 +67,7 @@ class FeatureCache(StoredFeatures):
     partitions : ndarray of shape (N,), uint8
         0 for train, 1 for val, 2 for test.
     templates : tuple of str
-        Templates (T,) of the text features.
+        Templates (T,) of the text features; empty for a cache without text.
     splits : dict of (int, int) to Split
         Rows of the few-shot splits, by shots and seed.
     views : int
@@ -149,6 +154,11 @@ class FeatureCache(StoredFeatures):
         return files
 
     @property
+    def has_text(self) -> bool:
+        """Whether there are text features; imported image features may come without."""
+        return "text/embeddings" in self.shapes
+
+    @property
     def text_features(self) -> np.ndarray:
         """The regular base (C, D), float32: the mean text feature of each class over the prompts, un-normalised."""
         return self.text().base
@@ -192,8 +202,10 @@ class FeatureCache(StoredFeatures):
         Raises
         ------
         CacheError
-            A row is not finite or only zeros, or the text features of all classes are equal.
+            There is no text, a row is not finite or only zeros, or the text features of all classes are equal.
         """
+        if not self.has_text:
+            raise CacheError(f"{self.path} {NO_TEXT}")
         arrays = read_arrays(self.path, "text/embeddings", "text/pre_projection", "text/projection")
         embeddings = arrays["text/embeddings"].astype(np.float32, copy=False)  # (C, T, D)
         refuse_unusable_text(self.path, embeddings)
@@ -204,8 +216,8 @@ class FeatureCache(StoredFeatures):
 
     @property
     def prompt_sets(self) -> tuple[str, ...]:
-        """Names of the sets of prompts: `default`, the filled templates, and the named ones."""
-        return (DEFAULT_PROMPTS, *self._prompt_labels)
+        """Names of the sets of prompts: `default`, the filled templates, and the named ones; none without text."""
+        return (*((DEFAULT_PROMPTS,) if self.has_text else ()), *self._prompt_labels)
 
     def text(self, name: str | None = None) -> PromptSet:
         """Return a set of prompts with its text features: any number per class, in label order.
@@ -293,7 +305,7 @@ class FeatureCache(StoredFeatures):
             labels=self.labels,
             partitions=self.partitions,
             image_features=read("features/center"),
-            text=self.text_bases(),
+            text=self.text_bases() if self.has_text else None,
             splits=self.splits,
             skipped=self.skipped,
             class_ids=self.class_ids,
@@ -349,7 +361,7 @@ class FeatureCache(StoredFeatures):
         """
         sizes = read_everything(self.path)
         self.refuse_mismatched_projection()
-        projection = self.text_bases().projection
+        projection = self.text_bases().projection if self.has_text else None
         for name in self._prompt_labels:
             prompts = self.text(name)
             if prompts.pre_projection is not None and projection is not None:
@@ -373,6 +385,7 @@ class FeatureCache(StoredFeatures):
             "augmented views": self._counted_views() or "none",
             "embedding size": self.dim,
             "precision": self.provenance.precision,
+            **({} if self.has_text else {"text": "none"}),
             "path": self.path,
             "created": f"{self.created_at} by {self.created_by}",
             **({"prompts": ", ".join(self.prompt_sets)} if self._prompt_labels else {}),

@@ -18,7 +18,7 @@ import numpy as np
 
 from taskres_cache.caches.contents import DEFAULT_PROMPTS, CacheContents, Rows, Split, SplitName
 from taskres_cache.caches.header import Header, check_header
-from taskres_cache.caches.layout import arrays_by_path, arrays_of_version_2, split_array
+from taskres_cache.caches.layout import arrays_by_path, format_version, split_array
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
 from taskres_cache.caches.schema import (
     DEFAULT_SET,
@@ -27,6 +27,7 @@ from taskres_cache.caches.schema import (
     FoundArray,
     check_arrays,
     check_attributes,
+    check_text,
     declared_bytes,
     group_names,
     is_of_version_2,
@@ -97,6 +98,7 @@ def read_header(path: Path) -> Header:
         found = _found_arrays(path, file)
         if version == 1:  # names of version 2 have no meaning there
             found = {name: array for name, array in found.items() if not is_of_version_2(name)}
+        check_text(path, version, found)
         check_arrays(path, found)
         has_views = "features/augmented_rows" in found
         families, prompts = group_names(found, "views"), group_names(found, "prompts")
@@ -108,7 +110,7 @@ def read_header(path: Path) -> Header:
             class_ids=_strings(file["class_ids"]) if "class_ids" in found else None,
             labels=_integers(file["images/label"]),
             partitions=_integers(file["images/partition"]),
-            templates=_strings(file["text/templates"]),
+            templates=_strings(file["text/templates"]) if "text/templates" in found else (),
             splits=_read_splits(path, file, found),
             skipped=_read_skipped(file),
             augmented_rows=_integers(file["features/augmented_rows"]) if has_views else np.zeros(0, np.int64),
@@ -269,7 +271,7 @@ def _fixed_length(strings: tuple[str, ...]) -> np.ndarray:
 
 def _write_attributes(file: h5py.File, contents: CacheContents) -> None:
     made = {"created_at": datetime.now(UTC).isoformat(timespec="seconds"), "created_by": f"taskres-cache {__version__}"}
-    file.attrs["format_version"] = VERSIONS[-1] if arrays_of_version_2(contents) else VERSIONS[0]
+    file.attrs["format_version"] = format_version(contents)
     settings = {name: family.settings for name, family in contents.families.items()}
     further = {VIEW_FAMILIES: json.dumps(settings)} if settings else {}
     further |= {} if contents.default_prompts == DEFAULT_PROMPTS else {DEFAULT_SET: contents.default_prompts}

@@ -37,7 +37,7 @@ class Header:
     partitions : ndarray of shape (N,), uint8
         Positions in `PARTITIONS`.
     templates : tuple of str
-        Templates (T,).
+        Templates (T,); empty for a cache without text.
     splits : dict of (int, int) to Split
         Few-shot splits by shots and seed.
     skipped : dict of str to str

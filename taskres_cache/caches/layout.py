@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taskres_cache.caches.contents import WIDE, CacheContents, SplitName
+from taskres_cache.caches.contents import WIDE, CacheContents, SplitName, TextBases
 from taskres_cache.caches.schema import CORRECTION_PARTS
 from taskres_cache.datasets.sampling import shots_text
 
@@ -33,7 +33,6 @@ def split_array(name: SplitName, part: str) -> str:
 
 def arrays_by_path(contents: CacheContents) -> dict[str, Any]:
     """Return all arrays of a cache by their paths in the file; text as tuples."""
-    text = contents.text
     arrays: dict[str, Any] = {
         "classnames": contents.classnames,
         "images/path": contents.paths,
@@ -41,8 +40,6 @@ def arrays_by_path(contents: CacheContents) -> dict[str, Any]:
         "images/label": contents.labels.astype(np.int32),
         "images/partition": contents.partitions.astype(np.uint8),
         "features/center": contents.image_features,
-        "text/templates": text.templates,
-        "text/embeddings": text.embeddings.astype(np.float32),
         "skipped/path": tuple(contents.skipped),
         "skipped/reason": tuple(contents.skipped.values()),
     }
@@ -51,13 +48,25 @@ def arrays_by_path(contents: CacheContents) -> dict[str, Any]:
     if contents.augmented is not None and contents.augmented_rows is not None:
         arrays["features/augmented"] = contents.augmented
         arrays["features/augmented_rows"] = contents.augmented_rows.astype(np.int64)
-    if text.pre_projection is not None and text.projection is not None:
-        arrays["text/pre_projection"] = text.pre_projection.astype(np.float32)
-        arrays["text/projection"] = text.projection.astype(np.float32)
+    if contents.text is not None:
+        arrays |= _text_arrays(contents.text)
     for name, split in contents.splits.items():
         arrays[split_array(name, "train")] = split.train.astype(np.int64)
         arrays[split_array(name, "val")] = split.val.astype(np.int64)
     return arrays | arrays_of_version_2(contents)
+
+
+def _text_arrays(text: TextBases) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"text/templates": text.templates, "text/embeddings": text.embeddings.astype(np.float32)}
+    if text.pre_projection is not None and text.projection is not None:
+        arrays["text/pre_projection"] = text.pre_projection.astype(np.float32)
+        arrays["text/projection"] = text.projection.astype(np.float32)
+    return arrays
+
+
+def format_version(contents: CacheContents) -> int:
+    """Return the version of the format: 1 if the cache has all that version 1 requires, and nothing else."""
+    return 2 if contents.text is None or arrays_of_version_2(contents) else 1
 
 
 def arrays_of_version_2(contents: CacheContents) -> dict[str, Any]:

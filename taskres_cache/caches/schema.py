@@ -58,9 +58,9 @@ ARRAYS = {
     "images/path": ArrayRule("text", "N"),
     "images/stamp": ArrayRule("text", "N", optional=True),
     "images/partition": ArrayRule("integers", "N"),
-    "text/templates": ArrayRule("text", "T"),
+    "text/templates": ArrayRule("text", "T", optional=True),  # from version 2 on, see `check_text`
     "features/center": ArrayRule("floats", "ND"),
-    "text/embeddings": ArrayRule("floats", "CTD"),
+    "text/embeddings": ArrayRule("floats", "CTD", optional=True),
     "text/pre_projection": ArrayRule("floats", "CTW", optional=True),
     "text/projection": ArrayRule("floats", "WD", optional=True),
     "features/augmented_rows": ArrayRule("integers", "M", optional=True),
@@ -95,6 +95,7 @@ GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = {"views": WIDE, "prompts": DEFAULT_PROMPTS}  # these have their places from version 1
 # Present together.
 PAIRS = (
+    ("text/templates", "text/embeddings"),
     ("features/augmented", "features/augmented_rows"),
     ("text/pre_projection", "text/projection"),
     ("skipped/path", "skipped/reason"),
@@ -103,6 +104,7 @@ PAIRS = (
 )
 # The first only together with the second.
 NEEDS = (
+    ("text/projection", "text/embeddings"),
     ("image/projection_bias", "image/projection"),
     ("features/augmented_pre_projection", "features/pre_projection"),
     ("features/augmented_pre_projection", "features/augmented"),
@@ -167,6 +169,13 @@ def check_arrays(path: Path, found: Mapping[str, FoundArray]) -> None:
     for group in GROUPS:
         for name in group_names(found, group):
             _check_group(path, group, name, found, sizes)
+
+
+def check_text(path: Path, version: int, found: Mapping[str, FoundArray]) -> None:
+    """Raise CacheError if a file of version 1 has no text features; version 2 may be without."""
+    missing = [name for name in ("text/templates", "text/embeddings") if name not in found]
+    if version == 1 and missing:
+        raise CacheError(f"{path} has no array {missing[0]}; {REMEDY}")
 
 
 def _check_group(path: Path, group: str, name: str, found: Mapping[str, FoundArray], sizes: Mapping[str, int]) -> None:

@@ -88,7 +88,7 @@ def mismatched_row(computed: np.ndarray, features: np.ndarray, precision: str) -
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Accuracy of the text features without training.
+    """Accuracy of a classifier that nothing was trained for, and the size of the features.
 
     Parameters
     ----------
@@ -97,35 +97,54 @@ class ZeroShot:
     images : int
         Their number.
     accuracy : float
-        Percentage of them that the nearest text feature classifies correctly.
-    text_norm, image_norm : float
-        Mean length of the text features, averaged over templates, and of these image features.
+        Percentage of them that the nearest text feature classifies correctly, or without text the nearest class mean
+        of the train images.
+    text_norm : float or None
+        Mean length of the text features, averaged over templates; None without text.
+    image_norm : float
+        Mean length of these image features.
     """
 
     partition: str
     images: int
     accuracy: float
-    text_norm: float
+    text_norm: float | None
     image_norm: float
 
     def __str__(self) -> str:
+        what = "accuracy of the nearest class mean" if self.text_norm is None else "zero-shot accuracy"
+        of_text = "" if self.text_norm is None else f"text features {self.text_norm:.4g}, of "
         return (
-            f"zero-shot accuracy {self.accuracy:.2f} % on {self.images} {self.partition} images; mean length of text "
-            f"features {self.text_norm:.4g}, of image features {self.image_norm:.4g}"
+            f"{what} {self.accuracy:.2f} % on {self.images} {self.partition} images; mean length of {of_text}image "
+            f"features {self.image_norm:.4g}"
         )
 
 
 def zero_shot_of(contents: CacheContents) -> ZeroShot:
-    """Return the zero-shot accuracy on test, or on val or train if there is no test image."""
+    """Return the accuracy of text or class means on test, or on val or train if there is no test image."""
     present = set(contents.partitions.tolist())
     number = next(number for number in (2, 1, 0) if number in present)
     rows = np.flatnonzero(contents.partitions == number)
-    base = regular_base(contents.text.embeddings)  # (C, D)
+    everything = np.asarray(contents.image_features[:])
+    if contents.text is not None:
+        base = regular_base(contents.text.embeddings)  # (C, D)
+    else:
+        base = _class_means(everything, contents.labels, contents.partitions == 0, len(contents.classnames))
     lengths = np.linalg.norm(base, axis=1, keepdims=True)
-    features = np.asarray(contents.image_features[:])[rows].astype(np.float32)  # (N, D)
+    lengths[lengths == 0] = 1.0  # of a class mean: a class without train images
+    features = everything[rows].astype(np.float32)  # (N, D)
     correct = 0
     for start in range(0, len(rows), ROWS):
         predictions = (features[start : start + ROWS] @ (base / lengths).T).argmax(axis=1)
         correct += int((predictions == contents.labels[rows[start : start + ROWS]]).sum())
-    sizes = float(lengths.mean()), float(np.linalg.norm(features, axis=1).mean())
+    text_norm = None if contents.text is None else float(lengths.mean())
+    sizes = text_norm, float(np.linalg.norm(features, axis=1).mean())
     return ZeroShot(PARTITIONS[number], len(rows), 100 * correct / len(rows), *sizes)
+
+
+def _class_means(features: np.ndarray, labels: np.ndarray, chosen: np.ndarray, classes: int) -> np.ndarray:
+    """Return the mean (C, D) of the chosen rows of each class; zeros for a class without any."""
+    means = np.zeros((classes, features.shape[1]), np.float32)
+    for label in np.unique(labels[chosen]):
+        means[label] = features[chosen & (labels == label)].mean(axis=0, dtype=np.float64)
+    return means

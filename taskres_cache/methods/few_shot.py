@@ -81,11 +81,24 @@ class Text:
     features : ndarray of shape (P, D)
         Un-normalised, grouped by class in label order.
     labels : ndarray of shape (P,), int64
-        The class of each prompt; every class has at least one.
+        The class of each prompt; every class has at least one, except in `Text.absent`.
+    without_prompts : int
+        C of a cache without text; 0 if there are prompts.
     """
 
     features: np.ndarray
     labels: np.ndarray
+    without_prompts: int = 0
+
+    @classmethod
+    def absent(cls, classes: int, dim: int) -> "Text":
+        """Build the text of a cache without text features, which methods with `needs_text=False` can do without."""
+        return cls(np.zeros((0, dim), np.float32), np.zeros(0, np.int64), classes)
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether there are no prompts at all."""
+        return len(self.labels) == 0
 
     @classmethod
     def from_templates(cls, embeddings: np.ndarray) -> "Text":
@@ -96,17 +109,23 @@ class Text:
     @cached_property
     def classes(self) -> int:
         """C, the number of classes."""
-        return int(self.labels.max()) + 1
+        return self.without_prompts or int(self.labels.max()) + 1
 
     @cached_property
     def base(self) -> np.ndarray:
         """The mean text feature (C, D) of each class, un-normalised: the base of TaskRes and CLAP."""
+        self._refuse_absent()
         return _class_means(self.features, self.labels, self.classes)
 
     @cached_property
     def ensemble(self) -> np.ndarray:
         """The normalised mean (C, D) of the normalised text features of each class: the text of Tip-Adapter and GDA."""
+        self._refuse_absent()
         return unit(_class_means(unit(self.features), self.labels, self.classes))
+
+    def _refuse_absent(self) -> None:
+        if self.is_absent:
+            raise OptionError("this method reads text features, and the cache has none; set needs_text=True")
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,7 @@ class FewShotTask:
     train : Images
         The training images, with the model's own preprocessing.
     text : Text
-        The prompts of the classes.
+        The prompts of the classes; `text.is_absent` in a cache without text.
     logit_scale : float
         Multiplier of the cosines; 100 for OpenAI's models.
     shots, seed : int

@@ -83,6 +83,8 @@ class Method:
         "pre_projection" if it needs the input of the image tower's last projection, "either" if it uses that where
         the cache has it.
     needs_text : bool
+        False for a method that can be fitted if `task.text.is_absent`.
+    reads_text : bool
         False for a method that never reads `task.text`, except for the number of classes.
     """
 
@@ -95,6 +97,7 @@ class Method:
     views: ViewFamily = "none"
     reads: Literal["features", "pre_projection", "either"] = "features"
     needs_text: bool = True
+    reads_text: bool = True
 
 
 def best_trial(trials: Sequence[Trial]) -> int:

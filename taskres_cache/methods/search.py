@@ -92,6 +92,11 @@ def candidates_of(recipe: Recipe, base: np.ndarray) -> list[Recipe]:
     return recipe.candidates(alpha_grid(base)) if recipe.chooses else [recipe]
 
 
+def count_candidates(recipe: Recipe) -> int:
+    """Return how many recipes `candidates_of` returns, for any base."""
+    return len(recipe.candidates(ALPHA_MULTIPLES)) if recipe.chooses else 1
+
+
 def search_residuals(tasks: Sequence[FitTask], logit_scale: float, device: torch.device) -> list[SearchedFit]:
     """Fit every task with every candidate of its recipe, and return the best fit of each task by validation accuracy.
 

@@ -90,6 +90,17 @@ class ValidationSet:
     labels: np.ndarray
 
 
+def class_means(image_features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return the mean (C, D) of the un-normalised images (N, D) of each class: the base where there is no text.
+
+    A class without images gets zeros, which have no direction: callers refuse it.
+    """
+    means = np.zeros((classes, image_features.shape[1]), np.float32)
+    for label in np.unique(labels):
+        means[label] = image_features[labels == label].mean(axis=0, dtype=np.float64)
+    return means
+
+
 def _directions_and_lengths(image_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     directions, lengths = directions_and_lengths(torch.from_numpy(image_features))
     return directions.numpy(), lengths.numpy()

@@ -25,17 +25,17 @@ MAX_PAIRS, MAX_ERRORS = 12, 24
 
 @dataclass(frozen=True)
 class ClassGain:
-    """Accuracy of one class in percent: zero-shot, and base + residual as the mean over fits."""
+    """Accuracy of one class in percent: zero-shot (None without text), and the mean over fits."""
 
     name: str
     images: int
-    zero_shot: float
+    zero_shot: float | None
     adapted: float
 
     @property
-    def gain(self) -> float:
-        """Difference in percentage points."""
-        return self.adapted - self.zero_shot
+    def gain(self) -> float | None:
+        """Difference in percentage points; None without text."""
+        return None if self.zero_shot is None else self.adapted - self.zero_shot
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,12 @@ def analyse(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: torch.
     cache = with_text_of(first, open_cache(own_cache(fits[0].folder, first, cache_dir), first.half))
     rows = cache.rows("test")
     heads = [classifier.head.of_classes(class_rows(classifier, cache)) for classifier in classifiers]
-    predictions = predictions_of(cache, rows, [text_head(cache), *heads], device)
+    text = text_head(cache)
+    before = [] if text is None else [text]
+    predictions = predictions_of(cache, rows, [*before, *heads], device)
     if predictions is None:
         raise RunError(f"{cache.path} has no test images")
-    zero_shot, *adapted = predictions
+    zero_shot, adapted = predictions[0] if before else None, predictions[len(before) :]
     confusion = np.mean([confusion_matrix(one, len(cache.classnames)) for one in adapted], axis=0)  # (C, C)
     correct = np.concatenate([one.correct for one in adapted])
     return Analysis(
@@ -173,14 +175,17 @@ def analyse(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: torch.
     )
 
 
-def _gains(classnames: Sequence[str], zero_shot: Predictions, adapted: Sequence[Predictions]) -> tuple[ClassGain, ...]:
-    counts = np.bincount(zero_shot.labels, minlength=len(classnames)).tolist()
-    before = class_accuracies(zero_shot, len(classnames))
-    after = zip(*(class_accuracies(one, len(classnames)) for one in adapted), strict=True)
+def _gains(
+    classnames: Sequence[str], zero_shot: Predictions | None, adapted: Sequence[Predictions]
+) -> tuple[ClassGain, ...]:
+    classes = len(classnames)
+    counts = np.bincount(adapted[0].labels, minlength=classes).tolist()
+    before = [None] * classes if zero_shot is None else class_accuracies(zero_shot, classes)
+    after = zip(*(class_accuracies(one, classes) for one in adapted), strict=True)
     return tuple(
         ClassGain(name, count, old, float(np.mean(new)))
         for name, count, old, new in zip(classnames, counts, before, after, strict=True)
-        if old is not None
+        if count
     )
 
 

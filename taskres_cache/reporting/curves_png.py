@@ -40,7 +40,8 @@ def as_png(studies: Sequence[Study]) -> bytes:
 def _draw(panel: Any, study: Study) -> None:
     """Draw the methods of a study, zero-shot and published results."""
     zero_shot = study.summaries[0].zero_shot_accuracy
-    panel.axhline(zero_shot, color=ZERO_SHOT, linestyle="--", linewidth=1.2, label="zero-shot")
+    if zero_shot is not None:
+        panel.axhline(zero_shot, color=ZERO_SHOT, linestyle="--", linewidth=1.2, label="zero-shot")
     detailed, colours, places = len(study.methods) <= MOST_DETAILED, {}, shot_places(study.summaries)
     for number, (method, rows) in enumerate(study.methods.items()):
         colours[method] = colour = COLOURS[number % len(COLOURS)]

@@ -71,14 +71,16 @@ def accuracy_curves(curves: Sequence[Curve], published: Sequence[Compared]) -> s
     height = HEIGHT if detailed else TALL
     dots = [y for curve in curves for _, y in curve.dots if detailed]
     edges = [edge for curve in curves for row in curve.summaries for edge in _band_of(row, detailed)]
-    heights = [zero_shot, *dots, *edges, *(one.accuracy for points in diamonds.values() for one in points)]
+    heights = [*dots, *edges, *(one.accuracy for points in diamonds.values() for one in points)]
+    heights += [] if zero_shot is None else [zero_shot]
     ticks = nice_ticks(min(heights), max(heights))
     right = margin_of([curve.name for curve in curves]) if len(curves) > 1 else RIGHT
     plane = ShotPlane(places, ticks, right, height)
     chart = new_chart(WIDTH, height, "Test accuracy over shots")
     add_axes(chart, plane, {shots: shots_text(shots) for shots in places}, ticks)
     add_label(chart, (LEFT + plane.right) / 2, height - 8, "shots (images per class)", "middle")
-    add_level(chart, plane, zero_shot, "zero-shot")
+    if zero_shot is not None:
+        add_level(chart, plane, zero_shot, "zero-shot")
     colours = {curve.name: series(curve.colour) for curve in curves}
     for (method, _), points in diamonds.items():
         _published(chart, plane, points, colours.get(method, ""))

@@ -129,7 +129,8 @@ def _legend(study: Study, curves: Sequence[Curve]) -> list[dict[str, Any]]:
         {"name": curve.name, "mark": Markup(mark.format(f"line {series(curve.colour)}", series(curve.colour)))}
         for curve in curves
     ]
-    entries.append({"name": "zero-shot", "mark": Markup(line.format("zero-shot"))})
+    if study.summaries[0].zero_shot_accuracy is not None:
+        entries.append({"name": "zero-shot", "mark": Markup(line.format("zero-shot"))})
     diamond = '<polygon points="20,0 26,6 20,12 14,6" class="published-mark {}"/>'
     colours = {curve.name: series(curve.colour) for curve in curves}
     published = [
@@ -168,28 +169,31 @@ def _analysis_sections(analysis: Analysis, root: Path | None) -> dict[str, Any]:
 
 
 def _gain_bars(gains: Sequence[ClassGain]) -> dict[str, Any]:
-    """Return bars for the classes with the largest and smallest gains, on one scale with a common zero."""
-    ranked = sorted(gains, key=lambda row: (-row.gain, row.name))
-    lowest, highest = min(0.0, ranked[-1].gain), max(0.0, ranked[0].gain)
+    """Return bars for the classes with the largest and smallest gains, on one scale; none without text."""
+    known = [(row, row.gain) for row in gains if row.gain is not None]
+    if not known:
+        return {"gains": []}
+    ranked = sorted(known, key=lambda pair: (-pair[1], pair[0].name))
+    lowest, highest = min(0.0, ranked[-1][1]), max(0.0, ranked[0][1])
     span = max(highest - lowest, 1e-9)
     zero = 100.0 * -lowest / span
-    shown: list[ClassGain | None] = list(ranked)
+    shown: list[tuple[ClassGain, float] | None] = list(ranked)
     if len(ranked) > 2 * MAX_GAINS:
         shown = [*ranked[:MAX_GAINS], None, *ranked[-MAX_GAINS:]]
-    bars = [None if row is None else _gain_bar(row, zero, span) for row in shown]
+    bars = [None if pair is None else _gain_bar(*pair, zero, span) for pair in shown]
     hidden = len(ranked) - 2 * MAX_GAINS
     label = f"{hidden} more classes" if hidden > 1 else "1 more class"
     return {"gains": bars, "zero_at": f"{zero:.2f}", "hidden_gains": label if hidden > 0 else ""}
 
 
-def _gain_bar(row: ClassGain, zero: float, span: float) -> dict[str, Any]:
-    width = 100.0 * abs(row.gain) / span
+def _gain_bar(row: ClassGain, gain: float, zero: float, span: float) -> dict[str, Any]:
+    width = 100.0 * abs(gain) / span
     return {
         "name": row.name,
-        "direction": "none" if row.gain == 0 else "down" if row.gain < 0 else "up",
-        "left": f"{zero - width if row.gain < 0 else zero:.2f}",
+        "direction": "none" if gain == 0 else "down" if gain < 0 else "up",
+        "left": f"{zero - width if gain < 0 else zero:.2f}",
         "width": f"{width:.2f}",
-        "gain": signed(row.gain),
+        "gain": signed(gain),
         "before": percent(row.zero_shot),
         "after": percent(row.adapted),
     }

@@ -51,11 +51,10 @@ def key_facts(study: Study) -> list[Fact]:
     last = study.methods.get(method, list(study.summaries))[-1]
     seeds = f"over {len(last.seeds)} seeds" if len(last.seeds) > 1 else f"seed {last.seeds[0]}"
     spread = seeds if last.std_test_accuracy is None else f"± {percent(last.std_test_accuracy)} {seeds}"
-    facts = [
-        Fact("zero-shot", f"{percent(last.zero_shot_accuracy)} %", "text classifier alone"),
-        Fact(in_shots(last.shots), f"{percent(last.mean_test_accuracy)} %", spread),
-        Fact("gain", signed(last.gain), "points over zero-shot"),
-    ]
+    facts = [Fact(in_shots(last.shots), f"{percent(last.mean_test_accuracy)} %", spread)]
+    if last.zero_shot_accuracy is not None:
+        zero_shot = Fact("zero-shot", f"{percent(last.zero_shot_accuracy)} %", "text classifier alone")
+        facts = [zero_shot, *facts, Fact("gain", signed(last.gain), "points over zero-shot")]
     if last.mean_calibration_error is not None:
         note = "with the temperature, mean over fits"
         facts.append(Fact("calibration error", f"{percent(last.mean_calibration_error)} %", note))
@@ -96,6 +95,7 @@ def study_tables(study: Study) -> list[Table]:
 def _method_table(method: str, summaries: Sequence[Summary]) -> Table:
     """Return the table of a method in a report."""
     has_base = summaries[0].base != "regular"
+    has_text = summaries[0].zero_shot_accuracy is not None
     rows = tuple(
         (
             shots_text(row.shots),
@@ -103,7 +103,7 @@ def _method_table(method: str, summaries: Sequence[Summary]) -> Table:
             *([percent(row.mean_base_accuracy)] if has_base else []),
             percent(row.mean_val_accuracy),
             _test_accuracy(row),
-            signed(row.gain),
+            *([signed(row.gain)] if has_text else []),
             percent(row.mean_top5_accuracy),
             percent(row.mean_calibration_error),
             _seconds(row.mean_fit_seconds),
@@ -111,28 +111,31 @@ def _method_table(method: str, summaries: Sequence[Summary]) -> Table:
         for row in summaries
     )
     base = ["base %"] if has_base else []
-    columns = ("shots", "seeds", *base, "val %", "test %", "gain", "top-5 %", "ECE %", "fit time")
+    gain = ["gain"] if has_text else []
+    columns = ("shots", "seeds", *base, "val %", "test %", *gain, "top-5 %", "ECE %", "fit time")
     return Table(method, columns, rows, left=0)
 
 
 def method_table(summaries: Sequence[Summary], title: str) -> Table:
     """Return the accuracy of one method over shots, with that of its base unless the base is zero-shot."""
     has_base = summaries[0].base != "regular"
+    has_text = summaries[0].zero_shot_accuracy is not None
     base = ["base %"] if has_base else []
     rows = tuple(
         (
             shots_text(row.shots),
             ",".join(map(str, row.seeds)),
-            percent(row.zero_shot_accuracy),
+            *([percent(row.zero_shot_accuracy)] if has_text else []),
             *([percent(row.mean_base_accuracy)] if has_base else []),
             percent(row.mean_val_accuracy),
             percent(row.mean_test_accuracy),
             percent(row.std_test_accuracy),
-            signed(row.gain),
+            *([signed(row.gain)] if has_text else []),
         )
         for row in summaries
     )
-    columns = ("shots", "seeds", "zero-shot %", *base, "val %", "test %", "std", "gain")
+    zero_shot, gain = (["zero-shot %"], ["gain"]) if has_text else ([], [])
+    columns = ("shots", "seeds", *zero_shot, *base, "val %", "test %", "std", *gain)
     return Table(f"{title}: test accuracy, mean and standard deviation over seeds", columns, rows, left=0)
 
 
@@ -180,7 +183,10 @@ def choice_table(all_metrics: Sequence[Metrics], title: str) -> Table:
 
 
 def gains_table(gains: Sequence[ClassGain]) -> Table:
-    """Return the gain of every class, in label order."""
+    """Return the gain of every class, in label order; its accuracy alone if there is no text."""
+    if not any(row.zero_shot is not None for row in gains):
+        accuracies = tuple((row.name, str(row.images), percent(row.adapted)) for row in gains)
+        return Table("", ("class", "test images", "test %"), accuracies)
     rows = tuple(
         (row.name, str(row.images), percent(row.zero_shot), percent(row.adapted), signed(row.gain)) for row in gains
     )

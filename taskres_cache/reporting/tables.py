@@ -65,9 +65,9 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def signed(points: float) -> str:
-    """Return a difference of accuracies in percentage points, with its sign; zero has a plus."""
-    return f"{points:+z.2f}"
+def signed(points: float | None) -> str:
+    """Return a difference of accuracies in percentage points, with its sign; zero has a plus, None is a dash."""
+    return "-" if points is None else f"{points:+z.2f}"
 
 
 def with_deviation(mean: float, deviation: float | None) -> str:

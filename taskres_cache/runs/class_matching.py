@@ -17,8 +17,10 @@ from taskres_cache.system.names import shown
 LONGEST_VALUE = 200  # characters of a value in a message
 
 
-def text_head(cache: FeatureCache) -> CosineHead:
-    """Return the zero-shot classifier of a cache, the regular base of its used set of prompts."""
+def text_head(cache: FeatureCache) -> CosineHead | None:
+    """Return the zero-shot classifier of a cache, the regular base of its used set of prompts; None without text."""
+    if not cache.has_text:
+        return None
     return CosineHead.of_arrays(cache.text_features, cache.provenance.logit_scale)
 
 
@@ -27,8 +29,8 @@ def with_text_of(classifier: Classifier, cache: FeatureCache) -> FeatureCache:
     return cache.using(classifier.prompts) if classifier.prompts in cache.prompt_sets else cache
 
 
-def heads_on(classifier: Classifier, cache: FeatureCache) -> tuple[Head, Head]:
-    """Return the heads of a run's base and of the run itself for the classes of a cache.
+def heads_on(classifier: Classifier, cache: FeatureCache) -> tuple[Head | None, Head]:
+    """Return the heads of a run's base and of the run itself for the classes of a cache; no base without text.
 
     A run that has learnt nothing about single classes, only something on the image side or a text projection, applies
     to any classes: if it does not know a class of the cache, its text is computed from the text of the cache. The base
@@ -44,7 +46,7 @@ def heads_on(classifier: Classifier, cache: FeatureCache) -> tuple[Head, Head]:
     try:
         rows = class_rows(classifier, cache)
     except UnknownClassesError:
-        if classifier.residual.any():
+        if classifier.residual.any() or classifier.recipe.base == "means" or not cache.has_text:
             raise
         base, scale = _base_of_other_classes(classifier, cache), classifier.provenance.logit_scale
         shift, alpha = classifier.image_residual, classifier.alpha
@@ -59,6 +61,8 @@ def _method_head(classifier: MethodClassifier, cache: FeatureCache) -> Head:
     try:
         return classifier.head.of_classes(class_rows(classifier, cache))
     except UnknownClassesError:
+        if not cache.has_text:
+            raise
         applied = classifier.head.with_text(torch.from_numpy(cache.text_features))
         if applied is None:
             raise

@@ -34,8 +34,10 @@ class Evaluation:
         Its data set.
     images, classes : int
         Number of test images and classes.
-    zero_shot_accuracy, base_accuracy, test_accuracy : float
-        Of the cache's text classifier, of the run's base, and of base + residual.
+    zero_shot_accuracy, base_accuracy : float or None
+        Of the cache's text classifier, and of the run's base; None if the cache has no text.
+    test_accuracy : float
+        Of base + residual.
     top5_accuracy, calibration_error, untempered_calibration_error : float
         Of base + residual; the calibration error with the temperature and without.
     base_half_accuracy, harmonic_mean : float, optional
@@ -47,8 +49,8 @@ class Evaluation:
     dataset: str
     images: int
     classes: int
-    zero_shot_accuracy: float
-    base_accuracy: float
+    zero_shot_accuracy: float | None
+    base_accuracy: float | None
     test_accuracy: float
     top5_accuracy: float
     calibration_error: float
@@ -230,11 +232,14 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
     RunError
         The cache has features of another checkpoint, classes that the run cannot be applied to, or no test images.
     """
-    cache, rows = with_text_of(classifier, cache), cache.rows("test")
-    predictions = predictions_of(cache, rows, [text_head(cache), *heads_on(classifier, cache)], device)
-    if predictions is None:
+    cache = with_text_of(classifier, cache)
+    rows = cache.rows("test")
+    heads = (text_head(cache), *heads_on(classifier, cache))
+    found = predictions_of(cache, rows, [head for head in heads if head is not None], device)
+    if found is None:
         raise RunError(f"{cache.path} has no test images; pass a cache that has some")
-    zero_shot, of_base, adapted = predictions
+    rest, adapted = iter(found), found[-1]
+    zero_shot, of_base = (None if head is None else next(rest) for head in heads[:2])
     error, untempered = calibration_errors(adapted)
     of_base_half = _accuracy_on_base_half(classifier, cache, device)
     return Evaluation(
@@ -242,8 +247,8 @@ def evaluate_run(classifier: Classifier, cache: FeatureCache, device: torch.devi
         dataset=cache.provenance.dataset,
         images=len(rows),
         classes=len(cache.classnames),
-        zero_shot_accuracy=zero_shot.accuracy,
-        base_accuracy=of_base.accuracy,
+        zero_shot_accuracy=None if zero_shot is None else zero_shot.accuracy,
+        base_accuracy=None if of_base is None else of_base.accuracy,
         test_accuracy=adapted.accuracy,
         top5_accuracy=adapted.top5_accuracy,
         calibration_error=error,

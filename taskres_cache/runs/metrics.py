@@ -124,7 +124,8 @@ class Metrics:
     classifier_sha256 : str
         Digest of the content of `classifier.safetensors`.
     zero_shot_accuracy, base_accuracy, test_accuracy : float
-        On the test images: the text classifier, the base, and base + residual.
+        On the test images: the text classifier, the base, and base + residual. Of a cache without text the first is
+        None, and the second too unless the base is that of a task residual.
     top5_accuracy, calibration_error, untempered_calibration_error : float
         On the test images, for base + residual; the calibration error with the temperature and without.
     accuracy_interval : (float, float), optional
@@ -180,7 +181,7 @@ class Metrics:
     inputs_sha256: Sha256 = ""
     study_sha256: Sha256 = ""
     classifier_sha256: Sha256 = ""
-    zero_shot_accuracy: Percent
+    zero_shot_accuracy: Percent | None
     base_accuracy: Percent | None = None
     test_accuracy: Percent
     accuracy_interval: tuple[Percent, Percent] | None = None
@@ -219,7 +220,7 @@ class Metrics:
         return self.record if self.recipe is None else self.recipe
 
     @property
-    def own_base_accuracy(self) -> float:
+    def own_base_accuracy(self) -> float | None:
         """Test accuracy of the base; in runs of versions that had only the regular base, that of zero-shot."""
         return self.zero_shot_accuracy if self.base_accuracy is None else self.base_accuracy
 

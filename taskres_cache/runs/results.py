@@ -30,7 +30,7 @@ class Summary:
     seeds : tuple of int
         The seeds that were run.
     zero_shot_accuracy, mean_base_accuracy, mean_val_accuracy, mean_test_accuracy : float
-        Means over seeds; the validation accuracy is None if no run has it.
+        Means over seeds; None if no run has it, which the test accuracy never is.
     std_test_accuracy : float or None
         Standard deviation of a sample; None for one seed.
     mean_top5_accuracy, mean_calibration_error, mean_fit_seconds : float or None
@@ -46,8 +46,8 @@ class Summary:
     method: str
     shots: int
     seeds: tuple[int, ...]
-    zero_shot_accuracy: float
-    mean_base_accuracy: float
+    zero_shot_accuracy: float | None
+    mean_base_accuracy: float | None
     mean_val_accuracy: float | None
     mean_test_accuracy: float
     std_test_accuracy: float | None
@@ -63,9 +63,9 @@ class Summary:
         return {**asdict(self), "shots": shots_json(self.shots)}
 
     @property
-    def gain(self) -> float:
-        """Gain over zero-shot in percentage points."""
-        return self.mean_test_accuracy - self.zero_shot_accuracy
+    def gain(self) -> float | None:
+        """Gain over zero-shot in percentage points; None without text."""
+        return None if self.zero_shot_accuracy is None else self.mean_test_accuracy - self.zero_shot_accuracy
 
 
 def summarise(all_metrics: Iterable[Metrics]) -> list[Summary]:
@@ -84,8 +84,8 @@ def _summary(method: str, shots: int, runs: list[Metrics]) -> Summary:
         method,
         shots,
         tuple(run.seed for run in runs),
-        statistics.mean(run.zero_shot_accuracy for run in runs),
-        statistics.mean(run.own_base_accuracy for run in runs),
+        _mean(run.zero_shot_accuracy for run in runs),
+        _mean(run.own_base_accuracy for run in runs),
         _mean(run.val_accuracy for run in runs),
         statistics.mean(tests),
         deviation(tests),
@@ -168,11 +168,11 @@ class FitResults(Sequence[Run]):
                 row.method,
                 shots_text(row.shots),
                 ", ".join(map(str, row.seeds)),
-                f"{row.zero_shot_accuracy:.2f}",
+                _percent(row.zero_shot_accuracy),
                 _percent(row.mean_val_accuracy),
                 f"{row.mean_test_accuracy:.2f}",
                 _percent(row.std_test_accuracy),
-                f"{row.gain:+.2f}",
+                "-" if row.gain is None else f"{row.gain:+.2f}",
             )
             for row in self.summaries
         ]

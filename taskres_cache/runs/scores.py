@@ -58,13 +58,15 @@ class ImageHits:
     ----------
     labels : ndarray of shape (N,), int64
         True classes.
-    correct, zero_shot_correct : ndarray of shape (N,), bool
-        True where the fit, or zero-shot, is correct.
+    correct : ndarray of shape (N,), bool
+        True where the fit is correct.
+    zero_shot_correct : ndarray of shape (N,), bool, or None
+        True where zero-shot is correct; None for a cache without text.
     """
 
     labels: np.ndarray
     correct: np.ndarray
-    zero_shot_correct: np.ndarray
+    zero_shot_correct: np.ndarray | None
 
 
 def percentage(correct: np.ndarray) -> float:

@@ -33,8 +33,10 @@ def text_features(arrays: Mapping[str, np.ndarray], classes: int) -> np.ndarray:
     return converted
 
 
-def image_features(arrays: Mapping[str, np.ndarray], partition: str, labels: np.ndarray, dim: int) -> np.ndarray:
-    """Return the features of a partition as (N, D) float32."""
+def image_features(
+    arrays: Mapping[str, np.ndarray], partition: str, labels: np.ndarray, dim: int, reference: str
+) -> np.ndarray:
+    """Return the features of a partition as (N, D) float32; D is that of the array named `reference`."""
     name = f"{partition}_features"
     features = arrays[name]
     _refuse_type(name, features)
@@ -45,7 +47,7 @@ def image_features(arrays: Mapping[str, np.ndarray], partition: str, labels: np.
         )
     if features.shape[1] != dim:
         raise ArraysError(
-            f"{name} has {features.shape[1]} columns and text_features has {dim}; both must come from the same model"
+            f"{name} has {features.shape[1]} columns and {reference} has {dim}; both must come from the same model"
         )
     converted = _usable(name, features)
     if all_equal(converted):

@@ -17,6 +17,7 @@ from taskres_cache.caches.soundness import mismatched_row, unusable_row
 from taskres_cache.errors import ArraysError
 
 FAMILIES = {WIDE: "train_views", "narrow": "train_views_narrow"}  # family -> its array
+OF_TEXT = ("templates", "text_pre_projection", "text_projection")
 IMPORTED = {"made_by": "imported arrays"}  # settings of imported views
 Arrays = Mapping[str, np.ndarray]
 
@@ -77,6 +78,13 @@ def _families(arrays: Arrays, train: np.ndarray, projection: ImageProjection | N
         inputs = _inputs(arrays, inputs_name, projection, views) if projection and inputs_name in arrays else None
         found[family] = ViewFamily(dict(IMPORTED), np.arange(len(train)), views, inputs)
     return found
+
+
+def refuse_missing_text(arrays: Arrays) -> None:
+    """Raise ArraysError for arrays that belong to text features, if these are not given."""
+    belonging = [name for name in arrays if name in OF_TEXT or PROMPTS.fullmatch(name)]
+    if belonging and "text_features" not in arrays:
+        raise ArraysError(f"{belonging[0]} is given but text_features is missing; add it")
 
 
 def with_text_projection(arrays: Arrays, text: TextBases) -> TextBases:

@@ -25,7 +25,12 @@ from taskres_cache.caches.foreign.arrays import (
     templates,
     text_features,
 )
-from taskres_cache.caches.foreign.extras import parts_of_version_2, prompt_sets, with_text_projection
+from taskres_cache.caches.foreign.extras import (
+    parts_of_version_2,
+    prompt_sets,
+    refuse_missing_text,
+    with_text_projection,
+)
 from taskres_cache.caches.foreign.npz import REQUIRED, refuse_unknown
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
@@ -179,15 +184,17 @@ def contents_of_arrays(
     present = [partition for partition in PARTITIONS if {f"{partition}_features", f"{partition}_labels"} & set(arrays)]
     classnames = strings("classnames", arrays["classnames"])
     class_ids = strings("class_ids", arrays["class_ids"]) if "class_ids" in arrays else None
-    text = text_features(arrays, len(classnames))
+    refuse_missing_text(arrays)
+    text = _text(arrays, len(classnames))
     labels = {partition: labels_of(arrays, partition, len(classnames)) for partition in present}
+    reference = "train_features" if text is None else "text_features"
+    dim = arrays["train_features"].shape[-1] if text is None else text.embeddings.shape[2]
     features = {
-        partition: image_features(arrays, partition, labels[partition], text.shape[-1]) for partition in present
+        partition: image_features(arrays, partition, labels[partition], dim, reference) for partition in present
     }
     refuse_classes(classnames, class_ids, labels["train"])
     refuse_repeated(features)
     sizes = [len(labels[partition]) for partition in present]
-    text_bases = with_text_projection(arrays, TextBases(templates(arrays, text.shape[1]), text))
     drawing = _drawing(options, earlier)
     return CacheContents(
         provenance=drawing.recorded_in(_provenance(options, logit_scale(arrays))),
@@ -197,12 +204,20 @@ def contents_of_arrays(
         labels=np.concatenate([labels[partition] for partition in present]),
         partitions=np.repeat([PARTITIONS.index(partition) for partition in present], sizes).astype(np.uint8),
         image_features=np.concatenate([features[partition] for partition in present]),
-        text=text_bases,
+        text=text,
         splits=_splits(labels, drawing, drawing.names.union(earlier.splits if earlier else ())),
         class_ids=class_ids,
-        prompts=prompt_sets(arrays, classnames, text_bases),
+        prompts={} if text is None else prompt_sets(arrays, classnames, text),
         **parts_of_version_2(arrays, features),
     )
+
+
+def _text(arrays: Mapping[str, np.ndarray], classes: int) -> TextBases | None:
+    """Return the text features; None if none are given."""
+    if "text_features" not in arrays:
+        return None
+    embeddings = text_features(arrays, classes)  # (C, T, D)
+    return with_text_projection(arrays, TextBases(templates(arrays, embeddings.shape[1]), embeddings))
 
 
 def _notes(contents: CacheContents, earlier: FeatureCache | None) -> tuple[str, ...]:

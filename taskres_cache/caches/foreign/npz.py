@@ -16,9 +16,9 @@ import numpy as np
 from taskres_cache.errors import ArraysError, near_matches
 from taskres_cache.system.names import shown
 
-REQUIRED = ("train_features", "train_labels", "test_features", "test_labels", "text_features", "classnames")
+REQUIRED = ("train_features", "train_labels", "test_features", "test_labels", "classnames")
 OPTIONAL = (
-    "val_features", "val_labels", "templates", "class_ids", "logit_scale",
+    "val_features", "val_labels", "text_features", "templates", "class_ids", "logit_scale",
     "train_pre_projection", "val_pre_projection", "test_pre_projection", "image_projection", "image_projection_bias",
     "train_views", "train_views_pre_projection", "train_views_narrow", "train_views_narrow_pre_projection",
     "text_pre_projection", "text_projection",

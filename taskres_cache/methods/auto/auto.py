@@ -7,6 +7,9 @@
 3. Add the calibrated logits of the best of each family, with weights that maximise the likelihood under a prior.
 4. All are linear in normalised features, so the sum is one linear head.
 
+Without text features, the mean image of each class takes the place of the text. It is computed per fold, so that the
+judged images are never part of it; if a class has a single image and there are no validation images, nothing is scored.
+
 At one shot without validation images nothing can be scored. Zero-shot was not fitted on the training images, so they
 show how informative the text is: the result is plain TaskRes if it is, else a large alpha plus class means.
 
@@ -48,6 +51,7 @@ from taskres_cache.methods.auto.choosing import (
 from taskres_cache.methods.few_shot import FewShotTask, unit
 from taskres_cache.methods.method import Adapted, Method, Setting, Trial
 from taskres_cache.methods.search import PAPER_ALPHA
+from taskres_cache.methods.training_sets import class_means
 
 INFORMATIVE = 0.25  # of the text, see `information`
 
@@ -78,12 +82,12 @@ def fit(task: FewShotTask, options: AutoOptions) -> Adapted:
     Raises
     ------
     FitError
-        The result is not finite.
+        The result is not finite, or there is no text and a class has no training images.
     """
     whole = _part(task, np.ones(len(task.train), bool))
     if task.val is not None and len(task.val):
         return _chosen(task, "val", [whole], Judge([(0, unit(task.val.image_features))], task.val.labels))
-    folds = min(options.folds, int(np.bincount(task.train.labels).max()))
+    folds = min(options.folds, _most_folds(task))
     if folds < 2:
         return _without_choice(whole)
     return _chosen(task, "cross-validation", *_cross_validation(task, whole, folds))
@@ -91,7 +95,23 @@ def fit(task: FewShotTask, options: AutoOptions) -> Adapted:
 
 def _part(task: FewShotTask, rows: np.ndarray) -> Part:
     features, labels = task.train.image_features[rows], task.train.labels[rows]
-    return Part(features, labels, task.text.base, task.logit_scale, task.shots, task.seed, task.device)
+    base = _mean_images(features, labels, task.classes) if task.text.is_absent else task.text.base
+    name = "class means" if task.text.is_absent else "zero-shot"
+    return Part(features, labels, base, task.logit_scale, task.shots, task.seed, task.device, name)
+
+
+def _mean_images(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return the class means (C, D) that take the place of text; raises FitError for a class without images."""
+    means = class_means(features, labels, classes)
+    if not np.isfinite(means).all() or not means.any(axis=1).all():
+        raise FitError("a class has no usable training images, and without text features nothing else describes it")
+    return means.astype(features.dtype)
+
+
+def _most_folds(task: FewShotTask) -> int:
+    """Return how many folds the training images allow; 1 if a fold would leave a class without text or images."""
+    counts = np.bincount(task.train.labels, minlength=task.classes)
+    return 1 if task.text.is_absent and counts.min() < 2 else int(counts.max())
 
 
 def _cross_validation(task: FewShotTask, whole: Part, folds: int) -> tuple[list[Part], Judge]:
@@ -160,13 +180,15 @@ def _without_choice(part: Part) -> Adapted:
     """Return plain TaskRes if the text tells the training images apart, else a large alpha plus class means."""
     directions = unit(part.image_features)
     informed = information(zero_shot(part).logits(directions), part.labels)
-    weak = informed < INFORMATIVE
+    weak = informed < INFORMATIVE  # never for class means, which are these images
     alpha = float(f"{base_scale(part.base) * ALPHA_STEP**2:.3g}") if weak else PAPER_ALPHA
     used = [(fitted[0], 1.0) for fitted in task_residuals([part], [alpha])]
     if weak:
         spread = Spread.of_images(directions, part.labels, len(part.base))
         used.append((gda(part, spread, GDA_WEIGHTS[-1:])[0], 1.0))
-    chosen: dict[str, Setting] = {"judged by": "rule", "taskres alpha": alpha, "text information": round(informed, 3)}
+    chosen: dict[str, Setting] = {"judged by": "rule", "taskres alpha": alpha}
+    if part.base_name == "zero-shot":
+        chosen["text information"] = round(informed, 3)
     return Adapted(summed(used or [(zero_shot(part), 1.0)], part.logit_scale), chosen)
 
 
@@ -206,4 +228,5 @@ METHOD = Method(
     trains="the best of zero-shot, TaskRes, GDA and logistic regression, or their sum",
     chooses="everything by the likelihood of val; cross-validation on train without val",
     paper="none",
+    needs_text=False,
 )

@@ -11,6 +11,8 @@ With f the normalised image features, t the normalised base, s the logit scale, 
 Sources: TaskRes (Yu et al., CVPR 2023); GDA (Wang et al., ICLR 2024), here on the images alone, with a choice of ridge;
 logistic is ours: a logistic regression whose prior is the zero-shot classifier, in GDA's metric.
 
+Without text features, t is the normalised mean image of each class.
+
 Axes: N images, C classes, D embedding.
 """
 
@@ -51,7 +53,9 @@ class Part:
     labels : ndarray of shape (N,), int64
         Positions of the classes.
     base : ndarray of shape (C, D)
-        Un-normalised text classifier.
+        Un-normalised text classifier, or without text the class means of these images.
+    base_name : {"zero-shot", "class means"}
+        Which of the two.
     logit_scale : float
         Multiplier of the cosines.
     shots, seed : int
@@ -67,6 +71,7 @@ class Part:
     shots: int
     seed: int
     device: torch.device
+    base_name: str = "zero-shot"
 
     @property
     def zero_shot(self) -> np.ndarray:
@@ -106,9 +111,9 @@ class Candidate:
 
 
 def zero_shot(part: Part) -> Candidate:
-    """Return the zero-shot classifier."""
+    """Return the zero-shot classifier, or the nearest class mean."""
     weights = part.zero_shot
-    return Candidate("text", {"candidate": "zero-shot"}, 2.0, weights, np.zeros(len(weights), weights.dtype))
+    return Candidate("text", {"candidate": part.base_name}, 2.0, weights, np.zeros(len(weights), weights.dtype))
 
 
 def base_scale(base: np.ndarray) -> float:

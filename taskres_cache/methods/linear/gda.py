@@ -18,6 +18,8 @@ Deviations:
 - The discriminants are centred over the classes, and the equal priors left out: both add the same to all classes.
 - With one shot and one view S is zero. The authors' pseudo-inverse is then zero too, and the method zero-shot. Here S
   is isotropic, with the trace of the scatter around the overall mean: the nearest class mean, in the same scale.
+- Without text features the discriminants are the classifier. Their weight then only scales all logits, which the
+  temperature does, so nothing is chosen.
 - A class without training images gets the mean of the other classes' discriminants, so only its text speaks for it.
 
 Axes: M rows (views of images), C classes, D embedding.
@@ -64,6 +66,8 @@ def fit(task: FewShotTask, options: GdaOptions) -> Adapted:
     rows = torch.from_numpy(unit(views)).reshape(-1, views.shape[2])
     labels = torch.from_numpy(task.train.labels).repeat(len(views))
     weights, bias = discriminants(rows.to(task.device), labels.to(task.device), task.classes)
+    if task.text.is_absent:
+        return Adapted(LinearHead(weights, bias, "normalised"))
     zero_shot = task.logit_scale * torch.from_numpy(task.text.ensemble)
 
     def head(alpha: float) -> LinearHead:
@@ -150,4 +154,5 @@ METHOD = Method(
     chooses="alpha by val",
     paper="Wang et al., A hard-to-beat baseline for training-free CLIP-based adaptation, ICLR 2024",
     views="narrow",
+    needs_text=False,
 )

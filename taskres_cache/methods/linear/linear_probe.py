@@ -163,4 +163,5 @@ METHOD = Method(
     chooses="C by val; 0.316 without",
     paper="Zhou et al., Learning to prompt for vision-language models, IJCV 2022",
     needs_text=False,
+    reads_text=False,
 )

@@ -33,8 +33,10 @@ class Cell:
 
     Parameters
     ----------
-    mean, gain : float
-        Test accuracy in percent and points over zero-shot: means over seeds, then over data sets.
+    mean : float
+        Test accuracy in percent: mean over seeds, then over data sets.
+    gain : float or None
+        The same in points over zero-shot; None if a cache has no text.
     deviation : float or None
         Standard deviation over seeds of the mean over data sets; None for one seed, or if data sets differ in seeds.
     seconds : float or None
@@ -48,7 +50,7 @@ class Cell:
     """
 
     mean: float
-    gain: float
+    gain: float | None
     deviation: float | None
     seconds: float | None
     rank: float
@@ -71,7 +73,7 @@ class Grid:
     fits : dict of int to tuple
         Per shot count, the (data set, seed) that the cells are over.
     methods : dict of str to dict of int to Cell
-        Cells by method and shots, zero-shot first.
+        Cells by method and shots, zero-shot first if there is text.
     reference : str
         The method that differences are to; empty if TaskRes was not fitted.
     notes : tuple of str
@@ -192,21 +194,27 @@ def most_shared(sets: Sequence[tuple[Where, ...]]) -> tuple[Where, ...]:
 def _column(fits: Mapping[str, Fits], shared: Sequence[Where], reference: Fits) -> dict[str, Cell]:
     """Return the cells of one shot count, over the shared data sets and seeds."""
     tests = {name: {where: one[where].test_accuracy for where in shared} for name, one in fits.items()}
-    own = {name: zero_shot_name(one[shared[0]].prompts) for name, one in fits.items()}
+    own = {
+        name: zero_shot_name(one[shared[0]].prompts)
+        for name, one in fits.items()
+        if all(one[where].zero_shot_accuracy is not None for where in shared)  # None without text
+    }
     zero_shot = {
-        own[name]: {where: one[where].zero_shot_accuracy for where in shared}
+        own[name]: {where: accuracy for where in shared if (accuracy := one[where].zero_shot_accuracy) is not None}
         for name, one in sorted(fits.items(), key=lambda fit: fit[1][shared[0]].prompts != DEFAULT_PROMPTS)
+        if name in own
     }
     everything = {**zero_shot, **tests}
     ranks = _ranks(everything)
     best = max(round(_mean(one), 2) for one in everything.values())
     column = {}
     for name, found in everything.items():
-        mean, base = _mean(found), _mean(zero_shot[own.get(name, name)])
+        mean, base = _mean(found), zero_shot.get(own.get(name, name))
         spread = _deviation(found) if name in fits else None
         seconds = _seconds([fits[name][where] for where in shared]) if name in fits else None
         difference = _difference(fits[name], reference) if name in fits else None
-        column[name] = Cell(mean, mean - base, spread, seconds, ranks[name], round(mean, 2) == best, difference)
+        gain = None if base is None else mean - _mean(base)
+        column[name] = Cell(mean, gain, spread, seconds, ranks[name], round(mean, 2) == best, difference)
     return column
 
 

@@ -17,22 +17,23 @@ RECORDS = (
 
 def is_comparison(grid: Grid) -> bool:
     """Return True if there are at least two methods, besides zero-shot."""
-    return len(grid.methods) > 2
+    return len([name for name in grid.methods if not is_zero_shot(name)]) > 1
 
 
 def comparison_tables(grid: Grid) -> list[Table]:
     """Return accuracy, gain over zero-shot, and paired differences, each as methods x shots."""
-    return [accuracy_table(grid), gain_table(grid), *([difference_table(grid)] if grid.reference else [])]
+    gains = [gain_table(grid)] if any(map(is_zero_shot, grid.methods)) else []
+    return [accuracy_table(grid), *gains, *([difference_table(grid)] if grid.reference else [])]
 
 
 def accuracy_table(grid: Grid) -> Table:
     """Return mean and deviation per shot count, the best in bold, with mean gain, mean rank and seconds per fit."""
-    several = len(grid.datasets) > 1
+    several, has_text = len(grid.datasets) > 1, any(map(is_zero_shot, grid.methods))
     rows = [
         (
             name,
             *(_accuracy(cells.get(count)) for count in grid.shots),
-            _over_shots(cells, grid, lambda cell: cell.gain, signed),
+            *([_over_shots(cells, grid, lambda cell: cell.gain, signed)] if has_text else []),
             *([_over_shots(cells, grid, lambda cell: cell.rank, percent)] if several else []),
             _over_shots(cells, grid, lambda cell: cell.seconds, "{:.3f}".format),
         )
@@ -44,7 +45,8 @@ def accuracy_table(grid: Grid) -> Table:
         for column, count in enumerate(grid.shots, start=1)
         if count in cells and cells[count].best
     )
-    columns = ("method", *map(in_shots, grid.shots), "gain", *(["rank"] if several else []), "s per fit")
+    gain, rank = ["gain"] if has_text else [], ["rank"] if several else []
+    columns = ("method", *map(in_shots, grid.shots), *gain, *rank, "s per fit")
     title = f"{grid.title}\ntest accuracy in %, mean and standard deviation over {_over(grid)}"
     return Table(title, columns, tuple(rows), bold=bold)
 

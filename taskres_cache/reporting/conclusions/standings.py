@@ -43,8 +43,10 @@ class Standing:
         Of the fits; empty for zero-shot.
     labels : ndarray of shape (N,), int64
         True classes of the test images.
-    hits, zero_shot : Hits
-        Of the fits, and of zero-shot, on the same images.
+    hits : Hits
+        Of the fits.
+    zero_shot : Hits or None
+        Of zero-shot, on the same images; None for a cache without text.
     """
 
     classifier: str
@@ -52,7 +54,7 @@ class Standing:
     seeds: tuple[int, ...]
     labels: np.ndarray
     hits: Hits
-    zero_shot: Hits
+    zero_shot: Hits | None
 
     @property
     def interval(self) -> Interval:
@@ -60,9 +62,9 @@ class Standing:
         return accuracy_interval(self.hits)
 
     @property
-    def against_zero_shot(self) -> PairedDifference:
-        """Accuracy above zero-shot."""
-        return paired_difference(self.hits, self.zero_shot)
+    def against_zero_shot(self) -> PairedDifference | None:
+        """Accuracy above zero-shot; None without text."""
+        return None if self.zero_shot is None else paired_difference(self.hits, self.zero_shot)
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers by name, as in `metrics.json`."""
@@ -72,11 +74,9 @@ class Standing:
             "accuracy_interval": self.interval,
             "mean_class_accuracy": mean_class_accuracy(self.hits, self.labels),
             "mean_class_accuracy_interval": mean_class_accuracy_interval(self.hits, self.labels),
-            "against_zero_shot": {
-                "difference": against.difference,
-                "interval": against.interval,
-                "p_value": against.p_value,
-            },
+            "against_zero_shot": None
+            if against is None
+            else {"difference": against.difference, "interval": against.interval, "p_value": against.p_value},
         }
 
 
@@ -102,7 +102,7 @@ def standings(runs: Sequence[Run], logistic: Mapping[SplitName, ImageHits] | Non
     fitted.sort(key=lambda one: one.shots)  # stable: classifiers stay in their order
     of_prompts = {prompts_of(one.classifier): one for one in fitted}  # each set of prompts has its own zero-shot
     zero_shot = [_zero_shot(prompts, one) for prompts, one in sorted(of_prompts.items(), key=lambda pair: pair[0])]
-    return [*zero_shot, *fitted]
+    return [*(one for one in zero_shot if one is not None), *fitted]
 
 
 def prompts_of(classifier: str) -> str:
@@ -110,7 +110,9 @@ def prompts_of(classifier: str) -> str:
     return classifier.partition(PROMPTS_MARK)[2]
 
 
-def _zero_shot(prompts: str, one: Standing) -> Standing:
+def _zero_shot(prompts: str, one: Standing) -> Standing | None:
+    if one.zero_shot is None:
+        return None
     name = f"{ZERO_SHOT}{PROMPTS_MARK}{prompts}" if prompts else ZERO_SHOT
     return Standing(name, 0, (), one.labels, one.zero_shot, one.zero_shot)
 
@@ -118,7 +120,7 @@ def _zero_shot(prompts: str, one: Standing) -> Standing:
 def _standing(classifier: str, shots: int, of_seeds: Mapping[int, ImageHits]) -> Standing:
     first = next(iter(of_seeds.values()))
     hits = Hits.of_fits([tested.correct for tested in of_seeds.values()])
-    zero_shot = Hits.of_fits([first.zero_shot_correct])
+    zero_shot = None if first.zero_shot_correct is None else Hits.of_fits([first.zero_shot_correct])
     return Standing(classifier, shots, tuple(of_seeds), first.labels, hits, zero_shot)
 
 
@@ -131,13 +133,18 @@ def standings_table(found: Sequence[Standing], title: str) -> Table:
             f"{one.hits.accuracy:.1f}",
             to_text(one.interval),
             f"{mean_class_accuracy(one.hits, one.labels):.1f}",
-            "-" if one.shots == 0 else signed(one.against_zero_shot.difference),
+            _gain(one),
         )
         for one in found
     )
     images = f"{len(found[0].labels):,} test images" if found else ""
     columns = ("classifier", "shots", "accuracy %", "95 % interval", "per class %", "gain")
     return Table(f"{title}: all on the same {images}, mean over seeds", columns, rows)
+
+
+def _gain(one: Standing) -> str:
+    against = one.against_zero_shot
+    return "-" if one.shots == 0 or against is None else signed(against.difference)
 
 
 def to_text(interval: Interval) -> str:

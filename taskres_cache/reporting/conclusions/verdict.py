@@ -32,18 +32,21 @@ def verdicts(found: Sequence[Standing], method: str) -> list[str]:
     sentences = [gained(last)]
     logistic = [one for one in found if one.shots == last.shots and is_logistic(one) and one is not last]
     sentences += [_against_logistic(last, one) for one in logistic]
-    worse = [one for one in own if one.shots < last.shots and is_worse(one.against_zero_shot)]
-    if worse and not is_worse(last.against_zero_shot):
-        counts = ", ".join(with_labels(one.shots) for one in worse)
-        by = ", ".join(f"{-one.against_zero_shot.difference:.1f}" for one in worse)
+    fewer = [(one.shots, one.against_zero_shot) for one in own if one.shots < last.shots]
+    worse = [(shots, against) for shots, against in fewer if against is not None and is_worse(against)]
+    if worse and last.against_zero_shot is not None and not is_worse(last.against_zero_shot):
+        counts = ", ".join(with_labels(shots) for shots, _ in worse)
+        by = ", ".join(f"{-against.difference:.1f}" for _, against in worse)
         sentences.append(f"warning: with {counts}, zero-shot is better by {by} points: use it there")
     return sentences
 
 
 def gained(one: Standing) -> str:
-    """Return the accuracy of a classifier, its interval, and the difference to zero-shot, as one sentence."""
+    """Return the accuracy of a classifier, its interval and, with text, the difference to zero-shot, as a sentence."""
     against = one.against_zero_shot
     start = f"{one.classifier} with {with_labels(one.shots)}: {one.hits.accuracy:.1f} % ({to_text(one.interval)})"
+    if against is None:
+        return start
     points = f"{abs(against.difference):.1f} points"
     if is_worse(against):
         return (

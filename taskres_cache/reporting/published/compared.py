@@ -81,9 +81,10 @@ class Compared:
 
 
 def measured(summaries: Sequence[Summary]) -> list[Measured]:
-    """Return what was measured on one data set: zero-shot, and every method and shot count."""
+    """Return what was measured on one data set: zero-shot if there is text, and every method and shot count."""
     ours = [Measured(row.method, row.shots, row.mean_test_accuracy, row.std_test_accuracy) for row in summaries]
-    return [Measured("zero-shot", 0, summaries[0].zero_shot_accuracy, None), *ours]
+    zero_shot = summaries[0].zero_shot_accuracy
+    return ours if zero_shot is None else [Measured("zero-shot", 0, zero_shot, None), *ours]
 
 
 def compared(ours: Iterable[Measured], dataset: str, backbone: str, pretrained: str) -> tuple[Compared, ...]:

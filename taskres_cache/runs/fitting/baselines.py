@@ -72,10 +72,12 @@ def logistic_regression(
     for name in kept:
         heads.append(fitted_method(reader, name, choice).classifier.head)
         reader.forget()
-    predictions = predictions_of(cache, cache.rows("test"), [text_head(cache), *heads], device)
+    text = text_head(cache)
+    before = [] if text is None else [text]
+    predictions = predictions_of(cache, cache.rows("test"), [*before, *heads], device)
     assert predictions is not None  # a fit refuses a cache without test images
-    zero_shot, *fitted = predictions
-    tested = [ImageHits(one.labels, one.correct, zero_shot.correct) for one in fitted]
+    zero_shot = predictions[0].correct if before else None
+    tested = [ImageHits(one.labels, one.correct, zero_shot) for one in predictions[len(before) :]]
     return Baseline(dict(zip(kept, tested, strict=True)), left_out)
 
 

@@ -58,7 +58,14 @@ def choices_for(
 
 
 def suited(cache: FeatureCache, choices: Sequence[MethodChoice]) -> tuple[list[MethodChoice], list[str]]:
-    """Return the methods that can be fitted on a cache, and a note for each of the others."""
+    """Return the methods that can be fitted on a cache, and a note for each reason to leave others out."""
     reasons = [(choice, unsuited(cache, choice)) for choice in choices]
-    left_out = [f"{choice.method.name} is left out: {reason}" for choice, reason in reasons if reason]
+    names: dict[str, list[str]] = {}
+    for choice, reason in reasons:
+        names.setdefault(reason, []).append(choice.method.name)
+    left_out = [
+        f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} left out: {reason}"
+        for reason, named in names.items()
+        if reason
+    ]
     return [choice for choice, reason in reasons if not reason], left_out

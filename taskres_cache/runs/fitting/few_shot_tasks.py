@@ -32,10 +32,13 @@ class TaskReader:
 
     def __init__(self, cache: FeatureCache, device: torch.device) -> None:
         self.cache, self._device = cache, device
-        embeddings = cache.text_bases().embeddings  # (C, T, D)
-        self.text_sha256 = sha256(np.ascontiguousarray(embeddings).data).hexdigest()
-        used = cache.text()
-        self._text = Text(used.embeddings, used.labels)
+        embeddings = cache.text_bases().embeddings if cache.has_text else None  # (C, T, D)
+        self.text_sha256 = sha256(b"" if embeddings is None else np.ascontiguousarray(embeddings).data).hexdigest()
+        if embeddings is None:
+            self._text = Text.absent(len(cache.classnames), cache.dim)
+        else:
+            used = cache.text()
+            self._text = Text(used.embeddings, used.labels)
         self._read: dict[tuple[object, ...], Images | Views] = {}
 
     def task(self, name: SplitName, choice: MethodChoice) -> FewShotTask:
@@ -122,7 +125,7 @@ def reads_pre_projection(cache: FeatureCache, choice: MethodChoice) -> bool:
 
 
 def refuse_unsuited(cache: FeatureCache, choices: Sequence[MethodChoice]) -> None:
-    """Raise OptionError if the cache does not have the augmented views or the features that a method needs."""
+    """Raise OptionError if the cache does not have the text, the views or the features that a method needs."""
     for choice in choices:
         reason = unsuited(cache, choice)
         if reason:
@@ -132,6 +135,8 @@ def refuse_unsuited(cache: FeatureCache, choices: Sequence[MethodChoice]) -> Non
 def unsuited(cache: FeatureCache, choice: MethodChoice) -> str:
     """Return why a method cannot be fitted on a cache, with the remedy; empty if it can."""
     method, again = choice.method, "run the command that made the cache again with"
+    if method.needs_text and not cache.has_text:
+        return f"{cache.path} has no text features; use a method that needs none (taskres, auto, gda, linear-probe)"
     if method.reads == "pre_projection" and not cache.has_pre_projection:
         return (
             f"{cache.path} does not have the input of the image tower's last projection (features/pre_projection); add "

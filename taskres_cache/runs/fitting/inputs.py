@@ -1,6 +1,6 @@
 """The inputs of a fit: the text classifier to start from, and the images of one split, never a test image.
 
-The base is regular, enhanced on the training images, or from a file.
+The base is regular, enhanced on the training images, their class means, or from a file.
 
 Axes: N images, V augmented views, C classes, T templates, D embedding, W width of the text tower.
 """
@@ -14,11 +14,12 @@ import torch
 
 from taskres_cache.caches.contents import PromptSet, SplitName, TextBases
 from taskres_cache.caches.feature_cache import FeatureCache
+from taskres_cache.caches.soundness import unusable_row
 from taskres_cache.errors import OptionError
 from taskres_cache.heads.kinds import CosineHead
 from taskres_cache.methods.task_residual.loop import tune_projections
 from taskres_cache.methods.task_residual.task import Task
-from taskres_cache.methods.training_sets import TrainingSet, ValidationSet
+from taskres_cache.methods.training_sets import TrainingSet, ValidationSet, class_means
 from taskres_cache.recipe import PROJECTION_EPOCHS, Recipe
 from taskres_cache.runs.fitting.base_files import BaseFile
 
@@ -49,8 +50,8 @@ class Bases:
 
     Parameters
     ----------
-    text : TextBases
-        Text features of the cache.
+    text : TextBases or None
+        Text features of the cache; None if it has none.
     recipes : sequence of Recipe
         The recipes that need bases.
     file : BaseFile or None
@@ -61,66 +62,102 @@ class Bases:
         Where enhanced bases are tuned.
     prompts : PromptSet, optional
         The set of prompts that bases are computed from. Defaults to the templates of `text`.
+    cache : FeatureCache, optional
+        Where the images of class means come from; needed by recipes with base "means" and by caches without text.
 
     Raises
     ------
     OptionError
-        A recipe needs an enhanced base, and the cache does not have its inputs.
+        A recipe needs text, or an enhanced base, and the cache does not have its inputs.
     WeightsError
         The base file does not fit the cache.
     """
 
     def __init__(
         self,
-        text: TextBases,
+        text: TextBases | None,
         recipes: Sequence[Recipe],
         file: BaseFile | None,
         logit_scale: float,
         device: torch.device,
         prompts: PromptSet | None = None,
+        cache: FeatureCache | None = None,
     ) -> None:
+        _refuse_missing_text(text, recipes)
         used = text if prompts is None else prompts
-        self.regular = used.base  # (C, D)
-        self.text_sha256 = sha256(np.ascontiguousarray(text.embeddings).data).hexdigest()
-        self.head = CosineHead.of_arrays(self.regular, logit_scale)
-        self._logit_scale, self._device = logit_scale, device
-        self._regular = StartingBase(self.regular)  # one object, so that fits can tell that they share it
-        self._projection = text.projection
-        self._pre_projection = used.base_inputs  # (C, W)
+        # One object each, so that fits can tell that they share it.
+        self._regular = None if used is None else StartingBase(used.base)  # (C, D)
+        self._means: dict[SplitName, StartingBase] = {}
+        self._cache, self._logit_scale, self._device = cache, logit_scale, device
+        self.text_sha256 = sha256(b"" if text is None else np.ascontiguousarray(text.embeddings).data).hexdigest()
+        self.head = None if self.regular is None else CosineHead.of_arrays(self.regular, logit_scale)
+        self._projection = None if text is None else text.projection
+        self._pre_projection = None if used is None else used.base_inputs  # (C, W)
         self._file: StartingBase | None = None
         if file is not None:
-            self._file = StartingBase(*file.base_for(self._pre_projection, len(self.regular), self.dim))
+            self._file = StartingBase(*file.base_for(self._pre_projection, *self.shape))
         self.file_name = None if file is None else str(file.path)
-        if any(recipe.base in ("enhanced", "enhanced-only") for recipe in recipes) and text.projection is None:
-            raise OptionError(
-                "an enhanced base needs text/pre_projection and text/projection, and this cache has neither: its text "
-                "tower does not end in a linear projection, or its features were imported; use --base regular"
-            )
 
     @property
-    def dim(self) -> int:
-        """D, the size of the embedding."""
-        return int(self.regular.shape[1])
+    def regular(self) -> np.ndarray | None:
+        """The mean text feature (C, D) of each class; None for a cache without text."""
+        return None if self._regular is None else self._regular.base
 
-    def sources(self, recipe: Recipe) -> list[np.ndarray]:
+    @property
+    def shape(self) -> tuple[int, int]:
+        """C and D, the number of classes and the size of the embedding."""
+        if self.regular is not None:
+            return self.regular.shape[0], self.regular.shape[1]
+        assert self._cache is not None
+        return len(self._cache.classnames), self._cache.dim
+
+    def sources(self, recipe: Recipe, name: SplitName) -> list[np.ndarray]:
         """Return the arrays that the base of a recipe is computed from, for a digest of the inputs of a fit."""
+        regular = [] if self.regular is None else [self.regular]
         if recipe.base == "regular":
-            return [self.regular]
+            return regular
+        if recipe.base == "means":
+            return [*regular, self._means_of(name).base]
         from_file = () if self._file is None or recipe.base != "file" else (self._file.base,)
         inputs = from_file or (self._pre_projection, self._projection)
-        return [self.regular, *(array for array in inputs if array is not None)]
+        return [*regular, *(array for array in inputs if array is not None)]
 
-    def of_tasks(self, tasks: Sequence[Task]) -> list[StartingBase]:
-        """Return the base of each task; tasks with the same images and recipe share an enhanced base."""
+    def of_tasks(self, tasks: Sequence[Task], names: Sequence[SplitName] = ()) -> list[StartingBase]:
+        """Return the base of each task; tasks with the same images and recipe share an enhanced base.
+
+        Parameters
+        ----------
+        tasks : sequence of Task
+            What will be fitted.
+        names : sequence of (int, int)
+            Shots and seed of each task; needed by base "means".
+        """
         wanted = {key: task for task in tasks if (key := _projection_key(task)) is not None}
         tuned = dict(zip(wanted, self._enhanced(list(wanted.values())), strict=True))
-        return [self._of_task(task, tuned) for task in tasks]
+        return [
+            self._means_of(names[place]) if task.recipe.base == "means" else self._of_task(task, tuned)
+            for place, task in enumerate(tasks)
+        ]
+
+    def _means_of(self, name: SplitName) -> StartingBase:
+        """Return the class means of the training images of a split; raises OptionError for a class without any."""
+        if name not in self._means:
+            assert self._cache is not None
+            means = class_means(*self._cache.train(*name), len(self._cache.classnames))
+            fault = unusable_row(means)
+            if fault is not None:
+                raise OptionError(
+                    f"{self._cache.path}: class {self._cache.classnames[fault[0]]!r} has no mean image with {name[0]} "
+                    f"shots and seed {name[1]} (it {fault[1]}); --base means needs train images of every class"
+                )
+            self._means[name] = StartingBase(means)
+        return self._means[name]
 
     def _of_task(self, task: Task, tuned: dict[tuple[object, ...], StartingBase]) -> StartingBase:
         key = _projection_key(task)
         if key is not None:
             return tuned[key]
-        if task.recipe.base == "regular":
+        if task.recipe.base == "regular" and self._regular is not None:
             return self._regular
         if self._file is None:
             raise OptionError("a recipe with base 'file' needs a base file; pass base_file")
@@ -143,6 +180,29 @@ class Bases:
             )
             for fit in fits
         ]
+
+
+def bases_of(
+    cache: FeatureCache, recipes: Sequence[Recipe], device: torch.device, file: BaseFile | None = None
+) -> Bases:
+    """Return the bases of a cache, with or without text; parameters and errors are those of `Bases`."""
+    text, prompts = (cache.text_bases(), cache.text()) if cache.has_text else (None, None)
+    return Bases(text, recipes, file, cache.provenance.logit_scale, device, prompts, cache)
+
+
+def _refuse_missing_text(text: TextBases | None, recipes: Sequence[Recipe]) -> None:
+    """Raise OptionError if a base needs text, or the text tower's projection, and the cache has none."""
+    bases = {recipe.base for recipe in recipes}
+    if text is None and bases - {"means", "file"}:
+        raise OptionError(
+            f"this cache has no text features, which a base that is {min(bases - {'means', 'file'})} needs; use --base "
+            "means, which starts from the mean image of each class"
+        )
+    if bases & {"enhanced", "enhanced-only"} and (text is None or text.projection is None):
+        raise OptionError(
+            "an enhanced base needs text/pre_projection and text/projection, and this cache has neither: its text "
+            "tower does not end in a linear projection, or its features were imported; use --base regular"
+        )
 
 
 def _projection_key(task: Task) -> tuple[object, ...] | None:

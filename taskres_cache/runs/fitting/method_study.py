@@ -213,12 +213,14 @@ def _written(reader: TaskReader, fitted: Sequence[FittedMethod], device: torch.d
     """Measure all methods of a split on the test images, which are read here and not before, and write the runs."""
     cache, started, test = reader.cache, perf_counter(), sha256()
     zero_shot = text_head(cache)
-    heads = [zero_shot, *(one.classifier.head for one in fitted)]
+    before = [] if zero_shot is None else [zero_shot]
+    heads = [*before, *(one.classifier.head for one in fitted)]
     predictions = predictions_of(cache, cache.rows("test"), heads, device, test)
     assert predictions is not None  # `refuse_unusable` refuses a cache without test images
     seconds = (perf_counter() - started) / len(fitted)
     study = study_digest(cache, reader.text_sha256, test.hexdigest())
-    for one, adapted in zip(fitted, predictions[1:], strict=True):
+    of_text = predictions[0] if before else None
+    for one, adapted in zip(fitted, predictions[len(before) :], strict=True):
         folder = run_folder(out, cache.provenance, one.classifier.method, cache.half, *one.name)
         metrics = Metrics(
             **identity(cache, one.classifier),
@@ -226,7 +228,7 @@ def _written(reader: TaskReader, fitted: Sequence[FittedMethod], device: torch.d
             cache_from_run=path_from(folder, cache.path),
             inputs_sha256=task_digest(cache, one.task, test.hexdigest()),
             study_sha256=study,
-            **accuracies_on_test(predictions[0], predictions[0], adapted, len(cache.classnames)),
+            **accuracies_on_test(of_text, of_text, adapted, len(cache.classnames)),
             **accuracies_on_val(cache, one.classifier, zero_shot, zero_shot, device),
             settings=one.adapted.chosen,
             trials=tuple(sorted(one.adapted.trials, key=lambda trial: trial.rank, reverse=True)[:KEPT_TRIALS]),
@@ -234,4 +236,4 @@ def _written(reader: TaskReader, fitted: Sequence[FittedMethod], device: torch.d
             device=str(device),
             seconds=Seconds(None, one.seconds, seconds),
         )
-        yield replace(place_run(folder, one.classifier, metrics), tested=tested_images(predictions[0], adapted))
+        yield replace(place_run(folder, one.classifier, metrics), tested=tested_images(of_text, adapted))

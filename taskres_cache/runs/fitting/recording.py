@@ -139,47 +139,51 @@ def recipe_fields(classifier: ResidualClassifier) -> dict[str, Any]:
     return {"recipe": recipe, "alpha": classifier.alpha, "epochs": recipe.epochs_for(classifier.shots)}
 
 
-def accuracies_on_test(zero_shot: Predictions, base: Predictions, adapted: Predictions, classes: int) -> dict[str, Any]:
+def accuracies_on_test(
+    zero_shot: Predictions | None, base: Predictions | None, adapted: Predictions, classes: int
+) -> dict[str, Any]:
     """Return the accuracies of zero-shot, base, and base + residual on the test images, in percent."""
     error, untempered = calibration_errors(adapted)
     return {
-        "zero_shot_accuracy": zero_shot.accuracy,
-        "base_accuracy": base.accuracy,
+        "zero_shot_accuracy": None if zero_shot is None else zero_shot.accuracy,
+        "base_accuracy": None if base is None else base.accuracy,
         "test_accuracy": adapted.accuracy,
         "top5_accuracy": adapted.top5_accuracy,
         "calibration_error": error,
         "untempered_calibration_error": untempered,
-        "zero_shot_class_accuracies": tuple(class_accuracies(zero_shot, classes)),
+        "zero_shot_class_accuracies": None if zero_shot is None else tuple(class_accuracies(zero_shot, classes)),
         "class_accuracies": tuple(class_accuracies(adapted, classes)),
         **_uncertainty(zero_shot, adapted),
     }
 
 
-def _uncertainty(zero_shot: Predictions, adapted: Predictions) -> dict[str, Any]:
-    """Return the intervals of the test accuracies, and the comparison with zero-shot."""
+def _uncertainty(zero_shot: Predictions | None, adapted: Predictions) -> dict[str, Any]:
+    """Return the intervals of the test accuracies, and the comparison with zero-shot if there is text."""
     hits, labels = Hits.of_fits([adapted.correct]), adapted.labels
-    against = paired_difference(hits, Hits.of_fits([zero_shot.correct]))
+    against = None if zero_shot is None else paired_difference(hits, Hits.of_fits([zero_shot.correct]))
     return {
         "accuracy_interval": accuracy_interval(hits),
         "mean_class_accuracy": mean_class_accuracy(hits, labels),
         "mean_class_accuracy_interval": mean_class_accuracy_interval(hits, labels),
-        "against_zero_shot": AgainstZeroShot(against.difference, against.interval, against.p_value),
+        "against_zero_shot": against and AgainstZeroShot(against.difference, against.interval, against.p_value),
     }
 
 
-def tested_images(zero_shot: Predictions, adapted: Predictions) -> ImageHits:
-    """Return which test images a fit and zero-shot classify correctly."""
-    return ImageHits(adapted.labels, adapted.correct, zero_shot.correct)
+def tested_images(zero_shot: Predictions | None, adapted: Predictions) -> ImageHits:
+    """Return which test images a fit and, if there is text, zero-shot classify correctly."""
+    return ImageHits(adapted.labels, adapted.correct, None if zero_shot is None else zero_shot.correct)
 
 
 def accuracies_on_val(
-    cache: FeatureCache, classifier: Classifier, zero_shot: Head, base: Head, device: torch.device
+    cache: FeatureCache, classifier: Classifier, zero_shot: Head | None, base: Head | None, device: torch.device
 ) -> dict[str, Any]:
     """Return the accuracies on the validation images of the split, in percent, and the temperature fitted on them."""
-    names = ("zero_shot_val_accuracy", "base_val_accuracy", "val_accuracy")
+    named = {"zero_shot_val_accuracy": zero_shot, "base_val_accuracy": base, "val_accuracy": classifier.head}
+    heads = {name: head for name, head in named.items() if head is not None}
     rows = cache.split(classifier.shots, classifier.seed).val
-    accuracies = percent_correct(cache, rows, [zero_shot, base, classifier.head], device)
-    return dict(zip(names, accuracies or repeat(None), strict=False)) | {"temperature": classifier.temperature}
+    accuracies = percent_correct(cache, rows, list(heads.values()), device)
+    found = dict(zip(heads, accuracies or repeat(None), strict=False))
+    return dict.fromkeys(named) | found | {"temperature": classifier.temperature}
 
 
 def history(fitted: FittedSplit) -> dict[str, Any]:

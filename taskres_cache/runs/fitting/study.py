@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,7 +15,7 @@ from taskres_cache.caches.contents import SplitName
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import CacheError
 from taskres_cache.heads.kinds import CosineHead
-from taskres_cache.methods.search import candidates_of, search_residuals
+from taskres_cache.methods.search import count_candidates, search_residuals
 from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.stacking import stack_size
 from taskres_cache.methods.task_residual.task import Fit, FitTask
@@ -23,7 +24,14 @@ from taskres_cache.runs.classifier import ResidualClassifier
 from taskres_cache.runs.evaluation import Digest, predictions_of
 from taskres_cache.runs.finding import method_of_set, run_folder
 from taskres_cache.runs.fitting.base_files import BaseFile
-from taskres_cache.runs.fitting.inputs import Bases, inputs_digest, refuse_missing_views, study_digest, tasks_of_split
+from taskres_cache.runs.fitting.inputs import (
+    Bases,
+    bases_of,
+    inputs_digest,
+    refuse_missing_views,
+    study_digest,
+    tasks_of_split,
+)
 from taskres_cache.runs.fitting.recording import (
     FittedSplit,
     accuracies_on_test,
@@ -52,7 +60,8 @@ def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
     Parameters
     ----------
     cache : FeatureCache
-        A cache with augmented views is fitted on all of them, unless `views` is given.
+        A cache with augmented views is fitted on all of them, unless `views` is given. Without text features, the base
+        is "means" unless `base` is given.
     **choices : object
         Fields of `Recipe` to replace; None leaves a field as it is.
 
@@ -68,7 +77,8 @@ def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
     except TypeError as error:
         raise CacheError(f"{cache.path} has a recipe of a newer version ({error}); upgrade taskres-cache") from error
     given = {name: value for name, value in choices.items() if value is not None}
-    return recipe.changed(**{"views": cache.views, **given})
+    base = {} if cache.has_text else {"base": "means"}
+    return recipe.changed(**{"views": cache.views, **base, **given})
 
 
 def fit(
@@ -151,9 +161,9 @@ def fit_each(
     """
     refuse_unusable(cache, splits)
     refuse_missing_views(cache, recipes)
-    bases = Bases(cache.text_bases(), recipes, base_file, cache.provenance.logit_scale, device, cache.text())
-    fits_per_split = sum(len(candidates_of(recipe, bases.regular)) for recipe in recipes)
-    at_once = max(1, stack_size(bases.regular.size, device) // fits_per_split)
+    bases = bases_of(cache, recipes, device, base_file)
+    fits_per_split = sum(count_candidates(recipe) for recipe in recipes)
+    at_once = max(1, stack_size(prod(bases.shape), device) // fits_per_split)
     for first in range(0, len(splits), at_once):
         fitted = _fitted(cache, splits[first : first + at_once], recipes, bases, device)
         yield from _written(cache, fitted, bases, device, out)
@@ -178,15 +188,14 @@ def finished_runs(cache: FeatureCache, splits: Sequence[SplitName], recipe: Reci
     OptionError
         The cache does not have a split.
     """
-    cpu = torch.device("cpu")
-    bases = Bases(cache.text_bases(), [recipe], None, cache.provenance.logit_scale, cpu, cache.text())
+    bases = bases_of(cache, [recipe], torch.device("cpu"))
     test, finished = sha256(), {}
     for _, features in cache.pieces(cache.rows("test")):
         test.update(features.data)
     study = study_digest(cache, bases.text_sha256, test.hexdigest())
     for name in splits:
         (task,) = tasks_of_split(cache, name, [recipe])
-        inputs = inputs_digest(cache, bases.sources(recipe), task, test.hexdigest())
+        inputs = inputs_digest(cache, bases.sources(recipe, name), task, test.hexdigest())
         method = method_of_set(recipe.method_name(), cache.prompts)
         folder = run_folder(out, cache.provenance, method, cache.half, *name)
         run = intact_run(folder, inputs, study, recipe)
@@ -200,7 +209,7 @@ def _fitted(
 ) -> list[FittedSplit]:
     """Fit every recipe on every split."""
     named = [(name, task) for name in names for task in tasks_of_split(cache, name, recipes)]
-    starts = bases.of_tasks([task for _, task in named])
+    starts = bases.of_tasks([task for _, task in named], [name for name, _ in named])
     tasks = [FitTask(**vars(task), base=start.base) for (_, task), start in zip(named, starts, strict=True)]
     scale = cache.provenance.logit_scale
     plain = [task for task in tasks if not task.recipe.chooses and task.recipe.base != "enhanced-only"]
@@ -234,7 +243,7 @@ def _written(
             **identity(cache, classifier),
             **recipe_fields(classifier),
             cache_from_run=path_from(folder, cache.path),
-            inputs_sha256=inputs_digest(cache, bases.sources(classifier.recipe), one.task, test.hexdigest()),
+            inputs_sha256=inputs_digest(cache, bases.sources(classifier.recipe, one.name), one.task, test.hexdigest()),
             study_sha256=study,
             **accuracies_on_test(zero_shot, base, adapted, len(cache.classnames)),
             **accuracies_on_val(cache, classifier, bases.head, base_head(classifier), device),
@@ -248,13 +257,15 @@ def _written(
 
 def _predictions_on_test(
     cache: FeatureCache,
-    zero_shot: CosineHead,
+    zero_shot: CosineHead | None,
     classifiers: Sequence[ResidualClassifier],
     device: torch.device,
     digest: Digest,
-) -> tuple[Predictions, list[tuple[Predictions, Predictions]]]:
-    """Return the predictions of zero-shot, and of each classifier's base and base + residual."""
+) -> tuple[Predictions | None, list[tuple[Predictions, Predictions]]]:
+    """Return the predictions of zero-shot if there is text, and of each classifier's base and base + residual."""
     heads = [head for one in classifiers for head in (base_head(one), one.head)]
-    predictions = predictions_of(cache, cache.rows("test"), [zero_shot, *heads], device, digest)
+    before = [] if zero_shot is None else [zero_shot]
+    predictions = predictions_of(cache, cache.rows("test"), [*before, *heads], device, digest)
     assert predictions is not None  # `refuse_unusable` refuses a cache without test images
-    return predictions[0], list(zip(predictions[1::2], predictions[2::2], strict=True))
+    adapted = predictions[len(before) :]
+    return predictions[0] if before else None, list(zip(adapted[::2], adapted[1::2], strict=True))
