@@ -34,18 +34,19 @@ from taskres_cache.caches.hdf5 import (
 )
 from taskres_cache.caches.layout import family_array
 from taskres_cache.caches.schema import CORRECTION_PARTS, REMEDY
-from taskres_cache.caches.soundness import mismatched_row, refuse_unusable_base, refuse_unusable_text, unusable_row
+from taskres_cache.caches.soundness import (
+    NO_TEXT,
+    mismatched_row,
+    refuse_unusable_base,
+    refuse_unusable_text,
+    unusable_row,
+)
 from taskres_cache.caches.stored_features import StoredFeatures
 from taskres_cache.datasets import PARTITIONS
 from taskres_cache.datasets.labels.changes import Change, Corrections
 from taskres_cache.datasets.prompts import PROMPT_FORMS, fill_templates
 from taskres_cache.errors import CacheError, CacheMismatchError, UnknownNameError
 from taskres_cache.system.text import command
-
-NO_TEXT = (
-    "has no text features, only image features; use what needs none, such as taskres fit CACHE --method auto, or "
-    "import it again with text_features"
-)
 
 
 class FeatureCache(StoredFeatures):
@@ -204,8 +205,7 @@ class FeatureCache(StoredFeatures):
         CacheError
             There is no text, a row is not finite or only zeros, or the text features of all classes are equal.
         """
-        if not self.has_text:
-            raise CacheError(f"{self.path} {NO_TEXT}")
+        self._refuse_unknown_set(DEFAULT_PROMPTS)
         arrays = read_arrays(self.path, "text/embeddings", "text/pre_projection", "text/projection")
         embeddings = arrays["text/embeddings"].astype(np.float32, copy=False)  # (C, T, D)
         refuse_unusable_text(self.path, embeddings)
@@ -253,6 +253,8 @@ class FeatureCache(StoredFeatures):
         return found
 
     def _refuse_unknown_set(self, name: str) -> None:
+        if name == DEFAULT_PROMPTS and not self.has_text:
+            raise CacheError(f"{self.path} {NO_TEXT}")
         if name not in self.prompt_sets:
             known = ", ".join(self.prompt_sets)
             add = command("taskres", "extract", self.provenance.dataset, "--prompts-name", name, "--prompts", "FILE")

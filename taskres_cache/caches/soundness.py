@@ -19,6 +19,11 @@ ROWS = 4096  # images per product
 ROUNDING = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2}
 UNKNOWN_ROUNDING = 2e-2
 
+NO_TEXT = (
+    "has no text features, only image features; use what needs none, such as taskres fit CACHE --method auto, or "
+    "import it again with text_features"
+)
+
 
 def unusable_row(features: np.ndarray) -> tuple[int, str] | None:
     """Return the first row that has no direction and why, or None if every row has one.

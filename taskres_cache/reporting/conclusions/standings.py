@@ -126,6 +126,7 @@ def _standing(classifier: str, shots: int, of_seeds: Mapping[int, ImageHits]) ->
 
 def standings_table(found: Sequence[Standing], title: str) -> Table:
     """Return accuracy with its interval, mean per-class accuracy and gain over zero-shot of each classifier."""
+    has_text = any(one.zero_shot is not None for one in found)
     rows = tuple(
         (
             one.classifier,
@@ -133,12 +134,12 @@ def standings_table(found: Sequence[Standing], title: str) -> Table:
             f"{one.hits.accuracy:.1f}",
             to_text(one.interval),
             f"{mean_class_accuracy(one.hits, one.labels):.1f}",
-            _gain(one),
+            *([_gain(one)] if has_text else []),
         )
         for one in found
     )
     images = f"{len(found[0].labels):,} test images" if found else ""
-    columns = ("classifier", "shots", "accuracy %", "95 % interval", "per class %", "gain")
+    columns = ("classifier", "shots", "accuracy %", "95 % interval", "per class %", *(["gain"] if has_text else []))
     return Table(f"{title}: all on the same {images}, mean over seeds", columns, rows)
 
 
