@@ -33,7 +33,7 @@ from taskres_cache.caches.hdf5 import (
     read_strings,
 )
 from taskres_cache.caches.layout import family_array
-from taskres_cache.caches.schema import CORRECTION_PARTS, REMEDY
+from taskres_cache.caches.schema import REMEDY
 from taskres_cache.caches.soundness import (
     NO_TEXT,
     mismatched_row,
@@ -43,7 +43,6 @@ from taskres_cache.caches.soundness import (
 )
 from taskres_cache.caches.stored_features import StoredFeatures
 from taskres_cache.datasets import PARTITIONS
-from taskres_cache.datasets.labels.changes import Change, Corrections
 from taskres_cache.datasets.prompts import PROMPT_FORMS, fill_templates
 from taskres_cache.errors import CacheError, CacheMismatchError, UnknownNameError
 from taskres_cache.system.text import command
@@ -181,16 +180,6 @@ class FeatureCache(StoredFeatures):
         other = copy(self)
         other.prompts = prompts
         return other
-
-    @property
-    def corrections(self) -> Corrections:
-        """The images whose label or part was corrected after the data set was read, and those left out."""
-        if "corrections/path" not in self.shapes:
-            return Corrections()
-        columns = [read_strings(self.path, f"corrections/{part}") for part in CORRECTION_PARTS]
-        files = self.provenance.corrections.get("files")
-        named = tuple((name, str(digest)) for name, digest in files.items()) if isinstance(files, dict) else ()
-        return Corrections(tuple(Change(*row) for row in zip(*columns, strict=True)), named, frozenset(columns[0]))
 
     @property
     def used_templates(self) -> tuple[str, ...]:

@@ -4,17 +4,19 @@ Axes: N images, M train images, V augmented views, D embedding, I width of the i
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from taskres_cache.caches.contents import WIDE, ImageProjection
-from taskres_cache.caches.hdf5 import iterate_rows, read_arrays, read_rows
+from taskres_cache.caches.hdf5 import iterate_rows, read_arrays, read_rows, read_strings
 from taskres_cache.caches.labelled import LabelledImages
 from taskres_cache.caches.layout import family_array
 from taskres_cache.caches.provenance import Provenance
-from taskres_cache.caches.schema import REMEDY
+from taskres_cache.caches.schema import CORRECTION_PARTS, REMEDY
 from taskres_cache.caches.soundness import mismatched_row, unusable_row
+from taskres_cache.datasets.labels.changes import Change, Corrections
 from taskres_cache.errors import CacheError
 
 
@@ -39,6 +41,7 @@ class FamilyFacts(NamedTuple):
 class StoredFeatures(LabelledImages):
     """Image features in a cache file; `FeatureCache` opens the file."""
 
+    path: Path
     provenance: Provenance
     shapes: dict[str, tuple[int, ...]]
     augmented_rows: np.ndarray
@@ -49,6 +52,16 @@ class StoredFeatures(LabelledImages):
     def dim(self) -> int:
         """D, the embedding size."""
         return int(self.shapes["features/center"][1])
+
+    @property
+    def corrections(self) -> Corrections:
+        """The images whose label or part was corrected after the data set was read, and those left out."""
+        if "corrections/path" not in self.shapes:
+            return Corrections()
+        columns = [read_strings(self.path, f"corrections/{part}") for part in CORRECTION_PARTS]
+        files = self.provenance.corrections.get("files")
+        named = tuple((name, str(digest)) for name, digest in files.items()) if isinstance(files, dict) else ()
+        return Corrections(tuple(Change(*row) for row in zip(*columns, strict=True)), named, frozenset(columns[0]))
 
     def image_features(self, rows: np.ndarray) -> np.ndarray:
         """Return the image features of some rows.
