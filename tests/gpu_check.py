@@ -232,7 +232,7 @@ def tables(device: torch.device, quick: bool, folder: Path) -> Iterator[Table]:
         yield parity(torch.device("cuda", other), (3,))
     yield precision_of_features(device, folder)
     yield two_ranks(device, 40 if quick else 1400, folder)
-    yield whole_fits(device, 20 if quick else 1000, 2 if quick else 200)
+    yield whole_fits(device, 100 if quick else 1000, 20 if quick else 200)
     yield papers_grid(device, ("eurosat",) if quick else tuple(SIZES), folder, 2 if quick else None)
 
 

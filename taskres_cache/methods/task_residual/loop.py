@@ -120,7 +120,9 @@ def tune_projections(
 
 
 def _operations(task: Task, text: Tensor) -> float:
-    """Return the floating-point operations of the two products of a task's step, with text (..., C, D) or (C, W)."""
+    """Return the operations of the host in the two products of a task's step, with text (..., C, D) or (C, W)."""
+    if text.device.type != "cpu":
+        return 0.0  # no threads, and no time to count idle cores
     batch = min(task.recipe.batch_size, len(task.training.labels))
     return 4.0 * batch * text.shape[-2] * text.shape[-1]
 
