@@ -6,7 +6,7 @@ import torch
 
 from taskres_cache.errors import FitError, OptionError
 from taskres_cache.methods.task_residual import orders
-from taskres_cache.methods.task_residual.loop import fit_residuals
+from taskres_cache.methods.task_residual.loop import _operations, fit_residuals
 from taskres_cache.methods.task_residual.orders import epoch_order, epoch_orders
 from taskres_cache.methods.task_residual.task import FitTask
 from taskres_cache.methods.training_sets import TrainingSet
@@ -135,3 +135,10 @@ def test_orders_sent_together_are_those_of_each_epoch(together: int, monkeypatch
     shuffler = torch.Generator().manual_seed(5)
     assert torch.equal(found[0][1], epoch_order(20, 8, shuffler) + 40)
     assert torch.equal(found[1][1], epoch_order(20, 8, shuffler) + 60)
+
+
+def test_only_a_fit_on_the_cpu_needs_its_cores() -> None:
+    training, base = few_shot_problem(20)
+    task = FitTask(training, Recipe(batch_size=16), 1, 1, base=base)
+    assert _operations(task, torch.empty(5, 12)) == 4 * 16 * 5 * 12
+    assert _operations(task, torch.empty(5, 12, device="meta")) == 0
