@@ -1,6 +1,7 @@
 """Fits with several sets of prompts of one cache: text, names, files and tables; the default set keeps its bits."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from taskres_cache.caches.class_halves import open_cache
 from taskres_cache.caches.contents import CacheContents, PromptSet
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.caches.hdf5 import write_cache
+from taskres_cache.errors import CacheError
 from taskres_cache.methods.choice import MethodChoice
 from taskres_cache.methods.registry import find_method
 from taskres_cache.recipe import Recipe
@@ -203,3 +205,26 @@ def test_the_default_set_of_a_cache_is_fitted(cache: FeatureCache, contents: Cac
     write_cache(cache.path, replace(contents, prompts={"cupl": ragged}, default_prompts="cupl"))
     (run, _) = fitted(FeatureCache(cache.path), cache.path.parent)
     assert run.metrics.method.endswith("@cupl")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: np.where(np.arange(6)[:, None] == 1, -rows[:1], rows), "of class 0 .mean over prompts. has only"),
+        (lambda rows: np.repeat(rows[:1], 6, axis=0), "have the same mean for all 3 classes"),
+        (lambda rows: rows * np.float32("nan"), "prompts/cupl/.* has NaN or infinite values"),
+    ],
+)
+def test_a_set_that_means_nothing_is_refused(
+    change: Callable[[np.ndarray], np.ndarray],
+    message: str,
+    cache: FeatureCache,
+    contents: CacheContents,
+    ragged: PromptSet,
+    tmp_path: Path,
+) -> None:
+    rows = change(ragged.embeddings)
+    write_cache(cache.path, replace(contents, prompts={"cupl": replace(ragged, embeddings=rows, pre_projection=rows)}))
+    with pytest.raises(CacheError, match=message):
+        fitted(FeatureCache(cache.path).using("cupl"), tmp_path / "runs")
+    assert fitted(FeatureCache(cache.path), tmp_path / "runs")
