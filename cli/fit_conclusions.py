@@ -18,10 +18,13 @@ def concluded(cache: "FeatureCache", results: "Sequence[Run]", val: str, device:
 
     if any(run.metrics.record is not None and run.metrics.record.name == LINEAR_PROBE for run in results):
         return conclude(results)
+    from taskres_cache.caches.contents import DEFAULT_PROMPTS
     from taskres_cache.runs.fitting.baselines import logistic_regression
 
     splits = [(run.metrics.shots, run.metrics.seed) for run in results]
-    baseline = logistic_regression(cache, splits, device, "full" if val == "full" else "few")
+    has_templates = DEFAULT_PROMPTS in cache.prompt_sets  # its zero-shot is the one without the name of a set
+    of_templates = cache.using(DEFAULT_PROMPTS) if has_templates else cache
+    baseline = logistic_regression(of_templates, splits, device, "full" if val == "full" else "few")
     if baseline.left_out:
         _say_left_out(cache, baseline.left_out, splits)
     return conclude(results, baseline.tested)

@@ -207,6 +207,17 @@ def test_the_default_set_of_a_cache_is_fitted(cache: FeatureCache, contents: Cac
     assert run.metrics.method.endswith("@cupl")
 
 
+def test_zero_shot_without_a_name_is_that_of_the_templates(
+    cache: FeatureCache, contents: CacheContents, ragged: PromptSet, tmp_path: Path, taskres: Taskres
+) -> None:
+    write_cache(cache.path, replace(contents, prompts={"cupl": ragged}, default_prompts="cupl"))
+    printed = taskres("fit", cache.path, "--shots", 4, "--epochs", 2, "--out", tmp_path / "runs").out
+    rows = dict(line.split()[:3:2] for line in printed.splitlines() if line.startswith("zero-shot"))
+    default, cupl = (by_hand(cache, cache.using(name).text_features) for name in ("default", "cupl"))
+    assert default != cupl
+    assert rows == {"zero-shot": f"{default:.1f}", "zero-shot@cupl": f"{cupl:.1f}"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
