@@ -34,10 +34,10 @@ def text_features(arrays: Mapping[str, np.ndarray], classes: int) -> np.ndarray:
 
 
 def image_features(
-    arrays: Mapping[str, np.ndarray], partition: str, labels: np.ndarray, dim: int, reference: str
+    arrays: Mapping[str, np.ndarray], partition: str, labels: np.ndarray, dims: tuple[int, ...], reference: str
 ) -> np.ndarray:
-    """Return the features of a partition as (N, D) float32; D is that of the array named `reference`."""
-    name = f"{partition}_features"
+    """Return the features of a partition as (N, D) float32; `dims` is (D,), as the array named `reference` has it."""
+    name, dim = f"{partition}_features", dims[0] if dims else 0
     features = arrays[name]
     _refuse_type(name, features)
     if features.ndim != 2 or len(features) != len(labels):

@@ -3,6 +3,7 @@
 Axes: N images of a partition, C classes, T templates, D embedding.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,12 +32,13 @@ from taskres_cache.caches.foreign.extras import (
     refuse_missing_text,
     with_text_projection,
 )
+from taskres_cache.caches.foreign.labels import with_numbered_labels
 from taskres_cache.caches.foreign.npz import REQUIRED, refuse_unknown
+from taskres_cache.caches.foreign.partitions import Divided, divided
 from taskres_cache.caches.hdf5 import write_cache
 from taskres_cache.caches.provenance import UNKNOWN, Provenance
 from taskres_cache.caches.soundness import ZeroShot, zero_shot_of
 from taskres_cache.datasets import (
-    GIVEN_SPLIT,
     PAPER_SEEDS,
     PAPER_SHOTS,
     PARTITIONS,
@@ -62,6 +64,8 @@ class ImportOptions:
         Few-shot splits to draw, by default those of `ExtractOptions`.
     val_per_class : int, optional
         Most validation images per class of a split, as in `ExtractOptions`.
+    split_seed : int
+        Seed with which test and val are drawn, if there are no test images.
 
     Raises
     ------
@@ -75,6 +79,7 @@ class ImportOptions:
     shots: tuple[int, ...] | None = None
     seeds: tuple[int, ...] = PAPER_SEEDS
     val_per_class: int | None = None
+    split_seed: int = 0
 
     def __post_init__(self) -> None:
         refuse_unusable_splits(PAPER_SHOTS if self.shots is None else self.shots, self.seeds)
@@ -140,32 +145,52 @@ def import_contents(arrays: Mapping[str, np.ndarray], options: ImportOptions, ca
     earlier = FeatureCache(path) if path.exists() else None
     if earlier is not None:
         earlier.expect("choose another --name", weights_sha256=UNKNOWN)
-    contents = contents_of_arrays(arrays, options, earlier)
-    notes = (*_drawing(options, earlier).notes, *_notes(contents, earlier))
+    parts = partitions_of(arrays, options.split_seed)
+    contents = contents_of_arrays(parts.arrays, options, earlier, parts.split)
+    notes = (*parts.notes, *_drawing(options, earlier).notes, *_notes(contents, earlier))
     write_cache(path, contents)
     return Import(path, len(contents.paths), len(contents.classnames), zero_shot_of(contents), notes)
 
 
+def partitions_of(arrays: Mapping[str, np.ndarray], seed: int = 0) -> Divided:
+    """Return arrays by partition, with labels as positions in the class names; see `divided` for what may be left out.
+
+    Raises
+    ------
+    ArraysError
+        See `with_numbered_labels` and `divided`.
+    """
+    refuse_unknown(arrays)
+    return divided(with_numbered_labels(arrays), seed)
+
+
 def contents_of_arrays(
-    arrays: Mapping[str, np.ndarray], options: ImportOptions, earlier: FeatureCache | None = None
+    arrays: Mapping[str, np.ndarray],
+    options: ImportOptions,
+    earlier: FeatureCache | None = None,
+    split: str | None = None,
 ) -> CacheContents:
     """Check that arrays agree with each other and return them as the contents of a cache.
 
     Parameters
     ----------
     arrays : mapping of str to ndarray
-        `{train,val,test}_features` (N, D), floating point, normalised or not; `{train,val,test}_labels` (N,), integer;
-        `text_features` (C, D) or (C, T, D); `classnames` (C,). Optional: the val arrays, `templates` (T,),
-        `class_ids` (C,), with which class names may repeat, and `logit_scale`, the multiplier (default 100). Also
-        optional, for methods that need them: `{train,val,test}_pre_projection` (N, I) with `image_projection` (I, D)
-        and `image_projection_bias` (D,); `train_views` and `train_views_narrow` (N, V, D), each with its
-        `..._pre_projection` (N, V, I); `text_pre_projection` (C, T, W) with `text_projection` (W, D); and sets of
-        prompts, `prompts_NAME_texts` and `prompts_NAME_labels` (P,), `prompts_NAME_features` (P, D) and, with a
-        text projection, `prompts_NAME_pre_projection` (P, W).
+        `{train,val,test}_features` (N, D), floating point, normalised or not; `{train,val,test}_labels` (N,), integers
+        or class names. Optional: the val arrays, `text_features` (C, D) or (C, T, D) with `classnames` (C,),
+        `{train,val,test}_paths` (N,), `templates` (T,). Without test images, or with `features`, `labels` and
+        optionally `split` and `paths` instead of partitions, see `divided`. Also optional: `class_ids` (C,), with which
+        class names may repeat, and `logit_scale`, the multiplier (default 100); and for methods that need them:
+        `{train,val,test}_pre_projection` (N, I) with `image_projection` (I, D) and `image_projection_bias` (D,);
+        `train_views` and `train_views_narrow` (N, V, D), each with its `..._pre_projection` (N, V, I);
+        `text_pre_projection` (C, T, W) with `text_projection` (W, D); and sets of prompts, `prompts_NAME_texts` and
+        `prompts_NAME_labels` (P,), `prompts_NAME_features` (P, D) and, with a text projection,
+        `prompts_NAME_pre_projection` (P, W).
     options : ImportOptions
         Names and few-shot splits.
     earlier : FeatureCache, optional
         An earlier import, whose splits are drawn as well.
+    split : str, optional
+        How the partitions were made, of arrays that are divided already.
 
     Raises
     ------
@@ -174,12 +199,13 @@ def contents_of_arrays(
         image, features are NaN, infinite, all zero or all equal, the test images are training images, or
         pre-projections times their projection are not the features.
     """
-    refuse_unknown(arrays)
+    parts = partitions_of(arrays, options.split_seed)
+    arrays, split = parts.arrays, split or parts.split
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
         raise ArraysError(
-            f"missing arrays: {', '.join(missing)}; expected {', '.join(REQUIRED)} and optionally val_features, "
-            "val_labels"
+            f"missing arrays: {', '.join(missing)}; expected {', '.join(REQUIRED)}, or features and labels, and "
+            "optionally those of val and test"
         )
     present = [partition for partition in PARTITIONS if {f"{partition}_features", f"{partition}_labels"} & set(arrays)]
     classnames = strings("classnames", arrays["classnames"])
@@ -188,7 +214,7 @@ def contents_of_arrays(
     text = _text(arrays, len(classnames))
     labels = {partition: labels_of(arrays, partition, len(classnames)) for partition in present}
     reference = "train_features" if text is None else "text_features"
-    dim = arrays["train_features"].shape[-1] if text is None else text.embeddings.shape[2]
+    dim = arrays["train_features"].shape[-1:] if text is None else text.embeddings.shape[2:]
     features = {
         partition: image_features(arrays, partition, labels[partition], dim, reference) for partition in present
     }
@@ -197,9 +223,9 @@ def contents_of_arrays(
     sizes = [len(labels[partition]) for partition in present]
     drawing = _drawing(options, earlier)
     return CacheContents(
-        provenance=drawing.recorded_in(_provenance(options, logit_scale(arrays))),
+        provenance=drawing.recorded_in(_provenance(options, logit_scale(arrays), split)),
         classnames=classnames,
-        paths=tuple(f"{partition}/{row}" for partition in present for row in range(len(labels[partition]))),
+        paths=_paths(arrays, {partition: len(labels[partition]) for partition in present}),
         stamps=("imported",) * sum(sizes),
         labels=np.concatenate([labels[partition] for partition in present]),
         partitions=np.repeat([PARTITIONS.index(partition) for partition in present], sizes).astype(np.uint8),
@@ -210,6 +236,21 @@ def contents_of_arrays(
         prompts={} if text is None else prompt_sets(arrays, classnames, text),
         **parts_of_version_2(arrays, features),
     )
+
+
+def _paths(arrays: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a path for each image: as given, or partition and row."""
+    found: list[str] = []
+    for partition, count in counts.items():
+        name = f"{partition}_paths"
+        paths = strings(name, arrays[name]) if name in arrays else tuple(f"{partition}/{row}" for row in range(count))
+        if len(paths) != count:
+            raise ArraysError(f"{name} has length {len(paths)}, expected {count}: one per label in {partition}_labels")
+        found += paths
+    twice, times = Counter(found).most_common(1)[0]
+    if times > 1:
+        raise ArraysError(f"path {shown(twice)} occurs {times} times; give each image its own, and to one partition")
+    return tuple(found)
 
 
 def _text(arrays: Mapping[str, np.ndarray], classes: int) -> TextBases | None:
@@ -264,7 +305,7 @@ def _splits(labels: Mapping[str, np.ndarray], drawing: Drawing, names: Iterable[
     }
 
 
-def _provenance(options: ImportOptions, logit_scale: float) -> Provenance:
+def _provenance(options: ImportOptions, logit_scale: float, split: str) -> Provenance:
     unknown: dict[str, Any] = {"weights_sha256": UNKNOWN, "precision": UNKNOWN, "classnames_form": UNKNOWN}
     versions = {name: version(name) for name in ("taskres-cache", "numpy")}
     return Provenance(
@@ -274,7 +315,7 @@ def _provenance(options: ImportOptions, logit_scale: float) -> Provenance:
         options.backbone,
         logit_scale=logit_scale,
         preprocess={},
-        split=GIVEN_SPLIT,
+        split=split,
         versions=versions,
         **unknown,
     )

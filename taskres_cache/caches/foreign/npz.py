@@ -16,12 +16,14 @@ import numpy as np
 from taskres_cache.errors import ArraysError, near_matches
 from taskres_cache.system.names import shown
 
-REQUIRED = ("train_features", "train_labels", "test_features", "test_labels", "classnames")
+REQUIRED = ("train_features", "train_labels")
 OPTIONAL = (
-    "val_features", "val_labels", "text_features", "templates", "class_ids", "logit_scale",
+    "val_features", "val_labels", "test_features", "test_labels", "classnames", "text_features",
+    "templates", "class_ids", "logit_scale",
     "train_pre_projection", "val_pre_projection", "test_pre_projection", "image_projection", "image_projection_bias",
     "train_views", "train_views_pre_projection", "train_views_narrow", "train_views_narrow_pre_projection",
-    "text_pre_projection", "text_projection",
+    "text_pre_projection", "text_projection", "train_paths", "val_paths", "test_paths",
+    "features", "labels", "paths", "split", "pre_projection",  # of one set, to be divided
 )  # fmt: skip
 # The parts of a further set of prompts.
 PROMPTS = re.compile(r"prompts_([A-Za-z0-9][A-Za-z0-9._-]{0,63}?)_(texts|labels|features|pre_projection)")
