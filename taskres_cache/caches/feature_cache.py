@@ -208,6 +208,11 @@ class FeatureCache(StoredFeatures):
         """Names of the sets of prompts: `default`, the filled templates, and the named ones; none without text."""
         return (*((DEFAULT_PROMPTS,) if self.has_text else ()), *self._prompt_labels)
 
+    @property
+    def named_sets(self) -> tuple[str, ...]:
+        """Names of the sets of prompts other than `default`."""
+        return tuple(self._prompt_labels)
+
     def text(self, name: str | None = None) -> PromptSet:
         """Return a set of prompts with its text features: any number per class, in label order.
 

@@ -151,7 +151,7 @@ class _Reader:
 def _named_prompts(encoded: Encoded, dataset: Dataset) -> dict[str, PromptSet]:
     """Return the sets that the cache keeps, and that of the data set's own prompts."""
     cache = encoded.earlier.cache
-    names = cache.prompt_sets[1:] if cache is not None and has_classes_of(cache, dataset) else ()
+    names = cache.named_sets if cache is not None and has_classes_of(cache, dataset) else ()
     kept = {name: cache.text(name) for name in names if name != DESCRIPTIONS} if cache else {}
     return kept if encoded.descriptions is None else {DESCRIPTIONS: encoded.descriptions, **kept}
 
@@ -166,7 +166,7 @@ def _default_prompts(encoded: Encoded, dataset: Dataset, prompts: Mapping[str, P
 
 def has_same_text(cache: FeatureCache, contents: CacheContents) -> bool:
     """Return True if a cache has the classes, names and prompts of these contents."""
-    sets = cache.prompt_sets[1:]
+    sets = cache.named_sets
     texts = contents.prompts.get(DESCRIPTIONS)
     return (
         all(

@@ -268,7 +268,7 @@ class _Job:
         if existing and not has_classes_of(existing, self.dataset):
             again = "because the classes have changed; add them again"
             given = () if self.dataset.prompts is None else (DESCRIPTIONS,)
-            lost = [name for name in existing.prompt_sets[1:] if name not in given]
+            lost = [name for name in existing.named_sets if name not in given]
             notes += [f"the prompts {name!r} are left out, {again}" for name in lost]
             if existing.shown_names and self.dataset.shown_names is None:
                 notes.append(f"the names of the classes in prompts are left out, {again}")

@@ -198,7 +198,7 @@ def evaluate_zero_shot(cache: FeatureCache, device: torch.device) -> list[ZeroSh
     templates, forms = cache.templates, zero_shot_weights(cache.text_bases().embeddings)
     used = {form: templates[:1] if form == "single prompt" else templates for form in forms}
     per_class = {form: float(len(of_form)) for form, of_form in used.items()}
-    for name in cache.prompt_sets[1:]:
+    for name in cache.named_sets:
         text = cache.text(name)
         directions = text.embeddings / np.linalg.norm(text.embeddings, axis=1, keepdims=True)  # (P, D)
         of_set = {"prompt ensemble": replace(text, embeddings=directions).base, "residual base": text.base}
