@@ -13,6 +13,7 @@ from taskres_cache.system.version import __version__
 
 if TYPE_CHECKING:
     from taskres_cache.caches.feature_cache import FeatureCache
+    from taskres_cache.caches.foreign.entry import import_arrays
     from taskres_cache.datasets.forms.lists.in_memory import dataset_of
     from taskres_cache.datasets.registry import load_dataset
     from taskres_cache.encoders.loading import load_backbone
@@ -32,6 +33,7 @@ __all__ = [
     "dataset_of",
     "extract",
     "fit",
+    "import_arrays",
     "load_backbone",
     "load_dataset",
     "load_run",
@@ -45,6 +47,7 @@ _MODULES = {
     "TaskresError": "errors",
     "extract": "extraction.extract",
     "fit": "runs.fitting.study",
+    "import_arrays": "caches.foreign.entry",
     "load_backbone": "encoders.loading",
     "load_dataset": "datasets.registry",
     "load_run": "runs.run",

@@ -260,13 +260,13 @@ def test_a_file_of_another_format_is_named(arrays: Arrays, here: Path, taskres: 
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if array.dtype.kind in "if"}
     torch.save(tensors, here / "file.pt")
     torch.save(tensors, here / "old.pt", _use_new_zipfile_serialization=False)
-    save_file({name: value.contiguous() for name, value in tensors.items()}, here / "x.safetensors")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, here / "tensors.dat")
     write_text = (here / "list.csv").write_text
     write_text("a,b\n1,2\n")
     for name, message in (
         ("file.pt", "is a PyTorch file, not an .npz file; load it with torch.load"),
         ("old.pt", "is a PyTorch file"),
-        ("x.safetensors", "is a safetensors file"),
+        ("tensors.dat", "is a safetensors file, not an .npz file; give it the suffix .safetensors"),
         ("list.csv", "is not a usable .npz file"),
         (".", "is a folder"),
     ):

@@ -34,9 +34,9 @@ CONVERT = "save its arrays with numpy.savez"
 # First bytes of a file -> what it is, and how to get an .npz file or a cache from it.
 OTHER_FILES = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "pass a cache to `taskres fit` directly; of another file, " + CONVERT),
-    (b"\x93NUMPY", "a single array (.npy)", "put all arrays into one file with numpy.savez"),
+    (b"\x93NUMPY", "a single array (.npy)", "put all arrays into one file with numpy.savez, or name it ARRAY.npy"),
     (b"\x80", "a pickle", "load it in Python if you trust its author, and " + CONVERT),
-    (b"PAR1", "a Parquet file", "load it in Python, and " + CONVERT),
+    (b"PAR1", "a Parquet file", "give it the suffix .parquet"),
     (b"MATLAB", "a MATLAB file", "load it with scipy.io.loadmat, and " + CONVERT),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
 )
@@ -95,7 +95,7 @@ def _refuse_other_files(file: Path) -> None:
     if found is not None and file.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         found = PYTORCH  # of before PyTorch 1.6
     if found is None and start[8:] == b"{":
-        found = ("a safetensors file", "load it with safetensors.numpy.load_file, and " + CONVERT)
+        found = ("a safetensors file", "give it the suffix .safetensors")
     if found is not None:
         raise ArraysError(f"{file} is {found[0]}, not an .npz file; {found[1]}")
 

@@ -4,7 +4,7 @@ import json
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -16,6 +16,7 @@ from taskres_cache.system.extras import require
 PARQUET, ARROW = b"PAR1", b"ARROW1"
 LARGEST_GROUP = 1 << 30  # bytes of a row group's images, which are in memory at once
 DAMAGE = (OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError, NotImplementedError)  # pyarrow's too
+ROWS_AT_ONCE = 4096  # of a column of vectors
 GROUPS_KEPT = 2  # per process: threads may be on both sides of the border between two
 Opened = TypeVar("Opened")
 
@@ -232,3 +233,54 @@ def _type_of(kind: Any) -> str:
     is_bytes = pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
     has_bytes = pyarrow.types.is_struct(kind) and any(field.name == "bytes" for field in kind)
     return "Image" if is_bytes or has_bytes else str(kind)
+
+
+def column_values(path: Path, column: str) -> list[Any]:
+    """Return all cells of a column of a Parquet or Arrow file as Python values.
+
+    Raises
+    ------
+    DatasetError
+        The file is damaged.
+    MissingExtraError
+        pyarrow is not installed.
+    """
+    return open_table(path).values(column)
+
+
+def list_pieces(path: Path, column: str) -> Iterator[tuple[int, Any, list[int]]]:
+    """Yield the vectors of a Parquet column, one batch of rows at a time.
+
+    Yields
+    ------
+    rows : int
+        Rows of the whole file.
+    numbers : ndarray of shape (n * D,)
+        The values of the batch, one vector after the other.
+    lengths : list of int
+        Length of each vector; -1 for a row without one.
+
+    Raises
+    ------
+    DatasetError
+        The file is damaged, or the column has no vectors of numbers.
+    """
+    require(f"reading {path}", "datasets", ("pyarrow",))
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        file = ParquetFile(path)
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column], use_threads=False):
+            cells = batch.column(0)
+            size = getattr(cells.type, "list_size", None)
+            if not hasattr(cells, "flatten") or not hasattr(cells.type, "value_type"):
+                raise DatasetError(f"{path}: column {column!r} has {cells.type}, expected a list of numbers per row")
+            lengths = [size] * len(cells) if size is not None else cells.value_lengths().to_pylist()
+            absent = cells.is_null().to_pylist()
+            known = [-1 if gone or length is None else length for gone, length in zip(absent, lengths, strict=True)]
+            numbers = cells.flatten().to_numpy(zero_copy_only=False)
+            if numbers.dtype.kind not in "fiu":
+                raise DatasetError(f"{path}: column {column!r} has {cells.type}, expected a list of numbers per row")
+            yield int(file.metadata.num_rows), numbers, known
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
