@@ -53,10 +53,14 @@ class Residuals:
         self, cache: "FeatureCache", splits: "Sequence[SplitName]", device: "torch.device", out: Path
     ) -> "Iterator[Run]":
         """Fit every combination on every split; return the runs one by one."""
+        from taskres_cache.recipe import Recipe
         from taskres_cache.runs.fitting.study import fit_each, recipe_of
 
         bases, file = _read_bases(self._bases(cache), cache)
-        with_base = [recipe_of(cache, **(self.fields | fields)) for fields in bases]
+        alpha = cache.provenance.recipe.get("alpha", Recipe().alpha) if self.alpha else None  # given: nothing is scaled
+        with_base = [recipe_of(cache, alpha=alpha, **(self.fields | fields)) for fields in bases]
+        if not (self.alpha or self.search):
+            _say_size(cache, with_base)
         recipes = [recipe for one in with_base for recipe in self._recipes(one)]
         return fit_each(cache, splits, recipes, device, out, file)
 
@@ -65,6 +69,16 @@ class Residuals:
 
     def _recipes(self, recipe: "Recipe") -> "list[Recipe]":
         return _recipes(recipe, joined(self.alpha), joined(self.lr), joined(self.weight_decay), self.search)
+
+
+def _say_size(cache: "FeatureCache", recipes: "Sequence[Recipe]") -> None:
+    """Print a note if the size of the text features does not suit the paper's alpha, and what is done about it."""
+    from taskres_cache.runs.fitting.alpha_scale import alpha_note
+
+    from .console import say
+
+    for note in dict.fromkeys(note for recipe in recipes if (note := alpha_note(cache, recipe))):
+        say(f"note: {cache.path}: {note}")
 
 
 def _unread_base(base: str) -> dict[str, Any]:

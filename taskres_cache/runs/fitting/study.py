@@ -23,6 +23,7 @@ from taskres_cache.recipe import Recipe
 from taskres_cache.runs.classifier import ResidualClassifier
 from taskres_cache.runs.evaluation import Digest, predictions_of
 from taskres_cache.runs.finding import method_of_set, run_folder
+from taskres_cache.runs.fitting.alpha_scale import with_fitting_alpha
 from taskres_cache.runs.fitting.base_files import BaseFile
 from taskres_cache.runs.fitting.inputs import (
     Bases,
@@ -61,7 +62,8 @@ def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
     ----------
     cache : FeatureCache
         A cache with augmented views is fitted on all of them, unless `views` is given. Without text features, the base
-        is "means" unless `base` is given.
+        is "means" unless `base` is given. Data of one's own get an alpha that fits the size of their text features,
+        unless `alpha` or `alpha_rule` is given, see `alpha_scale`.
     **choices : object
         Fields of `Recipe` to replace; None leaves a field as it is.
 
@@ -78,7 +80,8 @@ def recipe_of(cache: FeatureCache, **choices: Any) -> Recipe:
         raise CacheError(f"{cache.path} has a recipe of a newer version ({error}); upgrade taskres-cache") from error
     given = {name: value for name, value in choices.items() if value is not None}
     base = {} if cache.has_text else {"base": "means"}
-    return recipe.changed(**{"views": cache.views, **base, **given})
+    chosen = recipe.changed(**{"views": cache.views, **base, **given})
+    return chosen if {"alpha", "alpha_rule"} & set(given) else with_fitting_alpha(cache, chosen)
 
 
 def fit(
