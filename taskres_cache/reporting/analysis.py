@@ -13,12 +13,14 @@ import torch
 from taskres_cache.caches.class_halves import open_cache
 from taskres_cache.caches.feature_cache import FeatureCache
 from taskres_cache.errors import RunError
+from taskres_cache.reporting.conclusions.standings import Standing
 from taskres_cache.reporting.notes import test_notes
 from taskres_cache.runs.class_matching import class_rows, text_head, with_text_of
 from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.evaluation import predictions_of
 from taskres_cache.runs.run import Run, own_cache
 from taskres_cache.runs.scores import Predictions, Reliability, class_accuracies, confusion_matrix, reliability
+from taskres_cache.runs.statistics.intervals import Hits
 
 MAX_PAIRS, MAX_ERRORS = 12, 24
 
@@ -102,6 +104,8 @@ class Analysis:
         Warnings for the reader.
     cache : Path, optional
         The cache of the images.
+    standing : Standing, optional
+        Accuracy with its interval, and the comparison with zero-shot.
     """
 
     classifier: Classifier
@@ -117,6 +121,7 @@ class Analysis:
     temperatures: tuple[float, ...]
     notes: tuple[str, ...] = ()
     cache: Path | None = None
+    standing: Standing | None = None
 
 
 def analyse(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: torch.device) -> Analysis:
@@ -172,7 +177,18 @@ def analyse(fits: Sequence[Run], chosen_by: str, cache_dir: Path, device: torch.
         temperatures=tuple(classifier.temperature for classifier in classifiers),
         notes=_notes(fits, adapted, cache),
         cache=cache.path,
+        standing=_standing(classifiers, zero_shot, adapted),
     )
+
+
+def _standing(
+    classifiers: Sequence[Classifier], zero_shot: Predictions | None, adapted: Sequence[Predictions]
+) -> Standing:
+    """Return how the fits stand on the test images, over all seeds."""
+    first, hits = classifiers[0], Hits.of_fits([one.correct for one in adapted])
+    before = None if zero_shot is None else Hits.of_fits([zero_shot.correct])
+    seeds = tuple(classifier.seed for classifier in classifiers)
+    return Standing(first.method, first.shots, seeds, adapted[0].labels, hits, before)
 
 
 def _gains(

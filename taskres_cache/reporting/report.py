@@ -15,6 +15,7 @@ from taskres_cache.reporting.sections import (
     errors_table,
     every_run_table,
     gains_table,
+    main_result,
     overview_table,
     pairs_table,
     recipe_and_provenance,
@@ -129,7 +130,8 @@ def _study_in_markdown(study: Study) -> list[str]:
     if published:
         sources = sources_table(figure for one in study.published for figure in one.figures)
         tables += [_titled(published, f"{prefix}: next to published results"), _titled(sources, f"{prefix}: sources")]
-    parts = [table.as_markdown() for table in tables]
+    result = main_result(study)
+    parts = [*([f"{markdown(prefix)}: {markdown(result)}\n"] if result else []), *(one.as_markdown() for one in tables)]
     if analysis is None:
         return [*parts, f"Results per class are missing: {markdown(study.analysis_error)}\n"]
     parts += [f"Note: {markdown(note)}\n" for note in analysis.notes]

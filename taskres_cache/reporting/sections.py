@@ -8,6 +8,7 @@ from taskres_cache.caches.contents import DEFAULT_PROMPTS
 from taskres_cache.datasets.sampling import shots_text
 from taskres_cache.recipe import Recipe
 from taskres_cache.reporting.analysis import ClassGain, ConfusedPair, Misclassification
+from taskres_cache.reporting.conclusions.verdict import gained
 from taskres_cache.reporting.studies import Study
 from taskres_cache.reporting.tables import Table, in_shots, percent, signed, with_deviation
 from taskres_cache.runs.classifier import Classifier, MethodClassifier, ResidualClassifier
@@ -39,6 +40,12 @@ class Fact:
     note: str = ""
     changed: bool = False
     code: bool = False
+
+
+def main_result(study: Study) -> str:
+    """Return what the analysed method gained, and whether that may be chance; empty without test predictions."""
+    standing = None if study.analysis is None else study.analysis.standing
+    return "" if standing is None else f"{gained(standing)}."
 
 
 def key_facts(study: Study) -> list[Fact]:

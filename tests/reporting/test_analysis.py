@@ -205,3 +205,18 @@ def test_a_report_of_runs_of_earlier_versions(many: FeatureCache, tmp_path: Path
     assert study.analysis is not None  # the cache is in its default place
     assert study.summaries[0].mean_fit_seconds is None
     assert "taskres-regular" in as_page([study], "t", None, datetime(2026, 1, 1))
+
+
+def test_a_report_begins_with_what_was_gained(many: FeatureCache, tmp_path: Path) -> None:
+    study = study_of(many, [PLAIN], tmp_path / "runs")
+    runs = [run.metrics for run in study.runs if run.metrics.shots == 4]
+    mean = np.mean([metrics.test_accuracy for metrics in runs])
+    by = abs(mean - runs[0].zero_shot_accuracy)
+    page, text = as_page([study], "Toy", None, datetime(2026, 1, 1)), as_markdown([study], "Toy")
+    first_line = next(line for line in text.splitlines()[1:] if line)
+    for found in (page.partition("<strong>")[2].partition("</strong>")[0], first_line):
+        assert f"with 4 shots: {mean:.1f} % (" in found
+        assert f"{by:.1f} points" in found
+    assert page.index("<strong>") < page.index('<dl class="facts">')
+    without = replace(study, analysis=None, analysis_error="no cache")
+    assert "with 4 shots: " not in as_markdown([without], "Toy") + as_page([without], "Toy", None, datetime(2026, 1, 1))
