@@ -22,6 +22,7 @@ from .methods import list_methods
 from .predict import predict
 from .published import published
 from .report import report
+from .serve import serve
 
 FIRST_STEPS = """\
 Try it on the bundled data:
@@ -64,6 +65,7 @@ app.command("benchmark", rich_help_panel=BOTH_STAGES)(benchmark)
 app.command("eval", rich_help_panel=USING_A_RUN)(evaluate)
 app.command("predict", rich_help_panel=USING_A_RUN)(predict)
 app.command("export", rich_help_panel=USING_A_RUN)(export)
+app.command("serve", rich_help_panel=USING_A_RUN)(serve)
 app.command("report", rich_help_panel=USING_A_RUN)(report)
 app.command("published", rich_help_panel=LOOKING_AROUND)(published)
 app.command("backbones", rich_help_panel=LOOKING_AROUND)(backbones)

@@ -8,14 +8,14 @@ import typer
 from taskres_cache.errors import OptionError
 
 from . import checks, completion
-from .options import DEFAULT_CACHE_DIR, CacheDir, Json, Run
+from .options import DEFAULT_CACHE_DIR, Best, CacheDir, Ensemble, Json, Runs
 
 if TYPE_CHECKING:
     from taskres_cache.exporting.export import Export
 
 
 def export(
-    run: Run,
+    run: Runs,
     to: Annotated[
         Path,
         typer.Option(
@@ -51,6 +51,8 @@ def export(
             show_default="the run's tag",
         ),
     ] = None,
+    best: Best = False,
+    ensemble: Ensemble = False,
     cache_dir: CacheDir = DEFAULT_CACHE_DIR,
     as_json: Json = False,
 ) -> None:
@@ -64,6 +66,8 @@ def export(
     from taskres_cache.runs.finding import find_run
     from taskres_cache.system.files import refuse_unwritable
 
+    from .console import say
+
     name = format_of(to, form)
     refuse_reserved(to)
     if with_encoder and name != "onnx":
@@ -75,6 +79,15 @@ def export(
     if pretrained and not with_encoder:
         raise OptionError("--pretrained is the encoder's checkpoint; pass it only together with --with-encoder")
     refuse_unwritable(to)
+    if ensemble:
+        raise OptionError(
+            "an ensemble is the mean of several heads, which no export format holds; pass --best to export one run"
+        )
+    if best:
+        from taskres_cache.runs.several.choosing import best_run
+
+        run = best_run(run)
+        say(f"run: {run}")
     find_run(run)
 
     from taskres_cache.exporting.export import export_head, export_with_encoder, export_with_preprocessing

@@ -40,6 +40,37 @@ Run = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="A run folder, written by `taskres fit`.", autocompletion=completion.runs),
 ]
+Runs = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A run folder, written by `taskres fit`; with --best or --ensemble, a folder of runs.",
+        autocompletion=completion.runs,
+    ),
+]
+Best = Annotated[
+    bool,
+    typer.Option("--best", help="Of the runs below RUN, use the one with the best validation accuracy."),
+]
+Ensemble = Annotated[bool, typer.Option("--ensemble", help="Average the probabilities of all runs below RUN.")]
+RunCheckpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--pretrained",
+        metavar="PATH",
+        callback=checks.checkpoint_path,
+        help="The checkpoint file, if the run was made with a local one.",
+        show_default="the run's tag",
+    ),
+]
+RunPrecision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        callback=checks.one_of(*PRECISIONS),
+        help="fp32, bf16, fp16, or auto: that of the run if it suits the device, else the fastest that does.",
+    ),
+]
 DEFAULT_CACHE_DIR = Path("cache")
 CACHE_DIR_VARIABLE = "TASKRES_CACHE_DIR"
 CacheDir = Annotated[

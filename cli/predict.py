@@ -16,19 +16,20 @@ from taskres_cache.system.files import refuse_unwritable, replaced
 from taskres_cache.system.text import as_csv
 
 from . import checks
-from .options import PRECISIONS, BatchSize, Device, Json, Run, Workers
+from .options import BatchSize, Best, Device, Ensemble, Json, RunCheckpoint, RunPrecision, Runs, Workers
 
 if TYPE_CHECKING:
+    from taskres_cache.caches.provenance import Provenance
     from taskres_cache.datasets.named_files import FoundImages
-    from taskres_cache.runs.classifier import Classifier
     from taskres_cache.runs.prediction import PredictedImages
+    from taskres_cache.runs.several.ensemble import Ensemble as Classifiers
 
 STANDARD = "-"  # standard input or output instead of a file
 FEW = 20  # images that are shown in detail
 
 
 def predict(
-    run: Run,
+    run: Runs,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -47,24 +48,11 @@ def predict(
         ),
     ] = None,
     as_json: Json = False,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            "--pretrained",
-            metavar="PATH",
-            callback=checks.checkpoint_path,
-            help="The checkpoint file, if the run was made with a local one.",
-            show_default="the run's tag",
-        ),
-    ] = None,
+    best: Best = False,
+    ensemble: Ensemble = False,
+    pretrained: RunCheckpoint = None,
     device: Device = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            callback=checks.one_of(*PRECISIONS),
-            help="fp32, bf16, fp16, or auto: that of the run if it suits the device, else the fastest that does.",
-        ),
-    ] = "auto",
+    precision: RunPrecision = "auto",
     batch_size: BatchSize = None,
     workers: Workers = None,
 ) -> None:
@@ -79,31 +67,44 @@ def predict(
     from taskres_cache.runs.finding import find_run
 
     _check_csv(csv, as_json)
-    folder = find_run(run)
+    if not (best or ensemble):
+        find_run(run)
     found = find_images(_with_listed(images))
     _refuse_missing(found)
 
     from taskres_cache.runs.encoder import load_encoder
     from taskres_cache.runs.prediction import PredictOptions, predict_images  # seconds, for torch
-    from taskres_cache.runs.run import read_classifier
+    from taskres_cache.runs.several.choosing import chosen_runs, read_ensemble
     from taskres_cache.system.progress import Silent
 
     from .console import progress
 
     options = PredictOptions(top_k, batch_size=batch_size, workers=workers)
-    classifier = read_classifier(folder)
-    encoder = load_encoder(classifier, pretrained, device, precision)
+    folders = chosen_runs(run, best, ensemble)
+    classifiers = read_ensemble(folders)
+    _say_chosen(folders, best, ensemble)
+    encoder = load_encoder(classifiers.members[0], pretrained, device, precision)
     with progress() if len(found.paths) > FEW else nullcontext(Silent()) as display:
-        predicted = predict_images(found.paths, classifier, encoder, options, display)
+        predicted = predict_images(found.paths, classifiers, encoder, options, display)
     predicted = replace(predicted, unreadable=found.unreadable | predicted.unreadable)
-    _note_black(classifier, predicted)
+    _note_black(classifiers.provenance, predicted)
     _report_skipped(found, predicted)
     if csv is not None:
         _write_csv(predicted, csv)
     if as_json:
-        _print_json(folder, classifier.temperature, predicted)
+        _print_json(folders, classifiers, predicted)
     elif csv != STANDARD:
         _print(found, predicted, csv)
+
+
+def _say_chosen(folders: Sequence[Path], best: bool, ensemble: bool) -> None:
+    """Print which runs `--best` or `--ensemble` use."""
+    from .console import say
+
+    if best:
+        say(f"run: {folders[0]}")
+    elif ensemble:
+        say(f"ensemble of {len(folders)} runs below {os.path.commonpath(folders)}")
 
 
 def _check_csv(csv: str | None, as_json: bool) -> None:
@@ -148,13 +149,13 @@ def _report_skipped(found: "FoundImages", predicted: "PredictedImages") -> None:
         raise TaskresError(f"none of the {len(predicted.unreadable)} images could be read; see the reasons above")
 
 
-def _note_black(classifier: "Classifier", predicted: "PredictedImages") -> None:
+def _note_black(provenance: "Provenance", predicted: "PredictedImages") -> None:
     """Print a note on images that the run reads with black behind transparent parts, as earlier versions did."""
     from taskres_cache.datasets.images import has_transparency
 
     from .console import say
 
-    if classifier.provenance.preprocess.get("orientation", "exif") != "exif":
+    if provenance.preprocess.get("orientation", "exif") != "exif":
         return
     count = sum(has_transparency(Path(path)) for path in predicted.paths)
     if count:
@@ -165,7 +166,7 @@ def _note_black(classifier: "Classifier", predicted: "PredictedImages") -> None:
         )
 
 
-def _print_json(folder: Path, temperature: float, predicted: "PredictedImages") -> None:
+def _print_json(folders: Sequence[Path], classifiers: "Classifiers", predicted: "PredictedImages") -> None:
     from .console import print_json
 
     images = [
@@ -175,7 +176,10 @@ def _print_json(folder: Path, temperature: float, predicted: "PredictedImages") 
         }
         for path, names, shares in predicted
     ]
-    described = {"run": str(folder), "temperature": temperature, "classnames": predicted.classnames}
+    described: dict[str, object] = {"run": str(folders[0]), "temperature": classifiers.members[0].temperature}
+    if len(folders) > 1:
+        described = {"runs": list(map(str, folders)), "temperatures": [one.temperature for one in classifiers.members]}
+    described["classnames"] = predicted.classnames
     print_json({**described, "images": images, "unreadable": predicted.unreadable})
 
 

@@ -81,6 +81,7 @@ MAY_IMPORT = {
     "doctor": set(),
     "estimator": {"runs", "methods", "caches", "heads", "recipe"},
     "exporting": {"runs", "caches", "encoders", "datasets", "heads"},
+    "serving": {"runs", "encoders", "datasets"},
     "reporting": {"runs", "caches", "datasets", "recipe"},
     "choosing": {"runs", "methods", "caches", "encoders", "datasets", "heads", "reporting"},
     "benchmark": {"extraction", "runs", "methods", "caches", "datasets", "encoders", "recipe", "reporting"},

@@ -189,6 +189,17 @@ def decode(stream: IO[bytes], orientation: Orientation) -> Image.Image:
             raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
 
 
+def size_of(stream: IO[bytes]) -> tuple[int, int]:
+    """Return width and height of an image file by its header, before any pixel is decoded; raises as `decode`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(stream, formats=_formats_of(stream)) as image:
+                return image.size
+        except UnidentifiedImageError as error:
+            raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
+
+
 def in_rgb(image: Image.Image, orientation: Orientation) -> Image.Image:
     """Return an open image in RGB, read as `decode` says."""
     if orientation == "stored":

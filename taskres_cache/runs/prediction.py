@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from taskres_cache.datasets.named_files import NamedFiles
 from taskres_cache.encoders.backbone import Backbone
@@ -25,8 +24,8 @@ from taskres_cache.encoders.encoding import (
 )
 from taskres_cache.encoders.views import CENTER
 from taskres_cache.errors import OptionError
-from taskres_cache.heads.head import Head
 from taskres_cache.runs.classifier import Classifier
+from taskres_cache.runs.several.ensemble import Ensemble
 from taskres_cache.system.progress import Progress, default_progress
 
 OVERFLOW = "its features are NaN or infinite; try --precision fp32"
@@ -109,7 +108,7 @@ class PredictedImages:
 
 def predict_images(
     paths: Sequence[str],
-    classifier: Classifier,
+    classifier: Classifier | Ensemble,
     backbone: Backbone,
     options: PredictOptions | None = None,
     progress: Progress | None = None,
@@ -120,8 +119,8 @@ def predict_images(
     ----------
     paths : sequence of str
         The image files; a repeated path is predicted once.
-    classifier : Classifier
-        The classifier of a run.
+    classifier : Classifier or Ensemble
+        The classifier of a run, or those of several.
     backbone : Backbone
         The run's own encoder, from `load_encoder`.
     options : PredictOptions, optional
@@ -162,20 +161,21 @@ class _Predictor:
     """
 
     classnames: tuple[str, ...]
-    head: Head
+    ensemble: Ensemble
     top_k: int
 
     @classmethod
-    def of(cls, classifier: Classifier, top_k: int) -> "_Predictor":
+    def of(cls, classifier: Classifier | Ensemble, top_k: int) -> "_Predictor":
         """Return the predictor of a run's classifier; K is at most the number of classes."""
         names = classifier.classnames
-        return cls(names, classifier.head, min(top_k, len(names)))
+        ensemble = classifier if isinstance(classifier, Ensemble) else Ensemble((classifier,))
+        return cls(names, ensemble, min(top_k, len(names)))
 
     def predicted(self, block: EncodedBlock) -> PredictedImages:
         """Return the predictions for a block; images whose features are not finite count as unreadable."""
         if not block.images:
             return replace(self.joined([]), unreadable=block.unreadable)
-        classes, shares = self._top_classes(self._inputs(block))
+        classes, shares = self._top_classes(block)
         usable = np.isfinite(shares).all(axis=-1)  # (B,) one overflow makes all of an image's probabilities NaN
         paths = np.array([image.path for image in block.images], object)
         unreadable = block.unreadable | dict.fromkeys(paths[~usable].tolist(), OVERFLOW)
@@ -193,14 +193,7 @@ class _Predictor:
             unreadable={path: reason for part in parts for path, reason in part.unreadable.items()},
         )
 
-    def _inputs(self, block: EncodedBlock) -> np.ndarray:
-        """Return what the head reads of a block (B, W): image features, or the input of their last projection."""
-        if self.head.input == "features":
-            return block.image_features
-        assert block.pre_projection is not None  # `load_encoder` refuses another encoder than the run's
-        return block.pre_projection
-
-    def _top_classes(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return indices (B, K) and probabilities (B, K) of the top classes for what the head reads (B, W)."""
-        top = self.head.probabilities(torch.from_numpy(inputs)).topk(self.top_k)
+    def _top_classes(self, block: EncodedBlock) -> tuple[np.ndarray, np.ndarray]:
+        """Return indices (B, K) and probabilities (B, K) of the top classes of a block."""
+        top = self.ensemble.probabilities(block.image_features, block.pre_projection).topk(self.top_k)
         return top.indices.int().numpy(), top.values.numpy()

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
 import numpy as np
-import torch
 
 from taskres_cache.datasets.images import Orientation
 from taskres_cache.encoders.backbone import Backbone
@@ -19,6 +18,7 @@ from taskres_cache.runs.classifier import Classifier
 from taskres_cache.runs.live.batching import Batcher, Encoded, Features
 from taskres_cache.runs.live.pictures import Picture, name_of, opened, pictures_in
 from taskres_cache.runs.live.predictions import Predictions
+from taskres_cache.runs.several.ensemble import Ensemble
 from taskres_cache.system.devices import available_cores
 
 OVERFLOW = "its features are NaN or infinite; load the run with precision='fp32'"
@@ -30,16 +30,17 @@ class Predictor:
 
     Parameters
     ----------
-    classifier : Classifier
-        The classifier of a run.
+    classifier : Classifier or Ensemble
+        The classifier of a run, or those of several.
     backbone : Backbone
         Its encoder, from `load_encoder`.
     batch_size : int, optional
         Pictures per batch at most.
     """
 
-    def __init__(self, classifier: Classifier, backbone: Backbone, batch_size: int | None = None) -> None:
+    def __init__(self, classifier: Classifier | Ensemble, backbone: Backbone, batch_size: int | None = None) -> None:
         self.classifier, self.backbone = classifier, backbone
+        self._ensemble = classifier if isinstance(classifier, Ensemble) else Ensemble((classifier,))
         self._size = batch_size or default_batch_size(backbone)
         self._batcher = Batcher(self._encoded, self._size)
         self._decoders: ThreadPoolExecutor | None = None
@@ -67,12 +68,10 @@ class Predictor:
             A single picture cannot be read.
         """
         names, found, errors = self._features(pictures)
-        head = self.classifier.head
         shares = np.full((len(names), len(self.classifier.classnames)), np.nan, np.float32)
         rows = [row for row in range(len(names)) if row not in errors]
         if rows:
-            inputs = np.stack([_input(found[row], head.input) for row in rows])
-            shares[rows] = head.probabilities(torch.from_numpy(inputs)).numpy()
+            shares[rows] = self.probabilities([found[row] for row in rows])
         errors |= {row: OVERFLOW for row in rows if not np.isfinite(shares[row]).all()}
         shares[list(errors)] = np.nan
         features = self._stacked(found, len(names)) if with_features else None
@@ -92,6 +91,18 @@ class Predictor:
             more = f" and {len(errors) - 1} more pictures" if len(errors) > 1 else ""
             raise PictureError(f"{names[row]}: {reason}{more}; leave it out")
         return self._stacked(found, len(names))
+
+    def submit(self, picture: Picture) -> "Future[Features]":
+        """Decode a picture in this thread and return its future features; PictureError is raised at once."""
+        framed = np.asarray(self.backbone.framing(opened(picture, self._orientation)))
+        return self._batcher.submit(framed)
+
+    def probabilities(self, found: Sequence[Features]) -> np.ndarray:
+        """Return calibrated probabilities (N, C), float32, of pictures that are encoded; NaN after an overflow."""
+        image_features = np.stack([one.image_features for one in found])
+        inputs = [one.pre_projection for one in found if one.pre_projection is not None]
+        shares: np.ndarray = self._ensemble.probabilities(image_features, np.stack(inputs) if inputs else None).numpy()
+        return shares
 
     def close(self) -> None:
         """End the threads; they start again when needed."""
@@ -141,11 +152,10 @@ class Predictor:
         """Decode and frame a picture, and return its future features."""
         failed: Future[Features] = Future()
         try:
-            framed = np.asarray(self.backbone.framing(opened(picture, self._orientation)))
+            return self.submit(picture)
         except PictureError as error:
             failed.set_exception(error)
             return failed
-        return self._batcher.submit(framed)
 
     def _encoded(self, pixels: np.ndarray) -> Encoded:
         """Return features and inputs of framed pictures (B, H, W, 3)."""
@@ -164,11 +174,3 @@ class Predictor:
         for row, features in found.items():
             stacked[row] = features.image_features
         return stacked
-
-
-def _input(features: Features, kind: str) -> np.ndarray:
-    """Return what a head reads of a picture: features (D,), or the input (I,) of their last projection."""
-    if kind == "features":
-        return features.image_features
-    assert features.pre_projection is not None  # `load_encoder` refuses another encoder than the run's
-    return features.pre_projection
