@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo benchmark ablations bench-extract bench-fit check-gpu bench-methods clip-sizes test check format docs train-glyph-clip clean
+.PHONY: help demo benchmark ablations bench-extract bench-fit check-gpu bench-methods bench-suggest clip-sizes test check format docs train-glyph-clip clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -42,6 +42,10 @@ check-gpu: $(INSTALLED) ## Compare a GPU with the CPU and with the goals of its 
 
 bench-methods: $(INSTALLED) ## Time every method on the paper's shots and seeds, and next to a plain loop.
 	PYTHONPATH=. $(BIN)/python tests/bench_methods.py --plain
+
+bench-suggest: $(INSTALLED) ## Compare suggested images with random ones: [CACHES="a.h5 b.h5"], by default the bundled digits.
+	$(if $(CACHES),,$(BIN)/taskres extract digits)
+	PYTHONPATH=. $(BIN)/python tests/bench_suggest.py $(or $(CACHES),cache/glyph-clip-bundled/digits.h5)
 
 clip-sizes: $(INSTALLED) ## Count the parameters of open_clip's models again, after a new release.
 	$(BIN)/python -m taskres_cache.encoders.sizes

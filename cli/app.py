@@ -23,6 +23,7 @@ from .predict import predict
 from .published import published
 from .report import report
 from .serve import serve
+from .suggest import suggest
 
 FIRST_STEPS = """\
 Try it on the bundled data:
@@ -64,6 +65,7 @@ app.command("ablations", rich_help_panel=STAGE_TWO)(ablations)
 app.command("benchmark", rich_help_panel=BOTH_STAGES)(benchmark)
 app.command("eval", rich_help_panel=USING_A_RUN)(evaluate)
 app.command("predict", rich_help_panel=USING_A_RUN)(predict)
+app.command("suggest", rich_help_panel=USING_A_RUN)(suggest)
 app.command("export", rich_help_panel=USING_A_RUN)(export)
 app.command("serve", rich_help_panel=USING_A_RUN)(serve)
 app.command("report", rich_help_panel=USING_A_RUN)(report)
