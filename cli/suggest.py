@@ -84,13 +84,15 @@ def suggest(
         say(f"skipped {path}: {reason}")
     if suggested.labelled:
         say(f"note: {image_count(suggested.labelled)} left out: labelled already, or equal to a labelled one")
+    if not suggested.images:
+        say("no image is left to suggest")
     if csv is not None:
         _write(csv, os.fsencode(_as_csv(suggested)))
     if page is not None:
         _write(page, _as_page(suggested, known).encode("utf-8", "surrogateescape"))
     if as_json:
         print_json(asdict(suggested))
-    elif csv is None and page is None:
+    elif csv is None and page is None and suggested.images:
         _print(suggested)
 
 
@@ -128,9 +130,9 @@ def _as_csv(suggested: "Suggestions") -> str:
 
 
 def _as_page(suggested: "Suggestions", known: "Known | None") -> str:
+    from taskres_cache.choosing.label_page import Shown, label_page
     from taskres_cache.datasets.images import ON_WHITE
     from taskres_cache.datasets.named_files import NamedFiles
-    from taskres_cache.reporting.label_page import Shown, label_page
 
     lines = (tuple(line for line in (one.predicted, one.reason) if line) for one in suggested.images)
     shown = [Shown(one.path, below) for one, below in zip(suggested.images, lines, strict=True)]
@@ -152,5 +154,10 @@ def _print(suggested: "Suggestions") -> None:
 
     from .console import print_table
 
-    rows = tuple((str(rank), one.path, one.predicted, one.reason) for rank, one in enumerate(suggested.images, start=1))
-    print_table(Table("images to label", ("rank", "path", "predicted", "reason"), rows, left=4))
+    is_predicted = any(one.predicted for one in suggested.images)
+    columns = ("rank", "path", *(("predicted",) if is_predicted else ()), "reason")
+    rows = tuple(
+        (str(rank), one.path, *((one.predicted,) if is_predicted else ()), one.reason)
+        for rank, one in enumerate(suggested.images, start=1)
+    )
+    print_table(Table("images to label", columns, rows, left=len(columns)))

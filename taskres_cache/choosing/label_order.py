@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NEARLY_EQUAL = 1e-3  # squared distance (cosine 0.9995): copies, scaled or compressed again
+NEARLY_EQUAL = 5e-4  # squared distance (cosine 0.99975): copies, scaled or compressed again
 START = 2.0  # distance to the nearest chosen image before there is one: that of orthogonal features
 UNCERTAIN_FROM = 4  # labels per class from which on the classifier's uncertainty counts
 ROWS_AT_A_TIME = 1024  # bounds the memory of distances

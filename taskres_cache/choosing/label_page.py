@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
+from importlib.resources import files
 from typing import NamedTuple
 
 from taskres_cache.datasets.images import ImageSource
 from taskres_cache.reporting.thumbnails import thumbnail
 
-STYLE = Path(__file__).parent / "page.css"
 GRID = """
 .label { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 16px; padding: 0; }
 .label li { list-style: none; font-size: 0.85rem; overflow-wrap: anywhere; }
@@ -26,7 +25,7 @@ class Shown(NamedTuple):
 def label_page(title: str, lead: str, images: Sequence[Shown], source: ImageSource) -> str:
     """Return a page with a thumbnail of each image, in their order; an image that cannot be read has none."""
     items = "\n".join(_item(rank, image, source) for rank, image in enumerate(images, start=1))
-    style = STYLE.read_text(encoding="utf-8") + GRID
+    style = (files("taskres_cache.reporting") / "page.css").read_text(encoding="utf-8") + GRID
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
