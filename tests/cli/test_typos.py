@@ -40,7 +40,7 @@ TYPOS = [
     ("eval run --on nowhere", 2, "unknown cache 'nowhere'"),
     ("eval run --on nowhere.h5", 1, "cache nowhere.h5 does not exist"),
     ("eval nowhere --zero-shot", 2, "unknown cache 'nowhere'"),
-    ("suggest nowhere .", 1, "no classifier.safetensors"),
+    ("suggest nowhere file", 1, "no classifier.safetensors"),
     ("suggest RN50 file --csv file/x", 1, "cannot be written"),
     ("backbones --models RN50", 2, "--models is for --try"),
     ("predict nowhere x.png", 1, "no classifier.safetensors"),
