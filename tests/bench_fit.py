@@ -145,14 +145,25 @@ def repeated(step: Turn, device: torch.device) -> Turn:
     return turn
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded turn. A graph does not keep the tensors it works on, so the turn is kept for as long as the graph."""
+
+    turn: Turn
+    replay: capture.Recorded
+
+    def __call__(self, number: int) -> None:
+        """Take the turn."""
+        self.replay()
+
+
 def as_in_an_epoch(step: Turn, device: torch.device) -> Turn:
     """Return a turn of several steps, on a GPU recorded as a graph: else the time of launches would be measured."""
     turn = repeated(step, device)
     if not capture.can_record(device):
         return turn
     capture.warm_up(lambda: turn(0), device)
-    replay = capture.recorded(lambda: turn(0), device)
-    return lambda _: replay()
+    return Recorded(turn, capture.recorded(lambda: turn(0), device))
 
 
 def _plain(

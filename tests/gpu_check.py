@@ -78,21 +78,22 @@ def without_graphs() -> Iterator[None]:
 
 
 def arrays_of(fits: Sequence[Fit]) -> list[np.ndarray]:
-    """Return what fits have trained, as far as it is not zero, and their losses."""
+    """Return what fits have trained, as far as it is not zero (a NaN is not), and their losses."""
     trained = [array for one in fits for array in (one.residual, one.image_residual) if array is not None]
-    return [array for array in (*trained, *(np.array(one.losses) for one in fits)) if np.abs(array).max() > 0]
+    return [array for array in (*trained, *(np.array(one.losses) for one in fits)) if array.any()]
 
 
 def gap(fits: Sequence[Fit], others: Sequence[Fit]) -> float:
     """Return the largest difference, relative to the largest value of its array."""
     pairs = zip(arrays_of(fits), arrays_of(others), strict=True)
-    return max(float(np.abs(one - other).max() / np.abs(other).max()) for one, other in pairs)
+    # not Python's max, which passes over a NaN that is not the first
+    return float(np.max([np.abs(one - other).max() / np.abs(other).max() for one, other in pairs]))
 
 
 def cosine(fits: Sequence[Fit], others: Sequence[Fit]) -> float:
     """Return the smallest cosine between arrays."""
     pairs = zip(arrays_of(fits), arrays_of(others), strict=True)
-    return min(float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other)) for one, other in pairs)
+    return float(np.min([(one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other) for one, other in pairs]))
 
 
 def variants(precision: str, stacked: Sequence[int]) -> Iterator[list[FitTask]]:
@@ -133,9 +134,11 @@ def parity(device: torch.device, stacked: Sequence[int]) -> Table:
             on_cpu = try_residuals(exact, SCALE, CPU)
             cosines.append(cosine(ours, on_cpu))
             gaps.append(gap(ours, on_cpu))
-        rows.append(row(f"{precision}: recorded epochs against steps, relative gap", max(recorded), 1e-5))
-        rows.append(row(f"{precision}: against the CPU, cosine", min(cosines), COSINES[precision], at_most=False))
-        rows.append((f"{precision}: against the CPU, relative gap", f"{max(gaps):.3g}", "", ""))
+        rows.append(row(f"{precision}: recorded epochs against steps, relative gap", float(np.max(recorded)), 1e-5))
+        rows.append(
+            row(f"{precision}: against the CPU, cosine", float(np.min(cosines)), COSINES[precision], at_most=False)
+        )
+        rows.append((f"{precision}: against the CPU, relative gap", f"{np.max(gaps):.3g}", "", ""))
     rng = np.random.default_rng(1)
     inputs = rng.normal(size=(20, 48)).astype(np.float32), rng.normal(size=(48, 64)).astype(np.float32) / 7
     tasks = [Task(problem(20, 64, 32, seed)[0], Recipe(), 8, seed) for seed in range(3)]
@@ -248,8 +251,9 @@ def main() -> int:
             print_table(table)
             missed += sum(cells[-1] == "NO" for cells in table.rows)
     if not options.quick:
-        bench = Path(__file__).with_name("bench_extract.py")  # its table has the goal of extract, 0.9 of bare encoding
-        subprocess.run([sys.executable, str(bench), "--device", options.device, "--rounds", "1"], check=True)
+        bench = Path(__file__).with_name("bench_extract.py")  # fails below the goal of extract, 0.9 of bare encoding
+        command = [sys.executable, str(bench), "--device", options.device, "--rounds", "1"]
+        missed += subprocess.run(command, check=False).returncode != 0
     return int(missed > 0)
 
 

@@ -1,5 +1,7 @@
 """What `make bench-fit` times: a cache that `taskres fit` accepts, and on a GPU recorded steps of the chosen device."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,20 @@ def test_the_chosen_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     times = measured({"turn": lambda number: sum(range(1000))}, device)
     assert set(waited) == {device}
     assert len(times["turn"]) == bench_fit.ROUNDS
+
+
+def test_a_recorded_turn_keeps_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph does not: its replays would write into memory that others have by then."""
+    emulate(monkeypatch)
+    monkeypatch.setattr(bench_fit.capture, "recorded", lambda work, device: lambda: None)
+    tensor = torch.zeros(3)
+    kept = weakref.ref(tensor)
+
+    def step(_: int, tensor: torch.Tensor = tensor) -> None:
+        tensor.add_(1)
+
+    turn = bench_fit.as_in_an_epoch(step, torch.device("cpu"))
+    del step, tensor
+    gc.collect()
+    assert kept() is not None
+    turn(0)

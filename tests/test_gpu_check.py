@@ -9,8 +9,8 @@ import torch
 
 from taskres_cache.methods.task_residual import epoch
 from taskres_cache.methods.task_residual.loop import try_residuals
-from tests import gpu_check
-from tests.gpu_check import CPU, SCALE, parity, row, variants
+from tests import bench_extract, gpu_check
+from tests.gpu_check import CPU, SCALE, cosine, gap, parity, row, variants
 from tests.methods.task_residual.emulated_capture import emulate
 
 
@@ -49,6 +49,24 @@ def test_goals() -> None:
     assert row("time", 0.5, 1.0, " s") == ("time", "0.5 s", "at most 1 s", "yes")
     assert row("cosine", 0.9, 0.99, at_most=False)[-1] == "NO"
     assert row("gap", float("nan"), 1.0)[-1] == "NO"
+
+
+@pytest.mark.parametrize("broken", [0, 2])
+def test_a_nan_in_any_fit_is_a_gap(broken: int) -> None:
+    *_, (task,) = variants("fp32", (1,))
+    fits = try_residuals([replace(task, epochs=1, seed=seed) for seed in range(3)], SCALE, CPU)
+    assert (gap(fits, fits), cosine(fits, fits)) == (0.0, pytest.approx(1.0))
+    other = list(fits)
+    other[broken] = replace(fits[broken], residual=np.full_like(fits[broken].residual, np.nan))
+    for one, two in ((other, fits), (fits, other), (other, other)):
+        assert np.isnan(gap(one, two))
+        assert np.isnan(cosine(one, two))
+
+
+@pytest.mark.parametrize(("ratio", "missed"), [("0.90", 0), ("0.89", 1), ("nan", 1)])
+def test_an_extraction_below_its_goal_is_missed(ratio: str, missed: int) -> None:
+    rows = (("extract", "9", "1", ratio, bench_extract.OF_BARE), ("plain", "9", "1", "0.1", ">= 3"))
+    assert bench_extract.goals_missed(gpu_check.Table("speed", bench_extract.COLUMNS, rows)) == missed
 
 
 def test_random_caches_have_the_splits_of_the_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from taskres_cache.methods.task_residual.early_stopping import BestEpoch, KeptVa
 from taskres_cache.methods.task_residual.epoch import Epoch
 from taskres_cache.methods.task_residual.orders import epoch_orders
 from taskres_cache.methods.task_residual.stacking import (
+    in_rows,
     placed_validations,
     stacked_bases,
     stacked_images,
@@ -67,7 +68,7 @@ def try_residuals(tasks: Sequence[FitTask], logit_scale: float, device: torch.de
     """Train the residual of every task as `fit_residuals` does, but also return fits that diverged."""
 
     def train(stack: list[FitTask]) -> list[Fit]:
-        base = stacked_bases(stack).to(device)
+        base = in_rows(stacked_bases(stack), device)
         step = partial(ResidualStep, base=base, logit_scale=logit_scale, recipes=[task.recipe for task in stack])
         with idle_threads_for(len(stack) * _operations(stack[0], base)):
             trained = _train(stack, base, step)
@@ -105,7 +106,7 @@ def tune_projections(
     -----
     Source: TaskRes, section 4.1 (enhanced base), whose code is not released; weight decay pulls towards zero, as there.
     """
-    text, first = torch.from_numpy(pre_projection).to(device), torch.from_numpy(projection).to(device)
+    text, first = (in_rows(torch.from_numpy(array), device) for array in (pre_projection, projection))
 
     def train(stack: list[Task]) -> list[ProjectionFit]:
         recipes = [task.recipe for task in stack]

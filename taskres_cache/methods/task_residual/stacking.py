@@ -162,3 +162,12 @@ def stacked_bases(tasks: Sequence[FitTask]) -> Tensor:
     if len(bases) == 1:
         return torch.from_numpy(tasks[0].base)
     return torch.stack([torch.from_numpy(task.base) for task in tasks])
+
+
+def in_rows(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on the device; on a GPU also contiguous, as Adam works on flat pieces of what starts from it.
+
+    On a CPU another layout stays, because it decides the last bits of a product.
+    """
+    placed = tensor.to(device)
+    return placed if device.type == "cpu" else placed.contiguous()

@@ -8,6 +8,7 @@ from taskres_cache.errors import OptionError
 from taskres_cache.methods.task_residual.loop import fit_residuals
 from taskres_cache.methods.task_residual.stacking import (
     SHARE_OF_FREE_MEMORY,
+    in_rows,
     placed_validations,
     stacks,
     train_stacked,
@@ -128,3 +129,9 @@ def test_validation_images_that_fits_share_are_sent_once() -> None:
     assert placed[0][0] is placed[2][0]
     assert placed[0][0].dtype == torch.float64
     assert placed[0][1].tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_only_a_gpu_gets_another_layout() -> None:
+    by_column = torch.zeros(3, 4).T
+    assert in_rows(by_column, torch.device("meta")).is_contiguous()  # any device but the CPU
+    assert in_rows(by_column, CPU) is by_column  # the layout decides the last bits
