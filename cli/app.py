@@ -19,6 +19,7 @@ from .help import BOTH_STAGES, LOOKING_AROUND, STAGE_ONE, STAGE_TWO, USING_A_RUN
 from .import_arrays import import_arrays
 from .inspect_cache import inspect_cache
 from .methods import list_methods
+from .mistakes import mistakes
 from .predict import predict
 from .published import published
 from .report import report
@@ -66,6 +67,7 @@ app.command("benchmark", rich_help_panel=BOTH_STAGES)(benchmark)
 app.command("eval", rich_help_panel=USING_A_RUN)(evaluate)
 app.command("predict", rich_help_panel=USING_A_RUN)(predict)
 app.command("suggest", rich_help_panel=USING_A_RUN)(suggest)
+app.command("mistakes", rich_help_panel=USING_A_RUN)(mistakes)
 app.command("export", rich_help_panel=USING_A_RUN)(export)
 app.command("serve", rich_help_panel=USING_A_RUN)(serve)
 app.command("report", rich_help_panel=USING_A_RUN)(report)

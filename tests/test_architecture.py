@@ -84,6 +84,7 @@ MAY_IMPORT = {
     "serving": {"runs", "encoders", "datasets"},
     "reporting": {"runs", "caches", "datasets", "recipe"},
     "choosing": {"runs", "methods", "caches", "encoders", "datasets", "heads", "reporting"},
+    "inspection": {"choosing", "runs", "methods", "caches", "datasets"},
     "benchmark": {"extraction", "runs", "methods", "caches", "datasets", "encoders", "recipe", "reporting"},
 }
 
