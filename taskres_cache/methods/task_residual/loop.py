@@ -189,12 +189,21 @@ def _matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
     """Let float32 products use TF32 if the recipe says so, and restore torch's setting afterwards."""
     if precision == "tf32" and device.type != "cuda":
         raise OptionError(f"precision tf32 needs CUDA, got device {device}; use fp32 or bf16")
-    before = torch.get_float32_matmul_precision()
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    per_backend = [backend.fp32_precision for backend in backends]
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch refuses to say it if the program has set fp32_precision of a backend
+        before = None
     torch.set_float32_matmul_precision(MATMUL_PRECISION[precision])
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        if before is not None:
+            torch.set_float32_matmul_precision(before)
+        else:
+            for backend, setting in zip(backends, per_backend, strict=True):
+                backend.fp32_precision = setting
 
 
 def _split(tasks: Sequence[Task], kept: KeptValues, losses: Tensor) -> list[_Trained]:

@@ -142,3 +142,17 @@ def test_only_a_fit_on_the_cpu_needs_its_cores() -> None:
     task = FitTask(training, Recipe(batch_size=16), 1, 1, base=base)
     assert _operations(task, torch.empty(5, 12)) == 4 * 16 * 5 * 12
     assert _operations(task, torch.empty(5, 12, device="meta")) == 0
+
+
+def test_a_program_that_sets_the_precision_of_a_backend_keeps_it() -> None:
+    training, base = few_shot_problem(50)
+    backend = torch.backends.cuda.matmul
+    before = backend.fp32_precision
+    backend.fp32_precision = "tf32"
+    try:
+        with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+            torch.get_float32_matmul_precision()
+        fit_alone(training, base, Recipe(), 1, 1)
+        assert backend.fp32_precision == "tf32"
+    finally:
+        backend.fp32_precision = before
