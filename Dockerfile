@@ -7,7 +7,7 @@
 # a smaller image without CUDA, pass the pip options that https://pytorch.org/get-started/locally shows for the CPU build:
 #
 #   docker build -t taskres-cache --build-arg TORCH_OPTIONS="..." .
-FROM python:3.11-slim
+FROM python:3.11-slim AS commands
 
 ARG TORCH_OPTIONS=""
 # Extras such as [onnx,plot]
@@ -27,3 +27,19 @@ WORKDIR /work
 
 ENTRYPOINT ["taskres"]
 CMD ["--help"]
+
+# A service, in an image of its own:
+#
+#   docker build -t taskres-serve --target service .
+#   docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/runs:/work/runs:ro" taskres-serve runs/RN50-openai/photos --best
+FROM commands AS service
+USER root
+RUN pip install --no-cache-dir "/source[serve]"
+USER taskres
+EXPOSE 8000
+HEALTHCHECK --start-period=120s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=5)"]
+ENTRYPOINT ["taskres", "serve", "--host", "0.0.0.0"]
+CMD ["--help"]
+
+# Last, so that a build without --target gives the commands
+FROM commands

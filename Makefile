@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo benchmark ablations bench-extract bench-fit check-gpu bench-methods bench-suggest clip-sizes test check format docs train-glyph-clip clean
+.PHONY: help demo benchmark ablations bench-extract bench-fit check-gpu bench-methods bench-suggest clip-sizes test check format docs train-glyph-clip clean bench-serve
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,6 +39,9 @@ bench-fit: $(INSTALLED) ## Time stage two against its two matrix products alone 
 
 check-gpu: $(INSTALLED) ## Compare a GPU with the CPU and with the goals of its speed, in ten minutes [DEVICE=cuda:1].
 	PYTHONPATH=. $(BIN)/python tests/gpu_check.py $(if $(DEVICE),--device $(DEVICE))
+
+bench-serve: $(INSTALLED) ## Time a service with 50 clients next to the encoder alone: RUN=folder [PRETRAINED=file].
+	PYTHONPATH=. $(BIN)/python tests/bench_serve.py "$(RUN)" $(if $(PRETRAINED),--pretrained "$(PRETRAINED)")
 
 bench-methods: $(INSTALLED) ## Time every method on the paper's shots and seeds, and next to a plain loop.
 	PYTHONPATH=. $(BIN)/python tests/bench_methods.py --plain
