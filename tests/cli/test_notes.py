@@ -49,7 +49,7 @@ TESTED = [
 
 
 def test_fit_notes_what_its_numbers_leave_out(incomplete: Path, taskres: Taskres) -> None:
-    fitted = taskres("fit", "toy", "--shots", "1", "--epochs", "2")
+    fitted = taskres("fit", "toy", "--shots", "1", "--epochs", "2", "--alpha", "1")
     uncalibrated = " has no validation images: the temperature is 1, probabilities are not calibrated"
     assert notes(fitted.err) == [uncalibrated, *TESTED]
 
@@ -65,7 +65,7 @@ def test_eval_notes_skipped_images_and_classes_without_test_images(incomplete: P
 
 
 def test_complete_caches_get_no_note(cache_file: Path, here: Path, taskres: Taskres) -> None:
-    assert notes(taskres("fit", "toy", "--shots", "1", "--epochs", "2").err) == []
+    assert notes(taskres("fit", "toy", "--shots", "1", "--epochs", "2", "--alpha", "1").err) == []
     assert notes(taskres("eval", "runs").err) == []
 
 
@@ -114,7 +114,7 @@ def test_a_logit_scale_that_is_a_logarithm_is_noted(
     write_cache(path, replace(contents, provenance=replace(contents.provenance, logit_scale=scale)))
     expected = [": logit_scale is 4.6052, nearly certainly the logarithm of 100, with which fits learn little"]
     for arguments in (
-        ("fit", "toy", "--shots", "1", "--epochs", "2"),
+        ("fit", "toy", "--shots", "1", "--epochs", "2", "--alpha", "1"),
         ("eval", "runs"),
         ("eval", "toy", "--zero-shot"),
     ):

@@ -88,7 +88,7 @@ def test_interruption_anywhere_is_one_line() -> None:
 
 def test_wrong_usage_is_one_line(taskres: Taskres) -> None:
     wrong = one_line(taskres("fit", "digits", "--shot\x1b[31m"))
-    assert wrong == "taskres: No such option: --shot\\x1b[31m (Possible options: --shots) (see taskres fit --help)"
+    assert wrong == "taskres: no such option: --shot\\x1b[31m; did you mean --shots? (see taskres fit --help)"
     assert one_line(taskres("fit")) == "taskres: Missing argument 'CACHE' (see taskres fit --help)"
 
 

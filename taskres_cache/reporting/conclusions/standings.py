@@ -25,6 +25,7 @@ from taskres_cache.runs.statistics.intervals import (
 )
 
 ZERO_SHOT, LOGISTIC_REGRESSION = "zero-shot", "logistic regression"
+LONGEST_NAME = 28
 PROMPTS_MARK = "@"  # in front of the set of prompts, as in names of runs
 LINEAR_PROBE = "linear-probe"  # the method that is logistic regression
 
@@ -129,7 +130,7 @@ def standings_table(found: Sequence[Standing], title: str) -> Table:
     has_text = any(one.zero_shot is not None for one in found)
     rows = tuple(
         (
-            one.classifier,
+            shortened(one.classifier),
             "-" if one.shots == 0 else shots_text(one.shots),
             f"{one.hits.accuracy:.1f}",
             to_text(one.interval),
@@ -146,6 +147,11 @@ def standings_table(found: Sequence[Standing], title: str) -> Table:
 def _gain(one: Standing) -> str:
     against = one.against_zero_shot
     return "-" if one.shots == 0 or against is None else signed(against.difference)
+
+
+def shortened(name: str) -> str:
+    """Return the name of a classifier, cut if the table would be wider than 80 columns."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def to_text(interval: Interval) -> str:
