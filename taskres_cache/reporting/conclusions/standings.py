@@ -25,7 +25,7 @@ from taskres_cache.runs.statistics.intervals import (
 )
 
 ZERO_SHOT, LOGISTIC_REGRESSION = "zero-shot", "logistic regression"
-LONGEST_NAME = 28
+LONGEST_NAME = 26
 PROMPTS_MARK = "@"  # in front of the set of prompts, as in names of runs
 LINEAR_PROBE = "linear-probe"  # the method that is logistic regression
 
