@@ -44,7 +44,7 @@ def mistakes(
     A label is judged by classifiers that were not fitted on its image (five-fold cross-validation), so training images
     count too. Correct the column "label" of the CSV file.
 
-    Example: taskres mistakes runs/RN50-openai/pets/taskres-regular-alpha2/shots_16/seed_1 --csv mistakes.csv
+    Example: taskres mistakes runs/RN50-openai/pets --csv mistakes.csv
     """
     from taskres_cache.caches.class_halves import open_cache
     from taskres_cache.inspection.mistakes import as_rows, inspected_images

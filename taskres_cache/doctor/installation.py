@@ -11,7 +11,9 @@ USES = {  # extra -> what needs it
     "datasets": "data sets of Hugging Face",
     "heic": "photos in HEIC",
     "onnx": "taskres export --to FILE.onnx",
+    "pandas": "to_frame() in Python",
     "plot": "taskres report --to FILE.png",
+    "serve": "taskres serve",
 }
 
 

@@ -18,7 +18,13 @@ from typing import Any
 
 from taskres_cache.doctor.installation import OWN
 
-MODULES = {"open_clip_torch": "open_clip", "pillow": "PIL.Image", "scikit-learn": "sklearn"}  # others: the name
+MODULES = {  # others: the name
+    "open_clip_torch": "open_clip",
+    "pillow": "PIL.Image",
+    "python-multipart": "python_multipart",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
 OWN_MODULES = ("taskres_cache.encoders.loading", "taskres_cache.extraction.extract", "taskres_cache.estimator")
 FIRST = ("numpy", "torch", "torchvision", "timm")  # before the packages that import them
 DEVICE = "device"

@@ -165,7 +165,7 @@ def test_the_commands_say_what_is_kept(cache_file: Path, contents: CacheContents
         assert outcome.status == 0, outcome.err
         return outcome.err
 
-    assert "note" not in fit(contents)
+    assert "is kept" not in fit(contents)
     assert (
         fit(with_prompts(contents, "one {}.")).count("holds a run of other inputs and is kept; the new run is in") == 2
     )
