@@ -21,6 +21,7 @@ from taskres_cache.doctor.installation import OWN
 MODULES = {  # others: the name
     "open_clip_torch": "open_clip",
     "pillow": "PIL.Image",
+    "prometheus-client": "prometheus_client",
     "python-multipart": "python_multipart",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
