@@ -1,7 +1,7 @@
 # taskres in a container:
 #
 #   docker build -t taskres-cache .
-#   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" taskres-cache extract photos
+#   docker run --rm -v "$PWD:/here" --user "$(id -u):$(id -g)" taskres-cache extract photos
 #
 # Pip's default build of torch includes CUDA, about 5 GB, and uses a GPU if the container has one (docker run --gpus all). For
 # a smaller image without CUDA, pass the pip options that https://pytorch.org/get-started/locally shows for the CPU build:
@@ -21,9 +21,9 @@ RUN pip install --no-cache-dir ".${EXTRAS}"
 
 # Downloaded checkpoints; mount a volume here to keep them
 ENV HF_HOME=/models
-RUN useradd --create-home taskres && mkdir /models /work && chown taskres /models /work && chmod 1777 /models /work
+RUN useradd --create-home taskres && mkdir /models /here && chown taskres /models /here && chmod 1777 /models /here
 USER taskres
-WORKDIR /work
+WORKDIR /here
 
 ENTRYPOINT ["taskres"]
 CMD ["--help"]
@@ -31,7 +31,7 @@ CMD ["--help"]
 # A service, in an image of its own:
 #
 #   docker build -t taskres-serve --target service .
-#   docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/runs:/work/runs:ro" taskres-serve runs/RN50-openai/photos --best
+#   docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/runs:/here/runs:ro" taskres-serve runs/RN50-openai/photos --best
 FROM commands AS service
 USER root
 RUN pip install --no-cache-dir "/source[serve]"
